@@ -1,0 +1,105 @@
+package engine
+
+// The surface of the package:
+//
+//	func New(cfg Config, rec Recovered) *Engine
+//	func (e *Engine) Handle(now Instant, ev Event, out []Command) []Command
+//	func (e *Engine) Deadline() Instant
+//	func (e *Engine) Status() Status
+
+// Config is what an engine must know and cannot find in the log.
+type Config struct {
+	Self Peer
+	// ElectionTimeoutMin is T: a follower that has not heard from a leader for T to 2T campaigns. It is also the length
+	// of the leases that this replica grants, less ClockDriftMax.
+	ElectionTimeoutMin Duration
+	// HeartbeatInterval is how often an awake leader sends BroadcastHeartbeat when it has nothing else to say.
+	HeartbeatInterval Duration
+	// QuiesceAfter is how long a shard is idle before its leader proposes to sleep. Zero: never.
+	QuiesceAfter Duration
+	// ClockDriftMax is subtracted from every lease by the side that relies on it.
+	ClockDriftMax Duration
+	// LeaseStart: until this instant the replica gives no vote or pre-vote, its own included (rule Engine2).
+	LeaseStart Instant
+	// Seed makes the engine's random choices; the same seed and events give the same commands.
+	Seed uint64
+	// Bounds.
+	UncommittedBytesMax int // per shard, over it Write is refused
+	InflightMax         int // messages per follower in the pipeline
+	EntriesPerMessage   int // entries per Replicate
+	// Links is what the lane knows about the node-level leases between this node and others. It outlives the engine, is shared by
+	// all engines of the lane, and is only read here.
+	Links *Links
+}
+
+// Recovered is what storage knew of the replica when it was opened.
+type Recovered struct {
+	Vote      Vote
+	Purged    LogID     // last log id that is not in the log any more
+	Runs      []TermRun // entries after Purged, all durable
+	Committed LogID     // hint, at most the last entry
+	Applied   LogID     // of the durable state
+	// Membership is the newest in log or state, Previous the one before it (the one in force if the newest is truncated).
+	Membership MembershipAt
+	Previous   MembershipAt
+	Barriers   []uint64 // indexes of barrier entries after Applied
+	// Incarnation was never seen before (rule Cluster9).
+	Incarnation uint64
+}
+
+// Status is a copy of what an engine is at a moment.
+type Status struct {
+	Role       Role
+	Vote       Vote
+	Leader     Peer // zero if unknown
+	Last       LogID
+	Flushed    LogID
+	Committed  LogID
+	Applied    LogID
+	Purged     LogID
+	Membership MembershipAt
+	Quiesced   bool
+	LeaseUntil Instant // leaders: zero if none
+	Deadline   Instant
+}
+
+// Progress is a leader's view of one follower.
+type Progress struct {
+	Peer     Peer
+	Match    LogID
+	Next     uint64
+	State    ProgressState
+	Inflight int
+	Learner  bool
+}
+
+// ProgressState is how a leader sends to a follower.
+type ProgressState uint8
+
+// The states of progress.
+const (
+	ProgressProbe ProgressState = iota
+	ProgressPipeline
+	ProgressSnapshot
+)
+
+// Links is the lane's table of node-level leases (rule Engine2): it lets a sleeping shard keep its lease, and a sleeping follower
+// keep its promise, while the two nodes exchange heartbeats without a break. The owner writes it between events; engines
+// read it. All times are on the local clock.
+type Links struct {
+	Nodes map[NodeID]Link
+}
+
+// Link is the state of the heartbeats with one node.
+type Link struct {
+	Up          bool
+	Incarnation uint64
+	// GrantedUntil: the peer has promised, by an echo, that until then (counted from the sending of what it echoed, drift
+	// already subtracted) its replicas stand by grants given earlier in GrantEpoch.
+	GrantedUntil Instant
+	// GrantEpoch moves when an echo arrives after GrantedUntil had run out. A grant remembers the epoch in which it was given.
+	GrantEpoch uint64
+	// PromisedUntil: until then we have promised the same to the peer, in PromiseEpoch.
+	PromisedUntil Instant
+	PromiseEpoch  uint64
+}
