@@ -1,0 +1,44 @@
+# Go and make are all that is needed. `make help` lists the targets.
+GO      ?= go
+BIN     := bin/kiloraft
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help build demo test test-race test-full check fix bench clean
+.DEFAULT_GOAL := build
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/kiloraft
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/kiloraft
+
+demo: build ## three node processes with 1,000 shards on this machine; ^C stops them
+	$(BIN) demo
+
+test: build ## vet, gofmt and all tests; needs Go alone
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -timeout 15m ./...
+
+test-race: ## all but the tests of real processes, under the race detector
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+
+test-full: test test-race check ## everything, with the long forms of the end-to-end tests
+	KILORAFT_E2E=full $(GO) test -count=1 -timeout 20m ./internal/e2e/...
+
+check: ## gofmt, vet, staticcheck; never writes
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+fix: ## formats and tidies
+	gofmt -w .
+	$(GO) mod tidy
+
+bench: ## Go benchmarks of each layer, with allocation counts
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean: ## removes what the build made
+	rm -rf bin
