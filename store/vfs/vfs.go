@@ -1,0 +1,49 @@
+// Package vfs is the file system that the raft log sees: the operating system's (OS), one in memory with the crash
+// semantics of a disk (Mem), and a wrapper that injects errors by predicate (Inject).
+//
+// The surface is what an append-only log of preallocated segments needs, and no more. What a File promises is what a
+// disk promises: a write is readable at once and durable only after Datasync; a directory entry (created, renamed,
+// removed) is durable only after SyncDir; a write of one aligned sector of 512 bytes is there or not, a longer one may
+// be there in parts.
+//
+// It imports the standard library and golang.org/x/sys only.
+package vfs
+
+import "io"
+
+// SectorSize is the unit that a disk writes as a whole.
+const SectorSize = 512
+
+// FS is a file system. Names are paths with the separator of the operating system. Safe for concurrent use.
+type FS interface {
+	// Create makes a new file and opens it for reading and writing. An existing file is an error.
+	Create(name string) (File, error)
+	// Open opens an existing file for reading and writing.
+	Open(name string) (File, error)
+	// Remove removes a file.
+	Remove(name string) error
+	// Rename renames a file within one directory, atomically; an existing file of the new name is replaced.
+	Rename(oldName, newName string) error
+	// List returns the sorted base names of the files in dir.
+	List(dir string) ([]string, error)
+	// MkdirAll makes a directory, and its parents.
+	MkdirAll(dir string) error
+	// SyncDir makes the entries of dir durable.
+	SyncDir(dir string) error
+}
+
+// File is an open file. Safe for concurrent reads beside one writer.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	// Size returns the length of the file.
+	Size() (int64, error)
+	// Allocate makes the file size bytes long and fills it with written zeros, so that a later write of these bytes needs no
+	// new block and its sync no change of metadata.
+	Allocate(size int64) error
+	// Truncate sets the length of the file.
+	Truncate(size int64) error
+	// Datasync makes the content, and the metadata that is needed to read it, durable.
+	Datasync() error
+	Close() error
+}
