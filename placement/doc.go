@@ -1,0 +1,24 @@
+// Package placement is the control plane's knowledge: what the meta shard holds and under which keys, how ids are allocated,
+// and where the shards of a new cluster go. It is pure: it reads no clock, sends nothing, and returns values that its
+// caller writes to the meta shard as conditional writes.
+//
+// Guarantees
+//   - Keys and records are formats: a field is only ever added at the end of a record, and unknown ones are skipped.
+//   - Ids of nodes, shards and replicas are never given out twice: an allocation is a conditional write of a counter.
+//   - The initial plan is a function of its arguments alone, so any node can finish what another began (rule Cluster7), and no
+//     two nodes differ by more than one in leaders, or in replicas, for the shards of one plan.
+//
+// The meta shard never splits or merges (rule Cluster10). Its keys are system keys, no part of the user key space:
+//
+//	cluster            ClusterRecord
+//	alloc/<what>       the next free id: node, shard, replica
+//	node/<id>          NodeRecord
+//	shard/<id>         ShardRecord
+//	setting/<name>     reserved
+//	dead/<id>          reserved: dead-shard records (rules Split5, Cluster5), kept for ever
+//	op/<id>            reserved: operations (rule Cluster6)
+//
+// Ids in keys are 16 hexadecimal digits, so that keys sort as ids do.
+//
+// It may import router, shard, engine (for its types) and internal packages.
+package placement
