@@ -1,0 +1,2 @@
+// Package state keeps what is applied: overlays in memory, a bbolt file behind them.
+package state
