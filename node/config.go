@@ -1,0 +1,120 @@
+package node
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config says how a node runs. DataDir and Listen must be set; everything else has a default, see the fields.
+type Config struct {
+	// DataDir holds all that the node must not lose. It is made if it does not exist.
+	DataDir string
+	// Listen is the address for peers and clients, host:port. Port 0 takes a free one.
+	Listen string
+	// Advertise is the address that others are told; default: that of the listener.
+	Advertise string
+	// HTTP is the address of /livez, /readyz, /metrics and /debug/pprof. Empty: none.
+	HTTP string
+	// Join are addresses of other nodes: first hints for finding a cluster, or the other nodes that wait for one.
+	Join []string
+	// Name and Labels describe the node to operators and to placement. Default name: node-<first digits of its identity>.
+	Name   string
+	Labels map[string]string
+	// TLS, if set, is used on both sides of every connection, with client certificates.
+	TLS *tls.Config
+
+	// Lanes of the scheduler; 0: its default.
+	Lanes int
+	// ElectionTimeout is the least silence of a leader after which others campaign; default 1 s.
+	ElectionTimeout time.Duration
+	// HeartbeatInterval between nodes; default a tenth of ElectionTimeout.
+	HeartbeatInterval time.Duration
+	// QuiesceAfter is how long a shard is idle before it sleeps; 0: default, negative: never.
+	QuiesceAfter time.Duration
+	// LogSegmentBytes and LogCacheBytes size the raft log; 0: its defaults.
+	LogSegmentBytes int64
+	LogCacheBytes   int64
+	// LogKeepBytes bounds what the log keeps of a shard behind its checkpoint for followers that lag; 0: the default.
+	LogKeepBytes int64
+
+	// Logger; default: none.
+	Logger *slog.Logger
+	// Fatal is called once, from any goroutine, when the node cannot go on (a disk that failed). The process should end. The
+	// default logs and exits with status 1.
+	Fatal func(error)
+}
+
+// Errors of Open.
+var (
+	// ErrDirInUse: another process, which the message names, has the data directory.
+	ErrDirInUse = errors.New("data directory in use")
+	// ErrConfig: a field of Config makes no sense.
+	ErrConfig = errors.New("bad configuration")
+	// ErrOtherCluster: the data directory belongs to another cluster than the peers do.
+	ErrOtherCluster = errors.New("data directory of another cluster")
+	// ErrBadDir: the data directory holds something that is not a node's.
+	ErrBadDir = errors.New("not a data directory of kiloraft")
+)
+
+func (c *Config) fill() error {
+	if c.DataDir == "" {
+		return fmt.Errorf("%w: no data directory", ErrConfig)
+	}
+	if c.Listen == "" {
+		return fmt.Errorf("%w: no address to listen on", ErrConfig)
+	}
+	for _, a := range append([]string{c.Listen}, c.Join...) {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fmt.Errorf("%w: address %q: %v", ErrConfig, a, err)
+		}
+	}
+	if c.Advertise != "" {
+		if host, port, err := net.SplitHostPort(c.Advertise); err != nil || host == "" || port == "" || port == "0" {
+			return fmt.Errorf("%w: advertised address %q: host and port needed", ErrConfig, c.Advertise)
+		}
+	}
+	if strings.ContainsAny(c.Name, "\x00\n") || len(c.Name) > 200 {
+		return fmt.Errorf("%w: name %q", ErrConfig, c.Name)
+	}
+	if c.ElectionTimeout == 0 {
+		c.ElectionTimeout = time.Second
+	}
+	if c.HeartbeatInterval == 0 {
+		c.HeartbeatInterval = c.ElectionTimeout / 10
+	}
+	if c.ElectionTimeout < 0 || c.HeartbeatInterval < 0 || c.HeartbeatInterval*2 > c.ElectionTimeout {
+		return fmt.Errorf("%w: an election timeout of %v needs a heartbeat interval of at most half of it, not %v", ErrConfig, c.ElectionTimeout, c.HeartbeatInterval)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fatal == nil {
+		log := c.Logger
+		c.Fatal = func(err error) {
+			log.Error("node cannot go on", "err", err)
+			fmt.Fprintln(os.Stderr, "kiloraft: fatal:", err)
+			os.Exit(1)
+		}
+	}
+	return nil
+}
+
+// The layout of a data directory. Offline tools (debug log, state, verify) use the paths.
+const (
+	lockFile  = "LOCK"
+	stateFile = "state.db"
+	logDir    = "log"
+)
+
+// StatePath returns where a data directory has its state, and LogPath where its raft log is.
+func StatePath(dataDir string) string { return filepath.Join(dataDir, stateFile) }
+
+// LogPath returns where a data directory has its raft log.
+func LogPath(dataDir string) string { return filepath.Join(dataDir, logDir) }
