@@ -1,9 +1,9 @@
 // Package node puts one process of a cluster together: the raft log and the state, the scheduler, the transport, the client's
 // router, the making of a cluster, and the HTTP endpoints. It can be embedded: Open starts a node, Close ends it gracefully.
 //
-//	            waiting ──Reserve──► reserved ──Start──► started ──► serving
-//	               ▲                    │
-//	               └── a member of the reservation has started in another cluster
+//	waiting ──Reserve──► reserved ──Start──► started ──► serving
+//	   ▲                    │
+//	   └── a member of the reservation has started in another cluster
 //
 // A node that belongs to no cluster waits and serves nothing but what makes one (rule Cluster7). What it is, and how far it
 // has come, are facts in the state's store; each step is durable before it is answered.
