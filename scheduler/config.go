@@ -1,0 +1,182 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// Config is what a Scheduler must know. Zero fields get the defaults.
+type Config struct {
+	Node engine.NodeID
+	// Incarnation is this process's, never used before (rule Cluster9).
+	Incarnation uint64
+	Lanes       int // default 1
+
+	ElectionTimeoutMin engine.Duration // default 1 s; also the length of leases (rule Engine2)
+	HeartbeatInterval  engine.Duration // between nodes, and of awake leaders: default 100 ms
+	QuiesceAfter       engine.Duration // default 2 s; negative: never
+	ClockDriftMax      engine.Duration // default a hundredth of ElectionTimeoutMin, at least 1 ms
+	Seed               uint64          // of the engines' random choices
+
+	// Bounds.
+	UncommittedBytesMax int   // per shard: default 16 MiB, at least one write of the largest size
+	InflightBytesMax    int64 // of proposals per node: default 256 MiB
+	MailboxMax          int   // requests waiting per lane: default 64 Ki
+	InflightMessages    int   // append requests in flight per follower: default 64
+	EntriesPerMessage   int   // default 1024
+
+	// Checkpoints and compaction.
+	CheckpointInterval  engine.Duration // how often the budgets are looked at: default 1 s
+	CheckpointAge       engine.Duration // a dirty shard is written after so long: default 5 min
+	CheckpointBytes     int64           // overlays of the node over which shards are written: default 256 MiB
+	CheckpointShard     int             // overlay of one shard over which it is written: default 16 MiB
+	CheckpointTxBytes   int             // of one transaction: default 2 MiB
+	CheckpointPause     time.Duration   // between transactions: default 5 ms
+	ShardLogBytesMax    int64           // log of one shard over which it is purged although a live follower lags: default 64 MiB
+	ShardLogEntriesKeep uint64          // entries kept behind a checkpoint for followers that lag a little: default 1024
+	SnapshotsMax        int             // sent at a time, and received at a time: default 2
+	SnapshotBytesPerSec int             // sent, per node: default 64 MiB; negative: no limit
+
+	Readers int // goroutines that read cold keys: default 4
+
+	Logger *slog.Logger
+	// Fatal ends the process: a log or state that cannot be written is never retried (fail-stop). It may be called from any
+	// goroutine, more than once. Default: log and exit.
+	Fatal func(error)
+	// OnDescriptor is told of every descriptor that was applied, and of changes of leadership. It is called on a lane: it must not block.
+	OnDescriptor func(DescriptorEvent)
+}
+
+// DescriptorEvent tells what a replica of this node has learnt.
+type DescriptorEvent struct {
+	Shard      engine.ShardID
+	Descriptor *shard.Descriptor // immutable
+	Leader     engine.NodeID     // 0: unknown
+	IsLeader   bool
+}
+
+func (c *Config) defaults() {
+	def(&c.Lanes, 1)
+	def(&c.ElectionTimeoutMin, engine.Duration(time.Second))
+	def(&c.HeartbeatInterval, engine.Duration(100*time.Millisecond))
+	if c.QuiesceAfter == 0 {
+		c.QuiesceAfter = engine.Duration(2 * time.Second)
+	}
+	c.QuiesceAfter = max(c.QuiesceAfter, 0)
+	def(&c.ClockDriftMax, max(c.ElectionTimeoutMin/100, engine.Duration(time.Millisecond)))
+	def(&c.UncommittedBytesMax, 16<<20)
+	c.UncommittedBytesMax = max(c.UncommittedBytesMax, shard.WriteBytesMax+1<<10)
+	def(&c.InflightBytesMax, 256<<20)
+	def(&c.MailboxMax, 64<<10)
+	def(&c.InflightMessages, 64)
+	def(&c.EntriesPerMessage, 1024)
+	def(&c.CheckpointInterval, engine.Duration(time.Second))
+	def(&c.CheckpointAge, engine.Duration(5*time.Minute))
+	def(&c.CheckpointBytes, 256<<20)
+	def(&c.CheckpointShard, 16<<20)
+	def(&c.CheckpointTxBytes, 2<<20)
+	def(&c.CheckpointPause, 5*time.Millisecond)
+	def(&c.ShardLogBytesMax, 64<<20)
+	def(&c.ShardLogEntriesKeep, 1024)
+	def(&c.SnapshotsMax, 2)
+	def(&c.Readers, 4)
+	if c.SnapshotBytesPerSec == 0 {
+		c.SnapshotBytesPerSec = 64 << 20
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fatal == nil {
+		logger := c.Logger
+		c.Fatal = func(err error) {
+			logger.Error("fatal", "error", err)
+			os.Exit(1)
+		}
+	}
+}
+
+func def[T ~int | ~int64 | ~uint64](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// Clock tells the time.
+type Clock interface {
+	// Now is CLOCK_BOOTTIME: monotonic, and goes on while the machine is suspended (rule Engine2).
+	Now() engine.Instant
+	// Wall is Unix milliseconds, for stamps.
+	Wall() int64
+}
+
+// SystemClock is the machine's.
+type SystemClock struct{}
+
+// Now implements Clock.
+func (SystemClock) Now() engine.Instant {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // every Linux that Go runs on has it
+	}
+	return engine.Instant(ts.Nano())
+}
+
+// Wall implements Clock.
+func (SystemClock) Wall() int64 { return time.Now().UnixMilli() }
+
+// Network is what the scheduler needs of the transport. Methods must not block, OpenSnapshot and what it returns excepted.
+type Network interface {
+	// SendRaft queues messages, which are copied; false if they were dropped.
+	SendRaft(node engine.NodeID, lane int, msgs []byte) bool
+	SendHeartbeat(node engine.NodeID, body []byte) bool
+	OpenSnapshot(ctx context.Context, node engine.NodeID, header []byte) (SnapshotWriter, error)
+}
+
+// SnapshotWriter sends one snapshot. Write waits while too much is not acknowledged by the receiver (rule Live6).
+type SnapshotWriter interface {
+	Write(ctx context.Context, chunk []byte) error
+	// Finish waits until the receiver has taken all of it.
+	Finish(ctx context.Context) error
+	Abort(reason string)
+}
+
+// SnapshotReader receives one snapshot.
+type SnapshotReader interface {
+	// Next returns the next chunk, valid until the next call; io.EOF at the end.
+	Next(ctx context.Context) ([]byte, error)
+	// Finish tells the sender how it ended.
+	Finish(err error) error
+}
+
+// Deps are the parts that a Scheduler works with. They are closed by their owner, after Stop.
+type Deps struct {
+	Log      *raftlog.Log
+	Recovery *raftlog.Recovery // of Log; nil means empty
+	State    state.Store
+	Network  Network
+	Clock    Clock // nil: SystemClock
+	// Spawn runs a task that may wait for a disk. Nil: goroutines, which Stop waits for. A simulator runs tasks itself.
+	Spawn func(task func())
+	// ReadJob runs a read of cold keys and then calls job.Done. Nil: a pool of Config.Readers goroutines.
+	ReadJob func(job *state.ReadJob)
+}
+
+// Errors.
+var (
+	// ErrStopped: the scheduler was stopped.
+	ErrStopped = errors.New("scheduler is stopped")
+	// ErrExists: the node has a replica of this shard already.
+	ErrExists = errors.New("shard exists on this node")
+
+	errIncarnation = errors.New("node heartbeat of another incarnation than its session")
+)

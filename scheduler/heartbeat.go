@@ -1,0 +1,60 @@
+package scheduler
+
+import (
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+)
+
+// nodeHeartbeat is what nodes send each other at an interval, on a stream of its own (rule Live6). On the wire it is a
+// msgpack array of these fields in this order; newer versions may add fields behind them.
+type nodeHeartbeat struct {
+	// Incarnation is the sender's.
+	Incarnation uint64
+	// SentAt is the sender's clock; it is echoed.
+	SentAt engine.Instant
+	// EchoIncarnation and EchoSentAt are those of the newest heartbeat that the sender has got from the receiver; zero if none.
+	EchoIncarnation uint64
+	EchoSentAt      engine.Instant
+	// Promise is the length of the lease that the sender grants from EchoSentAt on (rule Engine2); zero grants none.
+	Promise engine.Duration
+	// LaneAge and WriterAge attest progress (rule Live1): how long the slowest lane, and the log writer, have been at the work
+	// that they are doing; zero when idle.
+	LaneAge   engine.Duration
+	WriterAge engine.Duration
+	// Awake holds the heartbeats of awake shards: messages of package wire, end to end. It aliases the frame.
+	Awake []byte
+}
+
+const nodeHeartbeatFields = 8
+
+func (h *nodeHeartbeat) append(b []byte) []byte {
+	b = mp.AppendArray(b, nodeHeartbeatFields)
+	b = mp.AppendUint(b, h.Incarnation)
+	b = mp.AppendInt(b, int64(h.SentAt))
+	b = mp.AppendUint(b, h.EchoIncarnation)
+	b = mp.AppendInt(b, int64(h.EchoSentAt))
+	b = mp.AppendInt(b, int64(h.Promise))
+	b = mp.AppendInt(b, int64(h.LaneAge))
+	b = mp.AppendInt(b, int64(h.WriterAge))
+	return mp.AppendBin(b, h.Awake)
+}
+
+func (h *nodeHeartbeat) decode(b []byte) error {
+	r := mp.NewReader(b)
+	extra := r.ArrayMin(nodeHeartbeatFields)
+	h.Incarnation = r.Uint()
+	h.SentAt = engine.Instant(r.Int())
+	h.EchoIncarnation = r.Uint()
+	h.EchoSentAt = engine.Instant(r.Int())
+	h.Promise = engine.Duration(r.Int())
+	h.LaneAge = engine.Duration(r.Int())
+	h.WriterAge = engine.Duration(r.Int())
+	h.Awake = r.Bin()
+	r.Skip(extra)
+	if err := r.Finish(); err != nil {
+		return fmt.Errorf("node heartbeat: %w", err)
+	}
+	return nil
+}

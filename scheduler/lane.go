@@ -1,0 +1,230 @@
+package scheduler
+
+import (
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/transport/wire"
+)
+
+// Lane owns the replicas of its shards. Everything but the mailbox and the atomics belongs to whoever calls Turn.
+type Lane struct {
+	id   int
+	s    *Scheduler
+	log  *raftlog.Lane
+	box  mailbox
+	mail mail
+
+	// now and wall are the clocks of this turn, read after the mailbox was taken (rule Engine2).
+	now      engine.Instant
+	wall     int64
+	turn     uint64
+	links    engine.Links
+	linksSeq laneSeen
+
+	byShard map[engine.ShardID]*replica
+	// list holds all replicas; sweeps walk over it in pieces.
+	list []*replica
+	// tombs are the replicas that were removed for good: a late message never brings one back.
+	tombs  map[store.Key]struct{}
+	timers timers
+	sweeps []sweep
+
+	// cmds is the stack of commands being run.
+	cmds []engine.Command
+	ev   events
+
+	// The log batch in the making, and those that wait to be durable.
+	ios     []*replica
+	batches batchQueue
+
+	outs      map[engine.NodeID]*outbox
+	dirtyOuts []*outbox
+	dropped   []outStream
+	droppedAt engine.Instant
+
+	commits  []*replica // with a commit index that waits to be told to followers
+	commitAt engine.Instant
+
+	writes []*replica // with writes of this turn
+	token  uint64
+	enc    arena
+
+	reads   []*replica // with reads that ask for a read index in this turn
+	answers []*Request
+
+	inbound *wire.Message
+	reader  wire.Reader
+	inRuns  []wire.Run
+	outRuns []wire.Run
+	logRuns []raftlog.Run
+	current *replica // for the message of a panic
+}
+
+func newLane(s *Scheduler, id int) *Lane {
+	l := &Lane{
+		id: id, s: s,
+		log:     s.log.Lane(id),
+		byShard: map[engine.ShardID]*replica{},
+		tombs:   map[store.Key]struct{}{},
+		outs:    map[engine.NodeID]*outbox{},
+		inbound: &wire.Message{},
+	}
+	l.box.init()
+	l.links.Nodes = s.live.links.Load().nodes
+	return l
+}
+
+// events are one struct per kind, reused: an engine keeps no reference to an event.
+type events struct {
+	write     engine.Write
+	readIndex engine.ReadIndex
+	flushed   engine.Flushed
+	applied   engine.Applied
+	voteReq   engine.VoteRequest
+	voteResp  engine.VoteResponse
+	appendReq engine.AppendRequest
+	appendRes engine.AppendResponse
+	hb        engine.Heartbeat
+	hbResp    engine.HeartbeatResponse
+	snapResp  engine.SnapshotResponse
+	timeout   engine.TimeoutNow
+	failed    engine.ReplicateFailed
+	ckpt      engine.Checkpointed
+	peerUp    engine.PeerUp
+	peerDown  engine.PeerDown
+}
+
+var (
+	tickEvent   = &engine.Tick{}
+	wakeEvent   = &engine.Wake{}
+	resignEvent = &engine.Resign{}
+)
+
+// feed hands ev to the engine of r and runs what comes out. What applying leads to follows when all commands of the
+// event have run, so that the commands of one engine run in the order in which it gave them.
+func (l *Lane) feed(r *replica, ev engine.Event) {
+	if r.removed {
+		return
+	}
+	prev := l.current
+	l.current = r
+	for ev != nil {
+		base := len(l.cmds)
+		l.s.metrics.Events.Add(1)
+		l.cmds = r.eng.Handle(l.now, ev, l.cmds)
+		n := len(l.cmds)
+		for i := base; i < n; i++ {
+			l.runCommand(r, &l.cmds[i])
+		}
+		clear(l.cmds[base:n])
+		l.cmds = l.cmds[:base]
+		ev = nil
+		if r.apply.done {
+			r.apply.done = false
+			l.ev.applied = engine.Applied{LogID: r.apply.applied}
+			ev = &l.ev.applied
+		}
+	}
+	if !r.removed {
+		l.timers.set(r, r.eng.Deadline())
+	}
+	l.current = prev
+}
+
+// add makes r one of the lane's.
+func (l *Lane) add(r *replica) error {
+	if old := l.byShard[r.key.Shard]; old != nil {
+		return fmt.Errorf("shard %d: replica %d is here, %d cannot be", r.key.Shard, old.key.Replica, r.key.Replica)
+	}
+	l.byShard[r.key.Shard] = r
+	r.listed = len(l.list)
+	l.list = append(l.list, r)
+	l.s.replicas.Add(1)
+	return nil
+}
+
+// drop forgets r.
+func (l *Lane) drop(r *replica) {
+	r.removed = true
+	l.timers.remove(r)
+	delete(l.byShard, r.key.Shard)
+	last := len(l.list) - 1
+	l.list[r.listed] = l.list[last]
+	l.list[r.listed].listed = r.listed
+	l.list[last] = nil
+	l.list = l.list[:last]
+	l.s.replicas.Add(-1)
+}
+
+// ioBatch is one batch that was handed to the log: whose I/O is in it, and under which id.
+type ioBatch struct {
+	number uint64
+	ios    []ioRef
+	began  engine.Instant
+}
+
+type ioRef struct {
+	r  *replica
+	io engine.IOID
+}
+
+// batchQueue is a queue of batches that keeps their slices for reuse.
+type batchQueue struct {
+	q    []ioBatch
+	free [][]ioRef
+}
+
+func (b *batchQueue) push(number uint64, now engine.Instant, replicas []*replica) {
+	var ios []ioRef
+	if n := len(b.free); n > 0 {
+		ios = b.free[n-1]
+		b.free = b.free[:n-1]
+	}
+	for _, r := range replicas {
+		ios = append(ios, ioRef{r, r.io})
+	}
+	b.q = append(b.q, ioBatch{number, ios, now})
+}
+
+// pop removes the first batch if it is not newer than number.
+func (b *batchQueue) pop(number uint64) ([]ioRef, bool) {
+	if len(b.q) == 0 || b.q[0].number > number {
+		return nil, false
+	}
+	ios := b.q[0].ios
+	n := copy(b.q, b.q[1:])
+	b.q[n] = ioBatch{}
+	b.q = b.q[:n]
+	return ios, true
+}
+
+func (b *batchQueue) release(ios []ioRef) {
+	clear(ios)
+	b.free = append(b.free, ios[:0])
+}
+
+// arena hands out buffers that are never reused: entries live on in the log's cache and in state machines.
+type arena struct{ free []byte }
+
+const arenaChunk = 256 << 10
+
+// grab returns an empty buffer with room for n bytes. done returns what was not used.
+func (a *arena) grab(n int) []byte {
+	if n > arenaChunk/4 {
+		return make([]byte, 0, n)
+	}
+	if n > cap(a.free) {
+		a.free = make([]byte, 0, arenaChunk)
+	}
+	return a.free[:0:n]
+}
+
+// done takes back what is left behind b, which grab has returned and the caller has filled.
+func (a *arena) done(b []byte) {
+	if cap(a.free) > 0 && len(b) > 0 && len(b) <= cap(a.free) && &b[0] == &a.free[:1][0] {
+		a.free = a.free[len(b):len(b):cap(a.free)]
+	}
+}

@@ -1,0 +1,250 @@
+package scheduler
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kiloraft/kiloraft/engine"
+)
+
+// awakeBytesMax bounds the heartbeats of awake shards that wait for a peer's next node heartbeat; what is over it goes
+// with the raft frames.
+const awakeBytesMax = 256 << 10
+
+// liveness decides which nodes are alive (rules Live1, Live6) and keeps the links that extend leases while shards sleep
+// (rule Engine2). It belongs to no lane: heartbeats reach it directly, and lanes are told of its decisions by mailbox, and
+// of the links through a snapshot that they pick up at the start of each turn.
+type liveness struct {
+	s *Scheduler
+
+	mu    sync.Mutex
+	peers map[engine.NodeID]*peerLink
+	order []engine.NodeID // sorted, so that everything happens in the same order each time
+	seq   uint64          // of published snapshots
+	frame []byte
+
+	links atomic.Pointer[linksSnapshot]
+}
+
+// linksSnapshot is immutable once published.
+type linksSnapshot struct {
+	seq   uint64
+	nodes map[engine.NodeID]engine.Link
+}
+
+// peerLink is what is known of one other node. Guarded by liveness.mu.
+type peerLink struct {
+	node        engine.NodeID
+	incarnation uint64
+	connected   bool
+	heard       bool           // a heartbeat of this incarnation has come
+	theirSentAt engine.Instant // of their newest heartbeat, on their clock
+	attested    bool           // it attested progress
+	echoedAt    engine.Instant // SentAt of our newest heartbeat that they have echoed while attesting progress
+	link        engine.Link
+	// promiseSeq: a promise of the current PromiseEpoch is sent only when every lane has seen the snapshot of this number.
+	// Else a turn in progress could store a grant under the old epoch that the leader believes extended by the new one.
+	promiseSeq uint64
+	awake      []byte
+	awakeCount int
+}
+
+func newLiveness(s *Scheduler) *liveness {
+	v := &liveness{s: s, peers: map[engine.NodeID]*peerLink{}}
+	v.links.Store(&linksSnapshot{nodes: map[engine.NodeID]engine.Link{}})
+	return v
+}
+
+// publish makes the links visible to the lanes. The caller holds mu.
+func (v *liveness) publish() {
+	v.seq++
+	nodes := make(map[engine.NodeID]engine.Link, len(v.peers))
+	for id, p := range v.peers {
+		nodes[id] = p.link
+	}
+	v.links.Store(&linksSnapshot{seq: v.seq, nodes: nodes})
+}
+
+func (v *liveness) peer(node engine.NodeID) *peerLink {
+	p := v.peers[node]
+	if p == nil {
+		p = &peerLink{node: node}
+		v.peers[node] = p
+		i, _ := slices.BinarySearch(v.order, node)
+		v.order = slices.Insert(v.order, i, node)
+	}
+	return p
+}
+
+// setIncarnation starts a new link if the node is another process than before. The caller holds mu.
+func (v *liveness) setIncarnation(p *peerLink, incarnation uint64) {
+	if p.incarnation == incarnation {
+		return
+	}
+	if p.link.Up {
+		v.down(p)
+	}
+	p.incarnation = incarnation
+	p.heard, p.attested, p.theirSentAt, p.echoedAt = false, false, 0, 0
+	p.link = engine.Link{
+		Incarnation:  incarnation,
+		GrantEpoch:   p.link.GrantEpoch + 1,
+		PromiseEpoch: p.link.PromiseEpoch + 1,
+	}
+	v.publish()
+	p.promiseSeq = v.seq
+	v.s.wakeLanes()
+}
+
+func (v *liveness) connected(node engine.NodeID, incarnation uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.peer(node)
+	v.setIncarnation(p, incarnation)
+	p.connected = true
+	v.send(p, v.s.clock.Now())
+}
+
+func (v *liveness) disconnected(node engine.NodeID, incarnation uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.peer(node)
+	if p.incarnation == incarnation {
+		p.connected = false
+		p.awake, p.awakeCount = p.awake[:0], 0
+	}
+}
+
+// current tells whether incarnation is the one of node that we are connected with.
+func (v *liveness) current(node engine.NodeID, incarnation uint64) bool {
+	link, ok := v.links.Load().nodes[node]
+	return ok && link.Incarnation == incarnation
+}
+
+// receive takes a node heartbeat. It returns the heartbeats of awake shards in it.
+func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) ([]byte, error) {
+	var h nodeHeartbeat
+	if err := h.decode(body); err != nil {
+		return nil, err
+	}
+	if h.Incarnation != incarnation {
+		return nil, errIncarnation
+	}
+	cfg := &v.s.cfg
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := v.s.clock.Now()
+	p := v.peer(from)
+	if p.incarnation != incarnation {
+		return nil, nil // of a process that is gone, or not announced yet
+	}
+	stallMax := cfg.ElectionTimeoutMin
+	p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax
+	if h.SentAt > p.theirSentAt {
+		p.theirSentAt = h.SentAt
+	}
+	first := !p.heard
+	p.heard = true
+	bumped := false
+	if p.attested {
+		// Our own promise counts from now, which is later than their SentAt in real time: so the grantor keeps it at least as
+		// long as the other side relies on it.
+		if now > p.link.PromisedUntil && p.link.PromisedUntil != 0 || first {
+			p.link.PromiseEpoch++
+			bumped = true
+		}
+		p.link.PromisedUntil = now + engine.Instant(cfg.ElectionTimeoutMin)
+	}
+	echo := h.EchoSentAt
+	if h.EchoIncarnation != v.s.cfg.Incarnation || echo > now {
+		echo = 0
+	}
+	if echo != 0 && h.Promise > 0 {
+		if now > p.link.GrantedUntil {
+			p.link.GrantEpoch++
+		}
+		until := echo + engine.Instant(h.Promise) - engine.Instant(cfg.ClockDriftMax)
+		p.link.GrantedUntil = max(p.link.GrantedUntil, until)
+	}
+	if echo != 0 && p.attested {
+		p.echoedAt = max(p.echoedAt, echo)
+		if !p.link.Up && now-p.echoedAt <= engine.Instant(cfg.ElectionTimeoutMin) {
+			p.link.Up = true
+			v.s.metrics.PeersUp.Add(1)
+			v.s.logger.Info("peer is up", "node", uint64(p.node), "incarnation", p.incarnation)
+			v.publish()
+			v.s.peerUp(p.node, p.incarnation)
+		}
+	}
+	v.publish()
+	if bumped {
+		p.promiseSeq = v.seq
+		v.s.wakeLanes()
+	}
+	if first && p.connected {
+		v.send(p, now) // the first echo at once: the sooner a node is up, the sooner its shards serve
+	}
+	return h.Awake, nil
+}
+
+// down declares p dead. The caller holds mu.
+func (v *liveness) down(p *peerLink) {
+	p.link.Up = false
+	v.s.metrics.PeersUp.Add(-1)
+	v.s.logger.Info("peer is down", "node", uint64(p.node), "incarnation", p.incarnation)
+	v.publish()
+	v.s.peerDown(p.node)
+}
+
+// tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for an election timeout.
+func (v *liveness) tick() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := v.s.clock.Now()
+	for _, id := range v.order {
+		p := v.peers[id]
+		if p.link.Up && now-p.echoedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin) {
+			v.down(p)
+		}
+		if p.connected {
+			v.send(p, now)
+		}
+	}
+}
+
+// send sends one heartbeat to p. The caller holds mu.
+func (v *liveness) send(p *peerLink, now engine.Instant) {
+	h := nodeHeartbeat{Incarnation: v.s.cfg.Incarnation, SentAt: now, Awake: p.awake}
+	h.LaneAge, h.WriterAge = v.s.ages(now)
+	if p.heard {
+		h.EchoIncarnation, h.EchoSentAt = p.incarnation, p.theirSentAt
+		if p.attested && v.s.lanesHaveSeen(p.promiseSeq) {
+			h.Promise = v.s.cfg.ElectionTimeoutMin
+		}
+	}
+	v.frame = h.append(v.frame[:0])
+	v.s.net.SendHeartbeat(p.node, v.frame)
+	v.s.metrics.HeartbeatsSent.Add(1)
+	v.s.metrics.HeartbeatMessages.Add(uint64(p.awakeCount))
+	p.awake, p.awakeCount = p.awake[:0], 0
+}
+
+// ride queues heartbeats of awake shards for the next node heartbeat. It returns false if they do not fit.
+func (v *liveness) ride(node engine.NodeID, msgs []byte, count int) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.peers[node]
+	if p == nil || !p.connected {
+		return true // nobody to send to: as good as lost
+	}
+	if len(p.awake)+len(msgs) > awakeBytesMax {
+		return false
+	}
+	p.awake = append(p.awake, msgs...)
+	p.awakeCount += count
+	return true
+}
+
+// up tells whether node is alive.
+func (v *liveness) up(node engine.NodeID) bool { return v.links.Load().nodes[node].Up }

@@ -1,0 +1,94 @@
+package scheduler
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// Metrics counts what the scheduler does. All of it may be read at any time.
+type Metrics struct {
+	Turns             atomic.Uint64
+	Events            atomic.Uint64
+	Commands          atomic.Uint64
+	LogBatches        atomic.Uint64 // batches that lanes handed to the log
+	LogSyncs          atomic.Uint64 // flushes of the log writer
+	LogSyncShards     atomic.Uint64 // sum over flushes of the shards with I/O in it
+	Entries           atomic.Uint64 // appended, own and peers'
+	Applied           atomic.Uint64 // entries applied
+	Frames            atomic.Uint64 // raft frames handed to the network
+	FrameBytes        atomic.Uint64
+	FrameMessages     atomic.Uint64 // messages in them
+	FramesDropped     atomic.Uint64
+	FramesReceived    atomic.Uint64
+	MessagesReceived  atomic.Uint64
+	MessagesDropped   atomic.Uint64 // received, but malformed or for no replica of this node
+	HeartbeatsSent    atomic.Uint64
+	HeartbeatMessages atomic.Uint64 // messages of awake shards in node heartbeats
+	Elections         atomic.Uint64 // campaigns for a vote
+	LeadersWon        atomic.Uint64
+	Proposals         atomic.Uint64
+	ProposalsRefused  atomic.Uint64
+	ReadsLease        atomic.Uint64
+	ReadsIndex        atomic.Uint64
+	ReadsCold         atomic.Uint64 // reads that went to the reader pool
+	ReadsMoved        atomic.Uint64 // and had to be done again
+	AppliesSuspended  atomic.Uint64
+	LogColdReads      atomic.Uint64
+	Checkpoints       atomic.Uint64 // shards written
+	CheckpointTx      atomic.Uint64
+	CheckpointBytes   atomic.Uint64
+	SnapshotsSent     atomic.Uint64
+	SnapshotsReceived atomic.Uint64
+	SnapshotsFailed   atomic.Uint64
+	PeersUp           atomic.Int64
+	InflightBytes     atomic.Int64 // of proposals accepted and not answered
+	Stalls            atomic.Uint64
+
+	SyncLatency   Histogram // of Flush, nanoseconds
+	CommitLatency Histogram // from taking a proposal to its answer, nanoseconds
+	TurnTime      Histogram // nanoseconds
+}
+
+// Histogram counts values in buckets of powers of two.
+type Histogram struct {
+	buckets [64]atomic.Uint64
+	sum     atomic.Uint64
+	count   atomic.Uint64
+}
+
+// Observe counts v.
+func (h *Histogram) Observe(v int64) {
+	u := uint64(max(v, 0))
+	h.buckets[bits.Len64(u)&63].Add(1)
+	h.sum.Add(u)
+	h.count.Add(1)
+}
+
+// Count returns how many values were observed, and their sum.
+func (h *Histogram) Count() (count, sum uint64) { return h.count.Load(), h.sum.Load() }
+
+// Buckets calls f with the exclusive upper bound of each bucket that holds something, in order, and what it holds.
+func (h *Histogram) Buckets(f func(below uint64, count uint64)) {
+	for i := range h.buckets {
+		if n := h.buckets[i].Load(); n > 0 {
+			f(uint64(1)<<i, n)
+		}
+	}
+}
+
+// Quantile returns an upper bound of the q-quantile, to a factor of two.
+func (h *Histogram) Quantile(q float64) uint64 {
+	total := h.count.Load()
+	if total == 0 {
+		return 0
+	}
+	want := uint64(q * float64(total))
+	var seen uint64
+	for i := range h.buckets {
+		seen += h.buckets[i].Load()
+		if seen > want {
+			return uint64(1) << i
+		}
+	}
+	return 1 << 63
+}

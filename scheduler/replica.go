@@ -1,0 +1,166 @@
+package scheduler
+
+import (
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store"
+)
+
+// replica is one replica of this node. Everything in it belongs to its lane.
+type replica struct {
+	key  store.Key
+	self engine.Peer
+	eng  *engine.Engine
+	// machine is nil while the replica is uninitialised (rule Split4).
+	machine any
+	// listed is its place in Lane.list.
+	listed int
+
+	// Timer: the deadline that the engine wants, the key under which the heap has it, and its place there (-1: none).
+	deadline engine.Instant
+	timerKey engine.Instant
+	timerAt  int
+
+	// peers are the others in the membership in force, with what they were last told to be committed.
+	peers    []peerSlot
+	memberAt engine.LogID
+
+	// Writes of the turn, waiting to be one engine.Write.
+	writeHead, writeTail *Request
+	writeCount           int
+	writeBytes           int
+
+	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
+	run ownRun
+
+	waiters waiters
+	reads   readQueue
+	apply   applyState
+
+	// commit is a ReplicateCommitted that waits to be merged with other messages.
+	commit       engine.Command
+	commitQueued bool
+
+	// logged is set while the log batch in the making holds I/O of this replica.
+	logged bool
+	io     engine.IOID
+
+	// lastRound is the newest read round that was broadcast.
+	lastRound uint64
+
+	ckpt     ckptState
+	snapOut  *snapshotOut
+	snapIn   *snapshotIn
+	coldRead bool // an append message waits for entries from a segment
+	removed  bool
+}
+
+// peerSlot is one other member.
+type peerSlot struct {
+	peer   engine.Peer
+	voter  bool
+	commit engine.LogID // the newest commit index sent to it in this turn
+	turn   uint64
+}
+
+type ownRun struct {
+	term, first uint64
+	count       int
+	special     bool
+	body        []byte
+}
+
+// refreshPeers brings peers in line with the membership in force. Cheap if nothing changed.
+func (r *replica) refreshPeers() {
+	st := r.eng.Status()
+	if st.Membership.LogID == r.memberAt && r.peers != nil {
+		return
+	}
+	r.memberAt = st.Membership.LogID
+	r.peers = r.peers[:0]
+	m := st.Membership.Membership
+	if m == nil {
+		return
+	}
+	for _, set := range m.Voters {
+		for _, p := range set {
+			r.addPeer(p, true)
+		}
+	}
+	for _, p := range m.Learners {
+		r.addPeer(p, false)
+	}
+}
+
+func (r *replica) addPeer(p engine.Peer, voter bool) {
+	if p == r.self {
+		return
+	}
+	for i := range r.peers {
+		if r.peers[i].peer == p {
+			return
+		}
+	}
+	r.peers = append(r.peers, peerSlot{peer: p, voter: voter})
+}
+
+// hasNode tells whether another member lives on node.
+func (r *replica) hasNode(node engine.NodeID) bool {
+	for i := range r.peers {
+		if r.peers[i].peer.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// slot returns the slot of p, or nil.
+func (r *replica) slot(p engine.Peer) *peerSlot {
+	for i := range r.peers {
+		if r.peers[i].peer == p {
+			return &r.peers[i]
+		}
+	}
+	return nil
+}
+
+// waiter is a write that was appended at (term, index) and waits to be applied (rule Engine6).
+type waiter struct {
+	term, index uint64
+	req         *Request
+}
+
+// waiters is a queue: terms never fall in it, and within a term indexes grow.
+type waiters struct {
+	q    []waiter
+	head int
+}
+
+func (w *waiters) push(x waiter) {
+	if w.head > 0 && w.head == len(w.q) {
+		w.q, w.head = w.q[:0], 0
+	} else if w.head > 64 && w.head*2 > len(w.q) {
+		n := copy(w.q, w.q[w.head:])
+		clear(w.q[n:])
+		w.q, w.head = w.q[:n], 0
+	}
+	w.q = append(w.q, x)
+}
+
+func (w *waiters) front() *waiter {
+	if w.head == len(w.q) {
+		return nil
+	}
+	return &w.q[w.head]
+}
+
+func (w *waiters) pop() *Request {
+	r := w.q[w.head].req
+	w.q[w.head] = waiter{}
+	w.head++
+	if w.head == len(w.q) {
+		w.q, w.head = w.q[:0], 0
+	}
+	return r
+}
+
+func (w *waiters) len() int { return len(w.q) - w.head }

@@ -1,0 +1,41 @@
+package scheduler
+
+import (
+	"github.com/kiloraft/kiloraft/engine"
+)
+
+// Kind tells what a Request asks for.
+type Kind uint8
+
+// The kinds, and what Body and Answer are.
+const (
+	KindWrite Kind = iota + 1 // shard.AppendWrite; shard.AppendResult
+	KindRead                  // shard.AppendRead; shard.AppendAnswerHeader and entries
+	KindScan                  // shard.AppendScan; shard.AppendPage
+)
+
+// Request is one request to a shard of this node. It may be used again once it was answered.
+//
+// Err is one of package shard's errors. A write whose outcome is that a condition failed is an answer, not an error:
+// decode it with shard.DecodeResult.
+type Request struct {
+	Kind  Kind
+	Shard engine.ShardID
+	// Body must not change until Done was called.
+	Body []byte
+	// Deadline is when nobody waits for the answer any more; zero: never. A request that is still waiting to be looked at then
+	// is refused; a write that was proposed is answered when its outcome is known.
+	Deadline engine.Instant
+	// Done is called exactly once, on a lane or on the caller's goroutine: it must not block, and must not call Submit.
+	Done func(*Request)
+	// User is the caller's.
+	User any
+
+	Err    error
+	Answer []byte // appended to Answer[:0]
+
+	next  *Request
+	began engine.Instant
+	size  int64 // bytes counted against InflightBytesMax
+	read  *pendingRead
+}

@@ -1,0 +1,179 @@
+package scheduler
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// running is what the goroutines of a started scheduler need. There is one goroutine per lane, and one each for the log
+// writer, the heartbeats and the checkpointer; tasks that may wait for a disk run on at most tasksMax goroutines more.
+type running struct {
+	started bool
+	stop    chan struct{}
+	lanes   sync.WaitGroup
+	others  sync.WaitGroup
+	tasks   sync.WaitGroup
+	slots   chan struct{}
+	readers *state.Readers
+
+	mu     sync.Mutex
+	queue  []func()
+	active int
+}
+
+const tasksMax = 8
+
+// Start starts the goroutines. It does not wait for anything.
+func (s *Scheduler) Start(ctx context.Context) error {
+	if s.run.started {
+		return ErrStopped
+	}
+	s.run.started = true
+	s.run.stop = make(chan struct{})
+	for _, l := range s.lanes {
+		s.run.lanes.Add(1)
+		go s.laneLoop(l)
+	}
+	s.run.others.Add(3)
+	go s.writerLoop()
+	go s.heartbeatLoop()
+	go s.checkpointLoop()
+	return nil
+}
+
+func (s *Scheduler) laneLoop(l *Lane) {
+	defer s.run.lanes.Done()
+	defer l.explainPanic()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := l.Turn()
+		var due <-chan time.Time
+		if next != 0 {
+			wait := time.Duration(next - s.clock.Now())
+			if wait <= 0 {
+				select {
+				case <-s.run.stop:
+					return
+				default:
+					continue
+				}
+			}
+			timer.Reset(wait)
+			due = timer.C
+		}
+		select {
+		case <-s.run.stop:
+			return
+		case <-l.box.wake:
+		case <-due:
+		}
+	}
+}
+
+func (s *Scheduler) writerLoop() {
+	defer s.run.others.Done()
+	idle := time.NewTimer(time.Second)
+	defer idle.Stop()
+	sealed := true
+	for {
+		select {
+		case <-s.run.stop:
+			return
+		case <-s.log.Pending():
+			if !s.FlushLog() {
+				return
+			}
+			if err := s.log.Maintain(); err != nil {
+				s.fatal(err)
+				return
+			}
+			sealed = false
+			idle.Reset(time.Second)
+		case <-idle.C:
+			if !sealed {
+				sealed = true
+				if !s.SealLog() {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Scheduler) heartbeatLoop() {
+	defer s.run.others.Done()
+	tick := time.NewTicker(time.Duration(s.cfg.HeartbeatInterval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.run.stop:
+			return
+		case <-tick.C:
+			s.Heartbeats()
+		}
+	}
+}
+
+func (s *Scheduler) checkpointLoop() {
+	defer s.run.others.Done()
+	tick := time.NewTicker(time.Duration(s.cfg.CheckpointInterval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.run.stop:
+			return
+		case <-tick.C:
+			s.ckpt.look()
+		case <-s.ckpt.wake:
+			s.ckpt.look()
+		}
+		for s.ckpt.step() {
+			select {
+			case <-s.run.stop:
+				return
+			case <-time.After(s.cfg.CheckpointPause):
+			}
+		}
+	}
+}
+
+// Heartbeats sends the node heartbeats that are due every HeartbeatInterval, and looks for a stalled disk.
+func (s *Scheduler) Heartbeats() {
+	s.live.tick()
+	s.watchWriter(s.clock.Now())
+}
+
+// spawnGoroutine runs tasks on at most tasksMax goroutines.
+func (s *Scheduler) spawnGoroutine(task func()) {
+	r := &s.run
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue = append(r.queue, task)
+	if r.active >= tasksMax {
+		return
+	}
+	r.active++
+	r.tasks.Add(1)
+	go func() {
+		defer r.tasks.Done()
+		for {
+			r.mu.Lock()
+			if len(r.queue) == 0 {
+				r.active--
+				r.mu.Unlock()
+				return
+			}
+			task := r.queue[0]
+			r.queue = r.queue[1:]
+			r.mu.Unlock()
+			task()
+		}
+	}()
+}
+
+var _ = engine.Instant(0)

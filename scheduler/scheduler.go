@@ -1,0 +1,191 @@
+package scheduler
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// laneSeen is the newest snapshot of the links that a lane has picked up.
+type laneSeen struct{ atomic.Uint64 }
+
+// Scheduler drives the replicas of a node. Make it with New; then Start, Submit …, Stop.
+type Scheduler struct {
+	cfg     Config
+	log     *raftlog.Log
+	state   state.Store
+	net     Network
+	clock   Clock
+	logger  *slog.Logger
+	metrics Metrics
+
+	lanes    []*Lane
+	live     *liveness
+	writer   writerState
+	ckpt     *checkpointer
+	snaps    snapshots
+	replicas atomic.Int64
+
+	leaseStart engine.Instant
+	spawnFunc  func(task func())
+	readJob    func(job *state.ReadJob)
+
+	stopped   atomic.Bool
+	fatalOnce sync.Once
+	run       running
+}
+
+// Metrics returns the counters.
+func (s *Scheduler) Metrics() *Metrics { return &s.metrics }
+
+// Log returns the raft log, for its counters.
+func (s *Scheduler) Log() *raftlog.Log { return s.log }
+
+// laneOf returns the lane of a shard: the same for its life in this process.
+func (s *Scheduler) laneOf(id engine.ShardID) *Lane {
+	if len(s.lanes) == 1 {
+		return s.lanes[0]
+	}
+	x := uint64(id) * 0x9e3779b97f4a7c15
+	return s.lanes[(x>>32)%uint64(len(s.lanes))]
+}
+
+// Lanes returns the lanes, for a runtime that calls Turn itself.
+func (s *Scheduler) Lanes() []*Lane { return s.lanes }
+
+// HasMail tells whether a turn is wanted now, and takes the token: for a runtime that calls Turn itself.
+func (l *Lane) HasMail() bool {
+	select {
+	case <-l.box.wake:
+		return true
+	default:
+		return false
+	}
+}
+
+// Submit hands a request to its lane. req.Done is called exactly once, maybe before Submit returns.
+func (s *Scheduler) Submit(req *Request) {
+	req.Err, req.Answer, req.next, req.size, req.read = nil, req.Answer[:0], nil, 0, nil
+	var err error
+	switch {
+	case s.stopped.Load():
+		err = ErrStopped
+	case req.Kind == KindWrite && s.metrics.InflightBytes.Load()+int64(len(req.Body)) > s.cfg.InflightBytesMax:
+		err = shard.ErrOverloaded
+	default:
+		if req.Kind == KindWrite {
+			req.size = int64(len(req.Body))
+			s.metrics.InflightBytes.Add(req.size)
+		}
+		if s.laneOf(req.Shard).box.putRequest(req, s.cfg.MailboxMax) {
+			return
+		}
+		err = shard.ErrOverloaded
+	}
+	s.metrics.ProposalsRefused.Add(1)
+	req.Err = err
+	s.finish(req, 0)
+}
+
+// finish answers a request.
+func (s *Scheduler) finish(req *Request, now engine.Instant) {
+	if req.size != 0 {
+		s.metrics.InflightBytes.Add(-req.size)
+		req.size = 0
+	}
+	if req.Kind == KindWrite && req.Err == nil && now != 0 {
+		s.metrics.CommitLatency.Observe(int64(now - req.began))
+	}
+	req.Done(req)
+}
+
+// RaftFrame takes the body of a raft frame, which it keeps.
+func (s *Scheduler) RaftFrame(from engine.NodeID, incarnation uint64, body []byte) {
+	s.metrics.FramesReceived.Add(1)
+	f := frame{from: from, incarnation: incarnation, body: body}
+	for _, l := range s.lanes { // with several lanes, each takes its own messages out of the frame
+		l.box.putFrame(f)
+	}
+}
+
+// Heartbeat takes a node heartbeat, which it keeps. An error means that the peer talks nonsense: close the session.
+func (s *Scheduler) Heartbeat(from engine.NodeID, incarnation uint64, body []byte) error {
+	awake, err := s.live.receive(from, incarnation, body)
+	if err != nil {
+		return err
+	}
+	if len(awake) > 0 {
+		f := frame{from: from, incarnation: incarnation, body: awake}
+		for _, l := range s.lanes {
+			l.box.putFrame(f)
+		}
+	}
+	return nil
+}
+
+// PeerConnected tells that a session with a node began.
+func (s *Scheduler) PeerConnected(node engine.NodeID, incarnation uint64) {
+	s.live.connected(node, incarnation)
+}
+
+// PeerDisconnected tells that it ended.
+func (s *Scheduler) PeerDisconnected(node engine.NodeID, incarnation uint64) {
+	s.live.disconnected(node, incarnation)
+}
+
+// PeerAlive tells whether a node is alive, by its heartbeats.
+func (s *Scheduler) PeerAlive(node engine.NodeID) bool { return s.live.up(node) }
+
+func (s *Scheduler) peerUp(node engine.NodeID, incarnation uint64) {
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) { l.peerUp(node, incarnation) })
+	}
+}
+
+func (s *Scheduler) peerDown(node engine.NodeID) {
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) { l.peerDown(node) })
+	}
+}
+
+func (s *Scheduler) wakeLanes() {
+	for _, l := range s.lanes {
+		l.box.ring()
+	}
+}
+
+// lanesHaveSeen tells whether every lane works with the links of snapshot seq, or newer ones.
+func (s *Scheduler) lanesHaveSeen(seq uint64) bool {
+	for _, l := range s.lanes {
+		if l.linksSeq.Load() < seq {
+			return false
+		}
+	}
+	return true
+}
+
+// ages tells how long the slowest lane, and the log writer, have been at what they are doing (rule Live1).
+func (s *Scheduler) ages(now engine.Instant) (lane, writer engine.Duration) {
+	for _, l := range s.lanes {
+		if began := l.box.busy.Load(); began != 0 {
+			lane = max(lane, engine.Duration(now)-engine.Duration(began))
+		}
+	}
+	if began := s.writer.busy.Load(); began != 0 {
+		writer = max(0, engine.Duration(now)-engine.Duration(began))
+	}
+	return lane, writer
+}
+
+// fatal ends the process: what is on the disk is not known any more.
+func (s *Scheduler) fatal(err error) {
+	s.fatalOnce.Do(func() { s.cfg.Fatal(err) })
+}
+
+// spawn runs a task that may wait for a disk.
+func (s *Scheduler) spawn(task func()) { s.spawnFunc(task) }
