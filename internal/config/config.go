@@ -1,0 +1,201 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Config is everything that can be set. The tags are the keys of files; settings (below) adds flag text and defaults.
+type Config struct {
+	// For commands that talk to a cluster.
+	Server  []string      `mapstructure:"server"`
+	Timeout time.Duration `mapstructure:"timeout"`
+	Output  string        `mapstructure:"output"`
+	NoColor bool          `mapstructure:"no-color"`
+
+	// For nodes.
+	DataDir   string   `mapstructure:"data-dir"`
+	Listen    string   `mapstructure:"listen"`
+	Advertise string   `mapstructure:"advertise"`
+	HTTP      string   `mapstructure:"http"`
+	Join      []string `mapstructure:"join"`
+	Name      string   `mapstructure:"name"`
+	Labels    []string `mapstructure:"labels"`
+	Insecure  bool     `mapstructure:"insecure"`
+
+	Log   Log   `mapstructure:"log"`
+	Raft  Raft  `mapstructure:"raft"`
+	Store Store `mapstructure:"store"`
+	Sched Sched `mapstructure:"sched"`
+}
+
+// Log says how a node logs.
+type Log struct {
+	Level  string `mapstructure:"level"`
+	Format string `mapstructure:"format"`
+}
+
+// Raft holds the timing of elections.
+type Raft struct {
+	ElectionTimeout   time.Duration `mapstructure:"election-timeout"`
+	HeartbeatInterval time.Duration `mapstructure:"heartbeat-interval"`
+}
+
+// Store bounds the raft log and what waits in memory to be written to the state.
+type Store struct {
+	LogSegmentSize     ByteSize      `mapstructure:"log-segment-size"`
+	LogCacheSize       ByteSize      `mapstructure:"log-cache-size"`
+	LogRetainSize      ByteSize      `mapstructure:"log-retain-size"`
+	OverlaySize        ByteSize      `mapstructure:"overlay-size"`
+	CheckpointInterval time.Duration `mapstructure:"checkpoint-interval"`
+}
+
+// Sched sizes the runtime.
+type Sched struct {
+	Lanes int `mapstructure:"lanes"`
+}
+
+// scope says which commands have a flag for a setting.
+type scope int
+
+const (
+	scopeClient scope = iota // commands that talk to a cluster
+	scopeNode                // serve
+	scopeTuning              // serve; listed apart in the help
+)
+
+type setting struct {
+	key   string
+	scope scope
+	def   any // string, bool, int, []string, time.Duration or ByteSize: also the type of the flag
+	usage string
+	short string
+}
+
+var settings = []setting{
+	{key: "server", def: []string{"127.0.0.1:7100"}, usage: "nodes to talk to, host:port[,host:port…]; any node of the cluster will do"},
+	{key: "timeout", def: 10 * time.Second, usage: "bound of one request"},
+	{key: "output", def: "table", usage: "table or json", short: "o"},
+	{key: "no-color", def: false, usage: "no colours on the terminal (NO_COLOR does the same)"},
+
+	{key: "data-dir", scope: scopeNode, def: "", usage: "directory of the node's raft log and state"},
+	{key: "listen", scope: scopeNode, def: "127.0.0.1:7100", usage: "address for nodes and clients, host:port"},
+	{key: "advertise", scope: scopeNode, def: "", usage: "address that others reach this node at (default: the listen address)"},
+	{key: "http", scope: scopeNode, def: "127.0.0.1:7180", usage: "address for health, metrics and profiles, host:port; empty: none"},
+	{key: "join", scope: scopeNode, def: []string{}, usage: "other nodes, a first hint: host:port[,host:port…]"},
+	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: the host's name)"},
+	{key: "labels", scope: scopeNode, def: []string{}, usage: "key=value[,key=value…], e.g. zone=a"},
+	{key: "insecure", scope: scopeNode, def: false, usage: "allow plain text on an address that is not this machine's own"},
+
+	{key: "log.level", scope: scopeNode, def: "info", usage: "debug, info, warn or error"},
+	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
+	{key: "raft.election-timeout", scope: scopeTuning, def: time.Second, usage: "silence of a leader after which followers elect another"},
+	{key: "raft.heartbeat-interval", scope: scopeTuning, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
+	{key: "store.log-segment-size", scope: scopeTuning, def: ByteSize(64 << 20), usage: "size of one file of the raft log"},
+	{key: "store.log-cache-size", scope: scopeTuning, def: ByteSize(64 << 20), usage: "recent log entries kept in memory, all shards together"},
+	{key: "store.log-retain-size", scope: scopeTuning, def: ByteSize(256 << 20), usage: "log kept for followers that lag, before they need a snapshot"},
+	{key: "store.overlay-size", scope: scopeTuning, def: ByteSize(256 << 20), usage: "applied data in memory before a checkpoint must run, all shards together"},
+	{key: "store.checkpoint-interval", scope: scopeTuning, def: 30 * time.Second, usage: "longest time that applied data waits for a checkpoint"},
+	{key: "sched.lanes", scope: scopeTuning, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
+}
+
+// FlagName gives the flag of a key: dots become dashes.
+func FlagName(key string) string { return strings.ReplaceAll(key, ".", "-") }
+
+// EnvName gives the environment variable of a key.
+func EnvName(key string) string {
+	return "KILORAFT_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
+}
+
+var labelForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}=[a-zA-Z0-9._/-]{0,63}$`)
+
+// ValidateClient checks what every command uses.
+func (c *Config) ValidateClient() error {
+	if c.Output != "table" && c.Output != "json" {
+		return fmt.Errorf("output %q: want table or json", c.Output)
+	}
+	if c.Timeout <= 0 {
+		return fmt.Errorf("timeout %v: want more than 0", c.Timeout)
+	}
+	if len(c.Server) == 0 {
+		return fmt.Errorf("server: name at least one host:port")
+	}
+	return checkAddresses("server", c.Server...)
+}
+
+// ValidateNode checks what serve uses.
+func (c *Config) ValidateNode() error {
+	if c.DataDir == "" {
+		return fmt.Errorf("data-dir: say where the node keeps its data (--data-dir)")
+	}
+	if err := checkAddresses("listen", c.Listen); err != nil {
+		return err
+	}
+	for key, addr := range map[string]string{"advertise": c.Advertise, "http": c.HTTP} {
+		if addr == "" {
+			continue
+		}
+		if err := checkAddresses(key, addr); err != nil {
+			return err
+		}
+	}
+	if err := checkAddresses("join", c.Join...); err != nil {
+		return err
+	}
+	for _, l := range c.Labels {
+		if !labelForm.MatchString(l) {
+			return fmt.Errorf("labels: %q is no key=value", l)
+		}
+	}
+	return c.validateTuning()
+}
+
+func (c *Config) validateTuning() error {
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format %q: want text or json", c.Log.Format)
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level %q: want debug, info, warn or error", c.Log.Level)
+	}
+	hb, el := c.Raft.HeartbeatInterval, c.Raft.ElectionTimeout
+	if hb < 10*time.Millisecond || el < 3*hb {
+		return fmt.Errorf("raft.heartbeat-interval %v and raft.election-timeout %v: want at least 10ms, and an election timeout of at least three intervals", hb, el)
+	}
+	if c.Store.LogSegmentSize < 1<<20 || c.Store.LogSegmentSize > 4<<30 {
+		return fmt.Errorf("store.log-segment-size %v: want 1MiB to 4GiB", c.Store.LogSegmentSize)
+	}
+	if c.Store.CheckpointInterval <= 0 {
+		return fmt.Errorf("store.checkpoint-interval %v: want more than 0", c.Store.CheckpointInterval)
+	}
+	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
+		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)
+	}
+	if !c.Insecure && !loopback(c.Listen) {
+		return fmt.Errorf("listen %s: connections are plain text; on an address that others can reach say --insecure", c.Listen)
+	}
+	return nil
+}
+
+func checkAddresses(key string, addrs ...string) error {
+	for _, a := range addrs {
+		host, port, err := net.SplitHostPort(a)
+		if err != nil || port == "" || host == "" && key != "listen" && key != "http" {
+			return fmt.Errorf("%s: %q is no host:port", key, a)
+		}
+	}
+	return nil
+}
+
+func loopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
