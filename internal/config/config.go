@@ -42,15 +42,14 @@ type Log struct {
 type Raft struct {
 	ElectionTimeout   time.Duration `mapstructure:"election-timeout"`
 	HeartbeatInterval time.Duration `mapstructure:"heartbeat-interval"`
+	QuiesceAfter      time.Duration `mapstructure:"quiesce-after"`
 }
 
-// Store bounds the raft log and what waits in memory to be written to the state.
+// Store bounds the raft log. A size of 0 leaves the choice to the node.
 type Store struct {
-	LogSegmentSize     ByteSize      `mapstructure:"log-segment-size"`
-	LogCacheSize       ByteSize      `mapstructure:"log-cache-size"`
-	LogRetainSize      ByteSize      `mapstructure:"log-retain-size"`
-	OverlaySize        ByteSize      `mapstructure:"overlay-size"`
-	CheckpointInterval time.Duration `mapstructure:"checkpoint-interval"`
+	LogSegmentSize ByteSize `mapstructure:"log-segment-size"`
+	LogCacheSize   ByteSize `mapstructure:"log-cache-size"`
+	LogKeepSize    ByteSize `mapstructure:"log-keep-size"`
 }
 
 // Sched sizes the runtime.
@@ -86,7 +85,7 @@ var settings = []setting{
 	{key: "advertise", scope: scopeNode, def: "", usage: "address that others reach this node at (default: the listen address)"},
 	{key: "http", scope: scopeNode, def: "127.0.0.1:7180", usage: "address for health, metrics and profiles, host:port; empty: none"},
 	{key: "join", scope: scopeNode, def: []string{}, usage: "other nodes, a first hint: host:port[,host:port…]"},
-	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: the host's name)"},
+	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: made from its identity)"},
 	{key: "labels", scope: scopeNode, def: []string{}, usage: "key=value[,key=value…], e.g. zone=a"},
 	{key: "insecure", scope: scopeNode, def: false, usage: "allow plain text on an address that is not this machine's own"},
 
@@ -94,11 +93,10 @@ var settings = []setting{
 	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
 	{key: "raft.election-timeout", scope: scopeTuning, def: time.Second, usage: "silence of a leader after which followers elect another"},
 	{key: "raft.heartbeat-interval", scope: scopeTuning, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
-	{key: "store.log-segment-size", scope: scopeTuning, def: ByteSize(64 << 20), usage: "size of one file of the raft log"},
-	{key: "store.log-cache-size", scope: scopeTuning, def: ByteSize(64 << 20), usage: "recent log entries kept in memory, all shards together"},
-	{key: "store.log-retain-size", scope: scopeTuning, def: ByteSize(256 << 20), usage: "log kept for followers that lag, before they need a snapshot"},
-	{key: "store.overlay-size", scope: scopeTuning, def: ByteSize(256 << 20), usage: "applied data in memory before a checkpoint must run, all shards together"},
-	{key: "store.checkpoint-interval", scope: scopeTuning, def: 30 * time.Second, usage: "longest time that applied data waits for a checkpoint"},
+	{key: "raft.quiesce-after", scope: scopeTuning, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
+	{key: "store.log-segment-size", scope: scopeTuning, def: ByteSize(0), usage: "size of one file of the raft log (0: the node's own choice)"},
+	{key: "store.log-cache-size", scope: scopeTuning, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},
+	{key: "store.log-keep-size", scope: scopeTuning, def: ByteSize(0), usage: "log of a shard kept behind its checkpoint for followers that lag (0: the node's own choice)"},
 	{key: "sched.lanes", scope: scopeTuning, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
 }
 
@@ -166,11 +164,8 @@ func (c *Config) validateTuning() error {
 	if hb < 10*time.Millisecond || el < 3*hb {
 		return fmt.Errorf("raft.heartbeat-interval %v and raft.election-timeout %v: want at least 10ms, and an election timeout of at least three intervals", hb, el)
 	}
-	if c.Store.LogSegmentSize < 1<<20 || c.Store.LogSegmentSize > 4<<30 {
-		return fmt.Errorf("store.log-segment-size %v: want 1MiB to 4GiB", c.Store.LogSegmentSize)
-	}
-	if c.Store.CheckpointInterval <= 0 {
-		return fmt.Errorf("store.checkpoint-interval %v: want more than 0", c.Store.CheckpointInterval)
+	if s := c.Store.LogSegmentSize; s != 0 && (s < 1<<20 || s > 4<<30) {
+		return fmt.Errorf("store.log-segment-size %v: want 1MiB to 4GiB", s)
 	}
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)

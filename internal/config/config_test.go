@@ -52,7 +52,7 @@ func TestDefaultsAreValid(t *testing.T) {
 			t.Errorf("%s comes from %s", v.Key, v.Origin)
 		}
 	}
-	if l.Store.LogSegmentSize != 64<<20 || l.Raft.ElectionTimeout != time.Second || l.Listen != "127.0.0.1:7100" {
+	if l.Store.LogSegmentSize != 0 || l.Raft.ElectionTimeout != time.Second || l.Listen != "127.0.0.1:7100" {
 		t.Errorf("defaults did not arrive: %+v", l.Config)
 	}
 }

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -302,13 +301,4 @@ func lookup(c *Config, key string) any {
 	default:
 		return x
 	}
-}
-
-// HostName is the default name of a node.
-func HostName() string {
-	h, err := os.Hostname()
-	if err != nil {
-		return "node"
-	}
-	return h
 }
