@@ -38,7 +38,8 @@ const (
 	OpPut OpKind = 1
 	// OpDelete removes Key; a key that does not exist is no error.
 	OpDelete OpKind = 2
-	// OpDeleteRange removes the first Limit keys of [Key, End). It stands alone in its Write.
+	// OpDeleteRange removes the first Limit keys of [Key, End), expired ones included. It stands alone in its Write, without
+	// conditions.
 	OpDeleteRange OpKind = 3
 	// OpAdd adds Delta to the decimal integer at Key; an absent key counts as 0. The key stands in no other operation of
 	// the Write. Expiry of the key stays as it is.
@@ -192,6 +193,9 @@ func decodeWrite(r *mp.Reader, b []byte, w *Write) {
 	for n := boundedArray(r, WriteOpsMax); n > 0 && r.Err() == nil; n-- {
 		w.Ops = append(w.Ops, readOp(r))
 	}
+	if len(w.Ops) > 0 && w.Ops[0].Kind == OpDeleteRange && len(w.Ops)+len(w.Conditions) > 1 {
+		r.Fail("a delete-range that does not stand alone")
+	}
 	if r.Err() == nil {
 		w.Fingerprint = xxhash.Sum64(b[body:r.Offset()])
 	}
@@ -304,7 +308,7 @@ func (w *Write) checkOp(o *Op) error {
 		return checkItem(o.Key, o.Value)
 	}
 	switch {
-	case len(w.Ops) > 1:
+	case len(w.Ops)+len(w.Conditions) > 1:
 		return invalid("a delete-range stands alone in its write")
 	case len(o.Key) > KeyBytesMax || len(o.End) > KeyBytesMax:
 		return &TooLargeError{What: "key", Size: uint64(max(len(o.Key), len(o.End))), Max: KeyBytesMax}

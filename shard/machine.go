@@ -1,0 +1,268 @@
+package shard
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// Errors of a Machine that are not answers to clients.
+var (
+	// ErrCold: the entry needs values that are in neither overlay. Nothing was changed: Collect names them, and Apply takes
+	// them as a finished read job.
+	ErrCold = errors.New("value is not in memory")
+	// ErrOutOfOrder: entries must be applied one by one.
+	ErrOutOfOrder = errors.New("entry applied out of order")
+	// ErrBadRecord: a record's Meta cannot be read.
+	ErrBadRecord = errors.New("unreadable replica record")
+)
+
+// Env is what the machines of one lane share: memory for overlays and for decoding. It belongs to the lane.
+type Env struct {
+	Arena state.Arena
+	write Write
+	page  state.Page
+	items []lookup
+	out   Page
+	num   [24]byte
+}
+
+// Machine is the state machine of one replica.
+//
+// The content of the shard at Applied is: the live overlay, over the frozen one, over what the store holds as of Persisted.
+type Machine struct {
+	env  *Env
+	key  store.Key
+	desc *Descriptor // replaced, never changed
+
+	applied   engine.LogID
+	persisted engine.LogID // of the record that the store holds (rule State1)
+
+	membership engine.MembershipAt
+	previous   engine.MembershipAt
+	extents    []state.Extent
+
+	counter  uint64 // of writes that were applied: the Version of keys (rule State7)
+	time     int64  // the shard's time, unix ms: the highest stamp of an applied entry (rule State8)
+	sessions sessions
+	estimate estimate
+
+	live     *state.Overlay // nil: empty
+	frozen   *state.Overlay // nil: empty, or nothing is frozen
+	freezing bool           // between Freeze and Release
+	frozenAt engine.LogID
+	stopped  error // set once an entry could not be understood: nothing is applied any more
+}
+
+// metaFormat is the first element of Meta.
+const metaFormat = 1
+
+// Open makes a machine from a replica's record as the store holds it.
+func Open(env *Env, rec *state.Record) (*Machine, error) {
+	if rec.Tombstone {
+		return nil, fmt.Errorf("%w: replica %v was removed", ErrBadRecord, rec.Key)
+	}
+	m := &Machine{env: env, key: rec.Key, applied: rec.Applied, persisted: rec.Applied,
+		membership: rec.Membership, previous: rec.Previous, extents: rec.Extents}
+	r := mp.NewReader(rec.Meta)
+	r.ArrayOf(6)
+	if f := r.Uint(); f != metaFormat && r.Err() == nil {
+		return nil, fmt.Errorf("%w: replica %v: format %d, this binary knows %d", ErrBadRecord, rec.Key, f, metaFormat)
+	}
+	desc := ReadDescriptor(&r)
+	m.desc = &desc
+	m.counter = r.Uint()
+	m.time = r.Int()
+	m.sessions = readSessions(&r)
+	m.estimate = readEstimate(&r)
+	if err := r.Finish(); err != nil {
+		return nil, fmt.Errorf("%w: replica %v: %w", ErrBadRecord, rec.Key, err)
+	}
+	if desc.Shard != rec.Shard {
+		return nil, fmt.Errorf("%w: replica %v holds the descriptor of shard %d", ErrBadRecord, rec.Key, desc.Shard)
+	}
+	return m, nil
+}
+
+// appendMeta appends [format, descriptor, counter, time, sessions, estimate].
+func (m *Machine) appendMeta(b []byte) []byte {
+	b = mp.AppendUint(mp.AppendArray(b, 6), metaFormat)
+	b = AppendDescriptor(b, m.desc)
+	b = mp.AppendInt(mp.AppendUint(b, m.counter), m.time)
+	b = appendSessions(b, &m.sessions)
+	return appendEstimate(b, &m.estimate)
+}
+
+// NewReplicaRecord returns the record with which a shard is born on a node: applied = purged = LogID{1, 1} (rule Split3), empty
+// data in a new tablet. A replica is made from a descriptor only while that is the shard's first (rule Split6).
+func NewReplicaRecord(desc *Descriptor, replica engine.ReplicaID, tablet state.TabletID) (state.Record, error) {
+	if err := desc.Validate(); err != nil {
+		return state.Record{}, err
+	}
+	if desc.Version != 1 || desc.ConfVersion != 1 {
+		return state.Record{}, invalid("%v has moved on: its replicas are filled by snapshot or split", desc)
+	}
+	if _, ok := desc.Replica(replica); !ok {
+		return state.Record{}, invalid("%v does not name replica %d", desc, replica)
+	}
+	born := engine.LogID{Term: 1, Index: 1}
+	m := Machine{key: store.Key{Shard: desc.Shard, Replica: replica}, desc: desc.Clone(), applied: born,
+		membership: engine.MembershipAt{LogID: born, Membership: MembershipOf(desc)},
+		extents:    []state.Extent{{Start: bytes.Clone(desc.Start), End: bytes.Clone(desc.End), Tablet: tablet}}}
+	return m.Record(), nil
+}
+
+// TombstoneRecord returns the record that keeps a removed replica from coming back.
+func TombstoneRecord(key store.Key, applied engine.LogID) state.Record {
+	return state.Record{Key: key, Applied: applied, Tombstone: true}
+}
+
+// DescriptorOf returns the descriptor in a record, as for offline inspection.
+func DescriptorOf(rec *state.Record) (*Descriptor, error) {
+	m, err := Open(nil, rec)
+	if err != nil {
+		return nil, err
+	}
+	return m.desc, nil
+}
+
+// Key returns the name of the replica.
+func (m *Machine) Key() store.Key { return m.key }
+
+// Desc returns the applied descriptor. It is never changed, but replaced.
+func (m *Machine) Desc() *Descriptor { return m.desc }
+
+// Applied returns the last applied entry.
+func (m *Machine) Applied() engine.LogID { return m.applied }
+
+// Persisted returns the applied entry of the record that the store holds.
+func (m *Machine) Persisted() engine.LogID { return m.persisted }
+
+// Membership returns the newest applied membership.
+func (m *Machine) Membership() engine.MembershipAt { return m.membership }
+
+// Extents returns where the data lies.
+func (m *Machine) Extents() []state.Extent { return m.extents }
+
+// Time returns the shard's time in unix ms (rule State8).
+func (m *Machine) Time() int64 { return m.time }
+
+// Writes returns the write counter (rule State7).
+func (m *Machine) Writes() uint64 { return m.counter }
+
+// Estimate guesses the number of keys and the bytes of keys and values.
+func (m *Machine) Estimate() (keys, size uint64) { return m.estimate.guess() }
+
+// Sessions returns how many sessions and rows the de-duplication table holds.
+func (m *Machine) Sessions() (sessions, rows int) { return len(m.sessions.list), m.sessions.rows }
+
+// SessionsExpireAt returns the shard time at which the oldest session is forgotten; 0 if there is none. An idle shard's time
+// stands still: a time entry proposed then lets it drop its table.
+func (m *Machine) SessionsExpireAt() int64 {
+	issued, ok := m.sessions.oldest()
+	if !ok {
+		return 0
+	}
+	return issued + horizonMs + 1
+}
+
+// Dirty tells whether something was applied that is in no checkpoint yet.
+func (m *Machine) Dirty() bool { return m.applied != m.persisted }
+
+// LiveBytes and FrozenBytes return the memory that the overlays hold; LiveKeys the keys of the live one.
+func (m *Machine) LiveBytes() int { return overlayBytes(m.live) }
+
+// FrozenBytes returns the memory that the frozen overlay holds.
+func (m *Machine) FrozenBytes() int { return overlayBytes(m.frozen) }
+
+// LiveKeys returns the number of keys and tombstones in the live overlay.
+func (m *Machine) LiveKeys() int {
+	if m.live == nil {
+		return 0
+	}
+	return m.live.Len()
+}
+
+func overlayBytes(o *state.Overlay) int {
+	if o == nil {
+		return 0
+	}
+	return o.Bytes()
+}
+
+// Stopped returns why the machine applies nothing any more, nil if it does.
+func (m *Machine) Stopped() error { return m.stopped }
+
+// Record returns the replica's record as of Applied. It shares nothing that changes.
+func (m *Machine) Record() state.Record {
+	return state.Record{Key: m.key, Applied: m.applied, Membership: m.membership, Previous: m.previous,
+		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, 512))}
+}
+
+// Freeze cuts a checkpoint or snapshot: what was applied until now is frozen, with its record, and new entries go to a
+// fresh overlay. Writing the change makes it durable; then Release. It returns false while an earlier cut is not released.
+//
+// If nothing was applied since the last checkpoint the change holds the same record again.
+func (m *Machine) Freeze() (state.Change, bool) {
+	if m.freezing {
+		return state.Change{}, false
+	}
+	m.freezing, m.frozenAt = true, m.applied
+	m.frozen, m.live = m.live, nil
+	if m.frozen != nil {
+		m.frozen.Freeze()
+	}
+	return state.Change{Record: m.Record(), Overlay: m.frozen}, true
+}
+
+// Freezing tells whether a cut was made and not released.
+func (m *Machine) Freezing() bool { return m.freezing }
+
+// Frozen returns the frozen overlay: nil if there is none or nothing was in it.
+func (m *Machine) Frozen() *state.Overlay { return m.frozen }
+
+// Release ends a cut after its change was committed: reads find it in the store from now on. Nobody may read the frozen
+// overlay any more. (There is no way to give a cut up: what was frozen must be written before it can be forgotten.)
+func (m *Machine) Release() {
+	if !m.freezing {
+		return
+	}
+	m.persisted, m.freezing = m.frozenAt, false
+	if m.frozen != nil {
+		m.frozen.Release()
+		m.frozen = nil
+	}
+}
+
+// Close gives the overlays' memory back, as when the replica is removed or replaced by a snapshot. Nobody may read them.
+func (m *Machine) Close() {
+	for _, o := range []*state.Overlay{m.live, m.frozen} {
+		if o != nil {
+			o.Release()
+		}
+	}
+	m.live, m.frozen = nil, nil
+}
+
+// FillJob names this replica, as the store holds it, in a read job.
+func (m *Machine) FillJob(job *state.ReadJob) {
+	job.Key, job.Extents, job.Applied = m.key, m.extents, m.persisted
+}
+
+// Valid tells whether a job that has come back was read from what the overlays lie upon now (rule State1). If not, read
+// again.
+func (m *Machine) Valid(job *state.ReadJob) bool {
+	return job.Err == nil && job.Key == m.key && job.Applied == m.persisted &&
+		(len(job.Extents) == len(m.extents) && (len(job.Extents) == 0 || &job.Extents[0] == &m.extents[0]) ||
+			slices.EqualFunc(job.Extents, m.extents, equalExtents))
+}
+
+func equalExtents(a, b state.Extent) bool {
+	return a.Tablet == b.Tablet && bytes.Equal(a.Start, b.Start) && bytes.Equal(a.End, b.End)
+}

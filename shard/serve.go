@@ -1,0 +1,219 @@
+package shard
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// Need collects what the next entries want to know and the overlays do not hold. One Need becomes one read job.
+type Need struct {
+	Keys [][]byte // aliases the payloads
+	// Ranged: it is the first Limit keys of [Start, End) instead.
+	Ranged     bool
+	Start, End []byte
+	Limit      int
+}
+
+// Reset empties the need, keeping its memory.
+func (n *Need) Reset() { *n = Need{Keys: n.Keys[:0]} }
+
+// Empty tells whether nothing is needed.
+func (n *Need) Empty() bool { return !n.Ranged && len(n.Keys) == 0 }
+
+// Collect adds to need what Apply of payload would want prefetched. It returns false if that does not fit into the same job: a
+// delete-range has a job of its own. A lane may collect over several entries in order, and stop at the first false; what
+// earlier entries of them write is found in the overlay first, so the job does not become wrong by them.
+// A payload that cannot be understood needs nothing: Apply will say so.
+func (m *Machine) Collect(payload []byte, need *Need) bool {
+	kind, _, body, err := SplitEntry(payload)
+	if err != nil || kind != CommandWrite {
+		return !need.Ranged
+	}
+	w := &m.env.write
+	if DecodeWrite(body, w) != nil {
+		return !need.Ranged
+	}
+	if len(w.Ops) == 1 && w.Ops[0].Kind == OpDeleteRange {
+		if !need.Empty() {
+			return false
+		}
+		o := &w.Ops[0]
+		*need = Need{Keys: need.Keys, Ranged: true, Start: o.Key, End: m.rangeEnd(o)}
+		// Enough for the limit even if all tombstones of the overlays hide a key of the page each.
+		need.Limit = rangeLimit(o) + tombstones(m.live, need) + tombstones(m.frozen, need)
+		return true
+	}
+	if need.Ranged {
+		return !w.Conditional()
+	}
+	for i := range w.Conditions {
+		m.collectKey(w.Conditions[i].Key, need)
+	}
+	for i := range w.Ops {
+		if w.Ops[i].Kind == OpAdd {
+			m.collectKey(w.Ops[i].Key, need)
+		}
+	}
+	return true
+}
+
+func (m *Machine) collectKey(key []byte, need *Need) {
+	if !m.desc.Contains(key) {
+		return
+	}
+	if _, hit := m.get(key); hit == state.Miss {
+		need.Keys = append(need.Keys, key)
+	}
+}
+
+func tombstones(o *state.Overlay, need *Need) (n int) {
+	if o == nil {
+		return 0
+	}
+	for it := o.Iter(need.Start, need.End, false); it.Next(); {
+		if it.Deleted() {
+			n++
+		}
+	}
+	return n
+}
+
+// FillNeed makes a read job of a need. The job's keys alias the need's and are sorted.
+func (m *Machine) FillNeed(need *Need, job *state.ReadJob) {
+	m.FillJob(job)
+	job.Keys, job.Start, job.End, job.Limit, job.Bytes, job.Reverse = nil, nil, nil, 0, 0, false
+	if need.Ranged {
+		job.Start, job.End, job.Limit = need.Start, need.End, need.Limit
+		return
+	}
+	slices.SortFunc(need.Keys, bytes.Compare)
+	need.Keys = slices.CompactFunc(need.Keys, bytes.Equal)
+	job.Keys = need.Keys
+}
+
+// CheckWrite tells whether a write may be proposed: it refuses what belongs elsewhere. The caller has validated it.
+//
+// If only other keys than the first have left, and the write is in a session, it is let through: Apply refuses it and
+// remembers that it did (rule Cluster1).
+func (m *Machine) CheckWrite(w *Write) error {
+	if err := m.checkVersion(w.Version); err != nil {
+		return err
+	}
+	if !m.owns(&w.Ops, 0) || w.Session.IsZero() && !m.ownsAll(w) {
+		return m.moved(false)
+	}
+	return nil
+}
+
+func (m *Machine) checkVersion(v uint64) error {
+	switch {
+	case m.stopped != nil:
+		return &UnavailableError{Reason: "this replica cannot go on: see its node's log"}
+	case v > m.desc.Version:
+		return &UnavailableError{Reason: "this replica has not applied the newest split or merge yet"}
+	}
+	return nil
+}
+
+// CheckRead tells whether all keys are here. It is called when the read is served, after the wait (rule Engine4).
+func (m *Machine) CheckRead(q *Read) error {
+	if err := m.checkVersion(q.Version); err != nil {
+		return err
+	}
+	for _, k := range q.Keys {
+		if !m.desc.Contains(k) {
+			return m.moved(false)
+		}
+	}
+	return nil
+}
+
+// CheckScan tells whether the beginning of the scan is here; its end may be elsewhere.
+func (m *Machine) CheckScan(q *Scan) error {
+	if err := m.checkVersion(q.Version); err != nil {
+		return err
+	}
+	if !q.Reverse {
+		if !m.desc.Contains(q.Start) {
+			return m.moved(false)
+		}
+		return nil
+	}
+	// The keys just below End: End in (desc.Start, desc.End].
+	d := m.desc
+	switch {
+	case len(q.End) == 0 && len(d.End) > 0,
+		len(q.End) > 0 && bytes.Compare(q.End, d.Start) <= 0,
+		len(q.End) > 0 && len(d.End) > 0 && bytes.Compare(q.End, d.End) > 0:
+		return m.moved(false)
+	}
+	return nil
+}
+
+// Get looks a key up in the overlays. Miss means that the store must be asked; an expired item is Deleted. The value aliases
+// the overlay and is valid until the next Apply.
+func (m *Machine) Get(key []byte) (state.Item, state.Hit) {
+	it, hit := m.get(key)
+	if hit == state.Found && expired(it.Expire, m.time) {
+		return state.Item{}, state.Deleted
+	}
+	return it, hit
+}
+
+// Visible tells whether an item that the store returned exists as of the shard's time (rule State8).
+func (m *Machine) Visible(it *state.Item) bool { return !expired(it.Expire, m.time) }
+
+// Due tells whether an item that is still visible has expired by the leader's own clock: it proposes a time entry and answers
+// after that is applied (rule State8).
+func (m *Machine) Due(expire, clockMs int64) bool { return expire > m.time && expire <= clockMs }
+
+// FillScan makes the read job of a scan, trimmed to this shard.
+func (m *Machine) FillScan(q *Scan, job *state.ReadJob) {
+	m.FillJob(job)
+	job.Keys, job.Limit, job.Bytes, job.Reverse = nil, q.Limit, q.BytesMax, q.Reverse
+	job.Start, job.End = q.Start, q.End
+	if bytes.Compare(job.Start, m.desc.Start) < 0 {
+		job.Start = m.desc.Start
+	}
+	if len(m.desc.End) > 0 && (len(job.End) == 0 || bytes.Compare(job.End, m.desc.End) > 0) {
+		job.End = m.desc.End
+	}
+}
+
+// FinishScan appends the encoded Page to b from a job that has come back, merged with the overlays: the shard's content as of
+// now. It returns due if an item has expired by the leader's clock (clockMs; 0 for a stale read): see Due.
+// The job must be Valid, and CheckScan must hold.
+func (m *Machine) FinishScan(q *Scan, job *state.ReadJob, clockMs int64, b []byte) (out []byte, due bool) {
+	page := &m.env.page
+	state.MergePage(page, &job.Page, state.MergeOptions{Start: job.Start, End: job.End, Limit: q.Limit, Bytes: q.BytesMax,
+		Reverse: q.Reverse, Now: m.time}, m.live, m.frozen)
+	p := &m.env.out
+	*p = Page{Entries: p.Entries[:0]}
+	for i := range page.Items {
+		it := &page.Items[i]
+		if m.Due(it.Expire, clockMs) {
+			return b, true
+		}
+		e := Entry{Key: it.Key, Version: it.Version, Expire: it.Expire}
+		if !q.KeysOnly {
+			e.Value = it.Value
+		}
+		p.Entries = append(p.Entries, e)
+	}
+	switch {
+	case page.More:
+		p.CompleteTo = page.CompleteTo
+	case q.Reverse:
+		p.Done = bytes.Compare(q.Start, m.desc.Start) >= 0
+		p.CompleteTo = m.desc.Start
+	default:
+		p.Done = m.desc.ContainsRange(q.Start, q.End)
+		p.CompleteTo = m.desc.End
+	}
+	if p.Done {
+		p.CompleteTo = nil
+	}
+	return AppendPage(b, p), false
+}
