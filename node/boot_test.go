@@ -1,0 +1,293 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+)
+
+// memFacts is a factStore in memory; it survives the "crash" of its node.
+type memFacts struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (s *memFacts) NodeGet(key string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[key], nil
+}
+
+func (s *memFacts) NodePut(key string, value []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = map[string][]byte{}
+	}
+	s.m[key] = value
+	return nil
+}
+
+// bootNet is a network of boot state machines.
+type bootNet struct {
+	mu    sync.Mutex
+	nodes map[string]*boot
+	disks map[string]*memFacts
+	ran   map[string]int // calls of started
+}
+
+func newBootNet(n int) *bootNet {
+	net := &bootNet{nodes: map[string]*boot{}, disks: map[string]*memFacts{}, ran: map[string]int{}}
+	for i := range n {
+		addr := fmt.Sprintf("h:%d", i+1)
+		net.disks[addr] = &memFacts{}
+		net.restart(addr, "h:1")
+	}
+	return net
+}
+
+func (net *bootNet) restart(addr string, join ...string) *boot {
+	f, err := loadFacts(net.disks[addr])
+	if err != nil {
+		panic(err)
+	}
+	self := func() nodeInfo { return nodeInfo{Addr: addr, Name: "n" + addr[2:]} }
+	b := newBoot(f, self, join, net, slog.New(slog.DiscardHandler))
+	b.started = func(startedFact, *reservation) error {
+		net.mu.Lock()
+		defer net.mu.Unlock()
+		net.ran[addr]++
+		return nil
+	}
+	net.mu.Lock()
+	net.nodes[addr] = b
+	net.mu.Unlock()
+	return b
+}
+
+func (net *bootNet) at(addr string) (*boot, error) {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	if b := net.nodes[addr]; b != nil {
+		return b, nil
+	}
+	return nil, errors.New("connection refused")
+}
+
+// The calls go through the codecs.
+func (net *bootNet) Hello(_ context.Context, addr string, h *hello) (hello, error) {
+	b, err := net.at(addr)
+	if err != nil {
+		return hello{}, err
+	}
+	in, err := decodeHello(h.append(nil))
+	if err != nil {
+		return hello{}, err
+	}
+	out := b.onHello(&in)
+	return decodeHello(out.append(nil))
+}
+
+func (net *bootNet) Reserve(_ context.Context, addr string, r *reservation) (held, error) {
+	b, err := net.at(addr)
+	if err != nil {
+		return held{}, err
+	}
+	return net.held(r, b.onReserve)
+}
+
+func (net *bootNet) Start(_ context.Context, addr string, r *reservation) (held, error) {
+	b, err := net.at(addr)
+	if err != nil {
+		return held{}, err
+	}
+	return net.held(r, b.onStart)
+}
+
+func (net *bootNet) held(r *reservation, f func(*reservation) (held, error)) (held, error) {
+	in, err := decodeReservation(r.append(nil))
+	if err != nil {
+		return held{}, err
+	}
+	h, err := f(&in)
+	if err != nil {
+		return held{}, err
+	}
+	return decodeHeld(h.append(nil))
+}
+
+func (net *bootNet) gossip() {
+	for range 3 {
+		for _, b := range net.nodes {
+			b.exchange(context.Background())
+		}
+	}
+}
+
+// clusters returns which cluster each node has started in.
+func (net *bootNet) clusters() map[id128][]string {
+	out := map[id128][]string{}
+	for addr, b := range net.nodes {
+		if s, _ := b.facts.membership(); s != nil {
+			out[s.Cluster] = append(out[s.Cluster], addr)
+		}
+	}
+	return out
+}
+
+var testInit = InitOptions{Shards: 10, Replicas: 3, GatherMax: time.Millisecond}
+
+func TestInitStartsAll(t *testing.T) {
+	net := newBootNet(3)
+	net.gossip()
+	r, err := net.nodes["h:2"].run(context.Background(), InitOptions{Shards: 10, Replicas: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := net.clusters()[r.Cluster]; len(got) != 3 {
+		t.Fatalf("started: %v", got)
+	}
+	for _, m := range r.Members {
+		if want := fmt.Sprintf("n%d", m.Node); m.info.Name != want || m.MetaReplica == 0 {
+			t.Errorf("node %d is %s with meta replica %d", m.Node, m.info.Name, m.MetaReplica)
+		}
+	}
+}
+
+func TestInitTooFewNodes(t *testing.T) {
+	net := newBootNet(2)
+	if _, err := net.nodes["h:1"].run(context.Background(), testInit); err == nil {
+		t.Fatal("no error")
+	}
+	if c := net.clusters(); len(c) != 0 {
+		t.Fatal(c)
+	}
+}
+
+// Several inits at once, with different views of who waits, make one cluster of whoever is in the winning reservation.
+func TestInitConcurrent(t *testing.T) {
+	for round := range 50 {
+		net := newBootNet(5)
+		net.gossip()
+		// Node 5 does not know node 4, so its reservation is another set.
+		net.nodes["h:5"].known = map[id128]nodeInfo{}
+		for _, a := range []string{"h:1", "h:2"} {
+			n := net.nodes[a].info()
+			net.nodes["h:5"].known[n.Identity] = n
+		}
+		var wg sync.WaitGroup
+		for _, b := range net.nodes {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				_, _ = b.run(context.Background(), testInit)
+			}()
+		}
+		wg.Wait()
+		net.gossip() // those left out give up dead reservations
+		c := net.clusters()
+		if len(c) != 1 {
+			t.Fatalf("round %d: %d clusters: %v", round, len(c), c)
+		}
+		for addr, b := range net.nodes {
+			if s, r := b.facts.membership(); s == nil && r != nil {
+				t.Errorf("round %d: %s is stuck with a reservation", round, addr)
+			}
+		}
+	}
+}
+
+// A crash of the driver between any two steps, followed by an init at any node, completes the same cluster.
+func TestInitCrashBetweenSteps(t *testing.T) {
+	crash := errors.New("crash")
+	for _, step := range []string{"reserved 0", "reserved 1", "reserved 2", "started 0", "started 1", "started 2"} {
+		for _, again := range []string{"h:1", "h:2", "h:3"} {
+			net := newBootNet(3)
+			net.gossip()
+			net.nodes["h:1"].fault = func(s string) error {
+				if s == step {
+					return crash
+				}
+				return nil
+			}
+			if _, err := net.nodes["h:1"].run(context.Background(), testInit); !errors.Is(err, crash) {
+				t.Fatalf("%s: %v", step, err)
+			}
+			for addr := range net.disks {
+				net.restart(addr, "h:1", "h:2", "h:3")
+			}
+			r, err := net.nodes[again].run(context.Background(), testInit)
+			if err != nil {
+				t.Fatalf("%s, again at %s: %v", step, again, err)
+			}
+			if got := net.clusters(); len(got) != 1 || len(got[r.Cluster]) != 3 {
+				t.Fatalf("%s, again at %s: %v", step, again, got)
+			}
+		}
+	}
+}
+
+func TestReservationNeverOverwritten(t *testing.T) {
+	net := newBootNet(3)
+	net.gossip()
+	b := net.nodes["h:1"]
+	r1 := newReservation(b.waiting(), 1, 3, 0)
+	r2 := newReservation(b.waiting(), 1, 3, 0)
+	if h, err := b.onReserve(r1); err != nil || h.Reservation.Cluster != r1.Cluster {
+		t.Fatal(h, err)
+	}
+	if h, err := b.onReserve(r2); err != nil || h.Reservation.Cluster != r1.Cluster {
+		t.Fatal(h, err)
+	}
+	if h, err := b.onStart(r2); err != nil || h.Started != (id128{}) {
+		t.Fatal("started what it had not reserved", h, err)
+	}
+	b = net.restart("h:1")
+	if _, r := b.facts.membership(); r == nil || r.Cluster != r1.Cluster {
+		t.Fatal("the reservation is lost")
+	}
+}
+
+func TestFacts(t *testing.T) {
+	disk := &memFacts{}
+	a, err := loadFacts(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 70 {
+		b, err := loadFacts(disk)
+		if err != nil || b.identity != a.identity {
+			t.Fatal("identity changed", err)
+		}
+		a = b
+	}
+	if len(a.incarnations) != incarnationsMax {
+		t.Errorf("%d incarnations", len(a.incarnations))
+	}
+	if err := a.raisePromise(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.raisePromise(time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.start(startedFact{id128{1}, 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.start(startedFact{id128{2}, 1}); !errors.Is(err, ErrOtherCluster) {
+		t.Fatal("changed its cluster", err)
+	}
+	if err := a.sawPeer(2, peerFact{Incarnation: 7, Addr: "h:2"}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := loadFacts(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := b.peer(2); b.promise != 5*time.Second || b.started == nil || err != nil || p.Addr != "h:2" || p.Incarnation != 7 {
+		t.Errorf("%+v %v %v", b, p, err)
+	}
+}

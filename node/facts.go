@@ -1,0 +1,304 @@
+package node
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// factStore is where facts are kept: the state's store. NodePut is durable when it returns.
+type factStore interface {
+	NodeGet(key string) ([]byte, error)
+	NodePut(key string, value []byte) error
+}
+
+// The keys of the facts. They are a format.
+const (
+	factIdentity     = "identity"     // 16 random bytes, made at the first start (rule Cluster7)
+	factIncarnations = "incarnations" // nonces of the starts, newest last (rule Cluster9)
+	factReservation  = "reservation"  // what this node has promised to become (rule Cluster7)
+	factStarted      = "started"      // [cluster, node]: what it has become; never changes
+	factPromise      = "promise"      // longest lease promise ever made, in nanoseconds (rule Engine2)
+	factMeta         = "meta"         // last descriptor of the meta shard that was seen
+	factPeer         = "peer/"        // + node id: [incarnation, identity, address]
+	factRefused      = "refused"      // why this node may not go on (rule Cluster9)
+)
+
+const incarnationsMax = 64
+
+// facts are what a node knows durably about itself and its peers. All methods may be called from any goroutine.
+type facts struct {
+	mu           sync.Mutex
+	store        factStore
+	identity     id128
+	incarnations []uint64
+	started      *startedFact
+	reservation  *reservation
+	promise      time.Duration
+	meta         *shard.Descriptor
+	peers        map[engine.NodeID]peerFact
+}
+
+// id128 is the identity of a node or the id of a cluster.
+type id128 = [16]byte
+
+type startedFact struct {
+	Cluster id128
+	Node    engine.NodeID
+}
+
+// peerFact is what is kept of a peer: the newest incarnation that was accepted, and where it is.
+type peerFact struct {
+	Incarnation uint64
+	Identity    id128
+	Addr        string
+}
+
+// loadFacts reads the facts, makes an identity if there is none, and adds the incarnation of this start.
+func loadFacts(store factStore) (*facts, error) {
+	f := &facts{store: store, peers: map[engine.NodeID]peerFact{}}
+	for _, step := range []func() error{f.loadIdentity, f.loadIncarnations, f.loadMembership, f.loadHints} {
+		if err := step(); err != nil {
+			return nil, fmt.Errorf("node: facts: %w", err)
+		}
+	}
+	return f, nil
+}
+
+func (f *facts) loadIdentity() error {
+	b, err := f.store.NodeGet(factIdentity)
+	switch {
+	case err != nil:
+		return err
+	case len(b) == 0:
+		_, _ = rand.Read(f.identity[:])
+		return f.store.NodePut(factIdentity, f.identity[:])
+	case len(b) != len(f.identity):
+		return fmt.Errorf("identity of %d bytes", len(b))
+	}
+	copy(f.identity[:], b)
+	return nil
+}
+
+// loadIncarnations adds the random nonce of this start to the list, durably, before anyone hears of it (rule Cluster9).
+func (f *facts) loadIncarnations() error {
+	b, err := f.store.NodeGet(factIncarnations)
+	if err != nil {
+		return err
+	}
+	if len(b) > 0 {
+		r := mp.NewReader(b)
+		for range r.Array() {
+			f.incarnations = append(f.incarnations, r.Uint())
+		}
+		if err := r.Finish(); err != nil {
+			return fmt.Errorf("incarnations: %w", err)
+		}
+	}
+	var nonce [8]byte
+	_, _ = rand.Read(nonce[:])
+	f.incarnations = append(f.incarnations, max(1, binary.LittleEndian.Uint64(nonce[:])))
+	if n := len(f.incarnations); n > incarnationsMax {
+		f.incarnations = f.incarnations[n-incarnationsMax:]
+	}
+	b = mp.AppendArray(nil, len(f.incarnations))
+	for _, n := range f.incarnations {
+		b = mp.AppendUint(b, n)
+	}
+	return f.store.NodePut(factIncarnations, b)
+}
+
+func (f *facts) loadMembership() error {
+	b, err := f.store.NodeGet(factReservation)
+	if err != nil {
+		return err
+	}
+	if len(b) > 0 {
+		r, err := decodeReservation(b)
+		if err != nil {
+			return err
+		}
+		f.reservation = &r
+	}
+	b, err = f.store.NodeGet(factStarted)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	r := mp.NewReader(b)
+	var s startedFact
+	more := r.ArrayMin(2)
+	readID(&r, &s.Cluster)
+	s.Node = engine.NodeID(r.Uint())
+	r.Skip(more)
+	if err := r.Finish(); err != nil {
+		return fmt.Errorf("started: %w", err)
+	}
+	f.started = &s
+	return nil
+}
+
+func (f *facts) loadHints() error {
+	b, err := f.store.NodeGet(factPromise)
+	if err != nil {
+		return err
+	}
+	if len(b) == 8 {
+		f.promise = time.Duration(binary.BigEndian.Uint64(b))
+	}
+	b, err = f.store.NodeGet(factMeta)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	d, err := shard.DecodeDescriptor(b)
+	if err != nil {
+		return fmt.Errorf("meta descriptor: %w", err)
+	}
+	f.meta = &d
+	return nil
+}
+
+// reserve stores r unless there is a reservation already, and returns what is held (rule Cluster7: never overwritten).
+func (f *facts) reserve(r *reservation) (*reservation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.reservation != nil {
+		return f.reservation, nil
+	}
+	if err := f.store.NodePut(factReservation, r.append(nil)); err != nil {
+		return nil, err
+	}
+	f.reservation = r
+	return r, nil
+}
+
+// dropReservation forgets a reservation that can never be started, because one of its members has started in another cluster.
+func (f *facts) dropReservation(cluster id128) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.started != nil || f.reservation == nil || f.reservation.Cluster != cluster {
+		return nil
+	}
+	if err := f.store.NodePut(factReservation, nil); err != nil {
+		return err
+	}
+	f.reservation = nil
+	return nil
+}
+
+// start stores that this node is a member of a cluster. It never changes afterwards.
+func (f *facts) start(s startedFact) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.started != nil {
+		if *f.started != s {
+			return fmt.Errorf("%w: this node is node %d of cluster %s", ErrOtherCluster, f.started.Node, idText(f.started.Cluster))
+		}
+		return nil
+	}
+	b := mp.AppendBin(mp.AppendArray(nil, 2), s.Cluster[:])
+	if err := f.store.NodePut(factStarted, mp.AppendUint(b, uint64(s.Node))); err != nil {
+		return err
+	}
+	f.started = &s
+	return nil
+}
+
+// membership returns the started fact and the reservation; either may be nil.
+func (f *facts) membership() (*startedFact, *reservation) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.started, f.reservation
+}
+
+// raisePromise stores the longest promise before it is made (rule Engine2).
+func (f *facts) raisePromise(d time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d <= f.promise {
+		return nil
+	}
+	if err := f.store.NodePut(factPromise, binary.BigEndian.AppendUint64(nil, uint64(d))); err != nil {
+		return err
+	}
+	f.promise = d
+	return nil
+}
+
+// metaDescriptor returns the newest descriptor of the meta shard that this node has seen, nil if none.
+func (f *facts) metaDescriptor() *shard.Descriptor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.meta
+}
+
+// sawMeta keeps d if it is newer (DESIGN 9: every node hands the last meta descriptor to whoever asks).
+func (f *facts) sawMeta(d *shard.Descriptor) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d.Shard != shard.MetaShardID || f.meta != nil && !d.Newer(f.meta) {
+		return nil
+	}
+	d = d.Clone()
+	if err := f.store.NodePut(factMeta, shard.AppendDescriptor(nil, d)); err != nil {
+		return err
+	}
+	f.meta = d
+	return nil
+}
+
+// peer returns what is kept of a peer.
+func (f *facts) peer(id engine.NodeID) (peerFact, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.peerLocked(id)
+}
+
+func (f *facts) peerLocked(id engine.NodeID) (peerFact, error) {
+	if p, ok := f.peers[id]; ok {
+		return p, nil
+	}
+	b, err := f.store.NodeGet(peerKey(id))
+	if err != nil || len(b) == 0 {
+		return peerFact{}, err
+	}
+	r := mp.NewReader(b)
+	more := r.ArrayMin(3)
+	p := peerFact{Incarnation: r.Uint()}
+	readID(&r, &p.Identity)
+	p.Addr = r.String()
+	r.Skip(more)
+	if err := r.Finish(); err != nil {
+		return peerFact{}, fmt.Errorf("peer %d: %w", id, err)
+	}
+	f.peers[id] = p
+	return p, nil
+}
+
+// sawPeer keeps what a peer's handshake said, if it differs.
+func (f *facts) sawPeer(id engine.NodeID, p peerFact) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old, err := f.peerLocked(id); err != nil || old == p {
+		return err
+	}
+	b := mp.AppendUint(mp.AppendArray(nil, 3), p.Incarnation)
+	b = mp.AppendString(mp.AppendBin(b, p.Identity[:]), p.Addr)
+	if err := f.store.NodePut(peerKey(id), b); err != nil {
+		return err
+	}
+	f.peers[id] = p
+	return nil
+}
+
+func peerKey(id engine.NodeID) string { return fmt.Sprintf("%s%016x", factPeer, uint64(id)) }
+
+func idText(id id128) string { return fmt.Sprintf("%x", id[:]) }
+
+func compareID(a, b id128) int { return bytes.Compare(a[:], b[:]) }
