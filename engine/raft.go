@@ -1,34 +1,290 @@
 package engine
 
+import "math/bits"
+
 // Engine is one replica's Raft. It is not safe for concurrent use: its lane owns it.
 type Engine struct {
 	cfg Config
-	rec Recovered
+	now Instant   // of the event being handled; never goes back
+	out []Command // only during Handle
+	rng uint64
+
+	role     Role
+	started  bool // the first event has set the timers (rule Live5)
+	quiesced bool // asleep: Deadline is zero
+	refusals uint8
+
+	// vote is what was accepted; it is durable once voteSeq <= flushedSeq().
+	vote   Vote
+	leader Peer // zero if unknown. As a leader: self
+
+	log termRuns
+	// memb is the newest membership in the log and in force; prev is the one that comes back if memb is truncated. At most one
+	// membership of a log is not committed, so one step back is enough.
+	memb, prev MembershipAt
+	// barriers are the indexes of barrier and membership entries above applied, in any order (rule Engine4).
+	barriers []uint64
+
+	// applied <= committed <= last. applyTo is the end of the Apply that is outstanding, zero if none is.
+	committed, applied LogID
+	applyTo            uint64
+	savedCommitted     uint64
+	// announced is the greatest commit index that a leader told us; verified the last index known to be the same as in the log of
+	// the leader of vote. committed never passes either (traps 8 and 9).
+	announced, verified uint64
+
+	// ios: see io.go.
+	io ioQueue
+	// held are the answers that wait for a flush.
+	held []answer
+
+	grant      grant
+	electionAt Instant
+
+	race *race       // while (pre-)candidate
+	lead *leadership // while leader
+	snap *install    // while a snapshot is being installed
 }
 
-// New makes the engine of one replica. It always starts as a follower (rule Engine1).
-func New(cfg Config, rec Recovered) *Engine { return &Engine{cfg: cfg, rec: rec} }
+// New makes the engine of one replica. It always starts as a follower, whatever the vote says (rule Engine1). It wants a Tick
+// at once: the first event starts its timers and the replay of what is committed and not applied (rule Engine8).
+func New(cfg Config, rec Recovered) *Engine {
+	if cfg.ElectionTimeoutMin <= 0 {
+		cfg.ElectionTimeoutMin = 1e9
+	}
+	if cfg.HeartbeatInterval <= 0 {
+		cfg.HeartbeatInterval = cfg.ElectionTimeoutMin / 10
+	}
+	if cfg.InflightMax <= 0 {
+		cfg.InflightMax = 256
+	}
+	if cfg.EntriesPerMessage <= 0 {
+		cfg.EntriesPerMessage = 256
+	}
+	e := &Engine{cfg: cfg, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied}
+	e.rng = mix(cfg.Seed ^ mix(uint64(cfg.Self.Node)) ^ mix(uint64(cfg.Self.Replica)<<1) ^ mix(rec.Incarnation<<2))
+	e.log.purged = rec.Purged
+	for _, r := range rec.Runs {
+		e.log.append(r.Term, r.First, r.Last)
+	}
+	e.recoverCursors(rec)
+	if rec.Vote.Term == 0 && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
+		e.cfg.LeaseStart = 0 // it never held a vote or an entry, so it promised nothing (rule Engine2)
+	}
+	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) {
+		e.cfg.LeaseStart = 0
+	}
+	e.role = e.restingRole()
+	return e
+}
+
+func (e *Engine) recoverCursors(rec Recovered) {
+	if rec.Applied.Index > e.log.lastIndex() { // the state is newer than the whole log: it goes on behind it
+		e.log.runs = nil
+		e.log.purged = rec.Applied
+	}
+	e.committed = e.applied
+	if i := min(rec.Committed.Index, e.log.lastIndex()); i > e.committed.Index {
+		e.committed = e.log.id(i)
+	}
+	e.savedCommitted = e.committed.Index
+	e.announced, e.verified = e.committed.Index, e.committed.Index
+	e.io.flushed = e.log.lastIndex()
+	for _, b := range rec.Barriers {
+		e.addBarrier(b)
+	}
+	if e.prev.Membership != nil {
+		e.addBarrier(e.prev.LogID.Index)
+	}
+	if e.memb.Membership != nil {
+		e.addBarrier(e.memb.LogID.Index)
+	}
+}
+
+// restingRole is what a replica is that neither leads nor campaigns.
+func (e *Engine) restingRole() Role {
+	switch m := e.memb.Membership; {
+	case m == nil:
+		return RoleUninitialised
+	case m.IsVoter(e.cfg.Self):
+		return RoleFollower
+	}
+	return RoleLearner
+}
 
 // Handle feeds one event and appends to out what is to be done about it, in order.
-func (e *Engine) Handle(now Instant, ev Event, out []Command) []Command { return out }
+func (e *Engine) Handle(now Instant, ev Event, out []Command) []Command {
+	e.now = max(e.now, now)
+	e.out = out
+	if !e.started {
+		e.start()
+	}
+	e.dispatch(ev)
+	e.advance()
+	out, e.out = e.out, nil
+	return out
+}
+
+func (e *Engine) dispatch(ev Event) {
+	switch ev := ev.(type) {
+	case *Write:
+		e.handleWrite(ev)
+	case *Flushed:
+		e.handleFlushed(ev)
+	case *AppendRequest:
+		e.handleAppend(ev)
+	case *AppendResponse:
+		e.handleAppendResponse(ev)
+	case *Applied:
+		e.handleApplied(ev)
+	case *Heartbeat:
+		e.handleHeartbeat(ev)
+	case *HeartbeatResponse:
+		e.handleHeartbeatResponse(ev)
+	case *ReadIndex:
+		e.handleReadIndex(ev)
+	case *Tick:
+		e.handleTick()
+	case *VoteRequest:
+		e.handleVoteRequest(ev)
+	case *VoteResponse:
+		e.handleVoteResponse(ev)
+	case *Checkpointed:
+		e.handleCheckpointed(ev)
+	case *PeerUp:
+		e.handlePeerUp(ev)
+	case *PeerDown:
+		e.handlePeerDown(ev)
+	case *Wake:
+		e.handleWake()
+	case *Campaign:
+		e.handleCampaign()
+	case *Resign:
+		e.handleResign()
+	case *ChangeMembership:
+		e.handleChangeMembership(ev)
+	case *TransferLeader:
+		e.handleTransferLeader(ev)
+	case *TimeoutNow:
+		e.handleTimeoutNow(ev)
+	case *SnapshotReceived:
+		e.handleSnapshotReceived(ev)
+	case *SnapshotInstalled:
+		e.handleSnapshotInstalled(ev)
+	case *SnapshotResponse:
+		e.handleSnapshotResponse(ev)
+	case *SnapshotFailed:
+		e.handleSnapshotFailed(ev)
+	case *ReplicateFailed:
+		e.handleReplicateFailed(ev)
+	}
+}
+
+// advance draws the conclusions that any event may have made possible: commit, then what hangs on commit and applied.
+func (e *Engine) advance() {
+	e.maybeCommit()
+	if e.committed.Index > e.savedCommitted {
+		e.savedCommitted = e.committed.Index
+		e.emit(SaveCommitted).LogID = e.committed
+	}
+	e.maybeApply()
+	if e.lead != nil {
+		e.advanceMembership()
+	}
+	if e.lead != nil {
+		e.advanceReads()
+	}
+}
+
+// emit appends a command of this kind. The pointer is good until the next emit.
+func (e *Engine) emit(kind CommandKind) *Command {
+	n := len(e.out)
+	if n < cap(e.out) {
+		e.out = e.out[:n+1]
+		e.out[n] = Command{}
+	} else {
+		e.out = append(e.out, Command{})
+	}
+	c := &e.out[n]
+	c.Kind = kind
+	return c
+}
+
+func (e *Engine) refuse(token uint64, reason Reason) {
+	c := e.emit(Refuse)
+	c.Token, c.Reason, c.To = token, reason, e.leader
+}
 
 // Deadline tells when a Tick is wanted next. Zero: never, as long as nothing else happens.
-func (e *Engine) Deadline() Instant { return 0 }
+func (e *Engine) Deadline() Instant {
+	switch {
+	case !e.started:
+		return 1
+	case e.quiesced:
+		return 0
+	case e.lead != nil:
+		return e.lead.deadline()
+	case e.memb.Membership != nil && e.memb.Membership.IsVoter(e.cfg.Self):
+		return e.electionAt
+	}
+	return 0
+}
 
 // Status returns a copy of what the engine is now.
-func (e *Engine) Status() Status { return Status{} }
-
-// Progress appends a leader's view of its followers to buf.
-func (e *Engine) Progress(buf []Progress) []Progress { return buf }
-
-// StreamLive tells whether what was read for a Replicate or ReplicateSnapshot to this peer may still be sent.
-func (e *Engine) StreamLive(to Peer, stream uint64) bool { return false }
-
-// LeaseValid tells whether this replica is a leader that may serve reads of its applied state now.
-func (e *Engine) LeaseValid(now Instant) bool { return false }
+func (e *Engine) Status() Status {
+	s := Status{
+		Role: e.role, Vote: e.vote, Leader: e.leader, Last: e.log.last(), Flushed: e.log.id(e.io.flushed),
+		Committed: e.committed, Applied: e.applied, Purged: e.log.purged, Membership: e.memb, Quiesced: e.quiesced,
+		Deadline: e.Deadline(),
+	}
+	if e.lead != nil {
+		s.LeaseUntil = e.leaseUntil()
+	}
+	return s
+}
 
 // Leader names the leader, if it is known.
-func (e *Engine) Leader() Peer { return Peer{} }
+func (e *Engine) Leader() Peer { return e.leader }
 
 // IsLeader tells whether this replica leads.
-func (e *Engine) IsLeader() bool { return false }
+func (e *Engine) IsLeader() bool { return e.lead != nil }
+
+// random returns a number below n.
+func (e *Engine) random(n Duration) Duration {
+	if n <= 0 {
+		return 0
+	}
+	e.rng += 0x9e3779b97f4a7c15
+	hi, _ := bits.Mul64(mix(e.rng), uint64(n))
+	return Duration(hi)
+}
+
+// mix is the finalizer of splitmix64.
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+func (e *Engine) addBarrier(index uint64) {
+	if index > e.applied.Index {
+		e.barriers = append(e.barriers, index)
+	}
+}
+
+// dropBarriers keeps those for which keep holds.
+func (e *Engine) dropBarriers(keep func(uint64) bool) {
+	if len(e.barriers) == 0 {
+		return
+	}
+	n := 0
+	for _, b := range e.barriers {
+		if keep(b) {
+			e.barriers[n] = b
+			n++
+		}
+	}
+	e.barriers = e.barriers[:n]
+}

@@ -49,7 +49,8 @@ func (a LogID) Compare(b LogID) int {
 func (a LogID) Less(b LogID) bool { return a.Compare(b) < 0 }
 
 // Vote is what a replica has promised: in Term it supports Peer, and nobody else. Committed tells that Peer is known to
-// have won the term. A vote is replaced only by a greater one: a later term, or the same term and peer, committed.
+// have won the term; without, a zero Peer says that the term is known and nobody in it has our vote. A vote is replaced only by one that
+// supersedes it: of a later term, or in the same term the winner's over a mere choice, or a choice over none.
 type Vote struct {
 	Term      uint64
 	Peer      Peer
