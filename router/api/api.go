@@ -92,7 +92,8 @@ func Decode(b []byte, into Body) error {
 	return nil
 }
 
-// MapRequest asks for the descriptors of user shards whose start is at or after From, in order.
+// MapRequest asks for the descriptors of user shards that end after From, in order of their start: the first of them contains
+// From, if any shard does.
 type MapRequest struct {
 	From  []byte
 	Limit uint64 // 0: MapPageMax
@@ -193,7 +194,7 @@ type ReplicaStatus struct {
 	Problem     string // why it does not work; empty if it does
 }
 
-// ShardsRequest asks for shards by start key, as MapRequest; or for the named ones.
+// ShardsRequest asks for shards as MapRequest does, or for the named ones.
 type ShardsRequest struct {
 	From   []byte
 	Limit  uint64
