@@ -1,8 +1,15 @@
 package state
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+
 	"github.com/kiloraft/kiloraft/engine"
 )
+
+// pageBytesMax bounds a page for which the job names no bound of bytes.
+const pageBytesMax = 4 << 20
 
 // ReadJob is a read of one replica's data as of its last checkpoint: of several keys, or of one page of a range. What the
 // overlays hold is not in it: look into them before (keys), or merge them in afterwards (MergePage).
@@ -18,7 +25,8 @@ type ReadJob struct {
 	Applied engine.LogID
 
 	// Keys asks for these keys; if it is nil, the job reads a page of the range from Start up to, not including, End (empty:
-	// plus infinity). The page ends after Limit items or when it holds Bytes bytes, with one item at least; 0 is no limit.
+	// plus infinity). The page ends after Limit items or when it holds Bytes bytes, with one item at least; 0 is no limit of
+	// items, and 4 MiB.
 	Keys       [][]byte
 	Start, End []byte
 	Limit      int
@@ -52,17 +60,195 @@ type Page struct {
 	// next page.
 	More       bool
 	CompleteTo []byte
+
+	bound []byte // memory of CompleteTo
 }
 
-// Readers is a pool of goroutines that run read jobs.
-type Readers struct{}
+// reset empties the page and keeps its memory.
+func (p *Page) reset() {
+	clear(p.Items)
+	*p = Page{Items: p.Items[:0], bound: p.bound}
+}
 
-// NewReaders starts n goroutines that read from s. Close ends them.
-func NewReaders(s Store, n int) *Readers { return &Readers{} }
+// endAt says that the page ends with the item at key.
+func (p *Page) endAt(key []byte, reverse bool) {
+	p.bound = append(p.bound[:0], key...)
+	if !reverse {
+		p.bound = append(p.bound, 0)
+	}
+	p.CompleteTo, p.More = p.bound, true
+}
 
-// Submit queues the job and returns; it never blocks. Done is called when it has been run, with ErrClosed if the pool was
-// closed before.
-func (r *Readers) Submit(job *ReadJob) {}
+// RunJob runs the job in the calling goroutine. It does not call Done.
+func (db *DB) RunJob(job *ReadJob) { db.RunJobs([]*ReadJob{job}) }
 
-// Close runs no further job, waits for those that run, and for the goroutines.
-func (r *Readers) Close() {}
+// RunJobs runs the jobs in one transaction, which begins now (rule State1). It does not call Done.
+func (db *DB) RunJobs(jobs []*ReadJob) {
+	next := 0
+	for next < len(jobs) { // again behind a job that panicked over a damaged page
+		err := db.kv.view(func(tx kvTx) error {
+			for ; next < len(jobs); next++ {
+				jobs[next].run(tx)
+				db.count(jobs[next])
+			}
+			return nil
+		})
+		if next < len(jobs) {
+			if err == nil {
+				err = ErrClosed
+			}
+			jobs[next].Err = err
+			next++
+		}
+	}
+}
+
+func (db *DB) count(job *ReadJob) {
+	db.jobs.Add(1)
+	if errors.Is(job.Err, ErrMoved) {
+		db.moved.Add(1)
+	}
+}
+
+func (j *ReadJob) run(tx kvTx) {
+	j.Err = nil
+	j.buf = j.buf[:0]
+	clear(j.Points)
+	j.Points = j.Points[:0]
+	j.Page.reset()
+	if j.Err = j.verify(tx); j.Err != nil {
+		return
+	}
+	if j.Keys != nil {
+		j.Err = j.points(tx)
+	} else {
+		j.Err = j.page(tx)
+	}
+}
+
+// verify compares what the job names with the record (rule State1).
+func (j *ReadJob) verify(tx kvTx) error {
+	key := recordKey(j.Key)
+	stored := tx.space(spaceRecords).Get(key)
+	if stored == nil {
+		return fmt.Errorf("read of replica %v: %w: no record", j.Key, ErrMoved)
+	}
+	same, err := matches(key, stored, j.Applied, j.Extents)
+	if err == nil && !same {
+		err = ErrMoved
+	}
+	if err != nil {
+		return fmt.Errorf("read of replica %v: %w", j.Key, err)
+	}
+	return nil
+}
+
+func (j *ReadJob) points(tx kvTx) error {
+	var (
+		tablet TabletID
+		cursor kvCursor
+	)
+	for _, key := range j.Keys {
+		e, ok := find(j.Extents, key)
+		if !ok {
+			j.Points = append(j.Points, Point{})
+			continue
+		}
+		if cursor == nil || e.Tablet != tablet {
+			b, ok := tx.tablet(e.Tablet)
+			if !ok {
+				return fmt.Errorf("%w: tablet %d does not exist", ErrCorrupt, e.Tablet)
+			}
+			cursor, tablet = b.Cursor(), e.Tablet
+		}
+		k, v := cursor.Seek(key)
+		if k == nil || !bytes.Equal(k, key) {
+			j.Points = append(j.Points, Point{})
+			continue
+		}
+		it, err := readItem(tablet, k, v)
+		if err != nil {
+			return err
+		}
+		it.Value = j.copy(it.Value)
+		j.Points = append(j.Points, Point{Item: it, Found: true})
+	}
+	return nil
+}
+
+// copy takes b out of the memory map.
+func (j *ReadJob) copy(b []byte) []byte {
+	at := len(j.buf)
+	j.buf = append(j.buf, b...) // if it moves, what was copied before stays where it was
+	return j.buf[at:len(j.buf):len(j.buf)]
+}
+
+func (j *ReadJob) page(tx kvTx) error {
+	for i := range j.Extents {
+		e := j.Extents[i]
+		if j.Reverse {
+			e = j.Extents[len(j.Extents)-1-i]
+		}
+		if bytes.Compare(e.Start, j.Start) < 0 {
+			e.Start = j.Start
+		}
+		if compareEnds(j.End, e.End) < 0 {
+			e.End = j.End
+		}
+		if len(e.End) > 0 && bytes.Compare(e.Start, e.End) >= 0 {
+			continue
+		}
+		full, err := j.pageOf(tx, e)
+		if err != nil || full {
+			return err
+		}
+	}
+	return nil
+}
+
+// pageOf adds the items of e, and tells whether the page is full.
+func (j *ReadJob) pageOf(tx kvTx, e Extent) (full bool, err error) {
+	b, ok := tx.tablet(e.Tablet)
+	if !ok {
+		return false, fmt.Errorf("%w: tablet %d does not exist", ErrCorrupt, e.Tablet)
+	}
+	limit := j.Bytes
+	if limit <= 0 {
+		limit = pageBytesMax
+	}
+	c := b.Cursor()
+	for k, v := begin(c, e, j.Reverse); k != nil && e.Contains(k); k, v = advance(c, j.Reverse) {
+		it, err := readItem(e.Tablet, k, v)
+		if err != nil {
+			return false, err
+		}
+		it.Value = j.copy(it.Value)
+		j.Page.Items = append(j.Page.Items, KV{Key: j.copy(k), Item: it})
+		if len(j.Page.Items) == j.Limit || len(j.buf) >= limit {
+			j.Page.endAt(k, j.Reverse)
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// begin moves the cursor to the first key of e in the order asked for.
+func begin(c kvCursor, e Extent, reverse bool) (key, value []byte) {
+	if !reverse {
+		return seek(c, e.Start)
+	}
+	if len(e.End) == 0 {
+		return c.Last()
+	}
+	if k, _ := c.Seek(e.End); k == nil {
+		return c.Last()
+	}
+	return c.Prev()
+}
+
+func advance(c kvCursor, reverse bool) (key, value []byte) {
+	if reverse {
+		return c.Prev()
+	}
+	return c.Next()
+}

@@ -86,8 +86,11 @@ type Store interface {
 	AllocTablet() (TabletID, error)
 	// RunJob runs a read job in the calling goroutine; it does not call Done. It may wait for a disk: see Readers.
 	RunJob(job *ReadJob)
-	// OpenSnapshot starts reading a snapshot of the replica: rec as in the store, and its frozen overlays, newest first.
-	OpenSnapshot(rec Record, frozen ...*Overlay) *Snapshot
+	// RunJobs runs several jobs in one transaction.
+	RunJobs(jobs []*ReadJob)
+	// OpenSnapshot starts reading a snapshot of the replica: rec as in the store, and its frozen overlays, newest first. The
+	// receiver is told cut: the record as it would be if the overlays had been checkpointed.
+	OpenSnapshot(rec, cut Record, frozen ...*Overlay) *Snapshot
 	// NewIngest starts filling a fresh tablet with the chunks of a snapshot.
 	NewIngest(tablet TabletID) (*Ingest, error)
 	// Checksum returns the checksum of the replica's content: rec as in the store, and its frozen overlays, newest first.
