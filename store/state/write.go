@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"slices"
 )
 
 // Write applies the changes in one transaction (see Store and Change).
@@ -57,14 +56,20 @@ type write struct {
 	before, after []Extent // normal: what the records held and will hold, if that changes
 	garbage       []Extent
 	linked        []TabletID // tablets that were unlinked
-	created       []TabletID
+	created       map[TabletID]bool
 }
 
 func (w *write) run(syncedSeq uint64) error {
 	w.old = make([]Record, len(w.changes))
 	w.had = make([]bool, len(w.changes))
 	moved := false
+	seen := make(map[Key]bool, len(w.changes))
 	for i := range w.changes {
+		k := w.changes[i].Record.Key
+		if seen[k] {
+			return fmt.Errorf("replica %v: changed twice in one write", k)
+		}
+		seen[k] = true
 		if err := w.check(i); err != nil {
 			return err
 		}
@@ -96,11 +101,6 @@ func (w *write) run(syncedSeq uint64) error {
 // check compares change i with the stored records of its shard.
 func (w *write) check(i int) error {
 	r := &w.changes[i].Record
-	for j := range i {
-		if w.changes[j].Record.Key == r.Key {
-			return fmt.Errorf("replica %v: changed twice in one write", r.Key)
-		}
-	}
 	if err := checkExtents(r.Extents); err != nil {
 		return fmt.Errorf("replica %v: %w", r.Key, err)
 	}
@@ -142,6 +142,7 @@ func (w *write) plan() error {
 		}
 	}
 	w.garbage = subtract(w.before, w.after)
+	w.created = make(map[TabletID]bool)
 	if x := subtract(drop, w.garbage); len(x) > 0 {
 		return fmt.Errorf("%w: can not drop %s", ErrExtents, extentString(x[0]))
 	}
@@ -170,7 +171,7 @@ func (w *write) plan() error {
 // create makes the tablets that the extents of a change with NewTablet name.
 func (w *write) create(extents []Extent) error {
 	for _, e := range extents {
-		if slices.Contains(w.created, e.Tablet) {
+		if w.created[e.Tablet] {
 			continue
 		}
 		if _, ok := w.tx.tablet(e.Tablet); ok || e.Tablet == 0 {
@@ -179,14 +180,14 @@ func (w *write) create(extents []Extent) error {
 		if _, err := w.tx.createTablet(e.Tablet); err != nil {
 			return err
 		}
-		w.created = append(w.created, e.Tablet)
+		w.created[e.Tablet] = true
 	}
 	return nil
 }
 
 // gain checks that nobody owns e, which no record of this write held before.
 func (w *write) gain(e Extent) error {
-	if slices.Contains(w.created, e.Tablet) {
+	if w.created[e.Tablet] {
 		return nil
 	}
 	u := w.db.unlinked[e.Tablet]
