@@ -1,0 +1,256 @@
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/kiloraft/kiloraft/store/vfs"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	segmentSuffix = ".seg"
+	spareSuffix   = ".spare"
+	sparesMax     = 2
+)
+
+// segment is one life of a segment file.
+type segment struct {
+	segmentHeader
+	file vfs.File
+	path string
+	// freed is set before the file is used again or closed: what is read from it after that is not believed.
+	freed atomic.Bool
+}
+
+func (s *segment) name() string { return filepath.Base(s.path) }
+
+func fileName(number uint64, suffix string) string { return fmt.Sprintf("%010d%s", number, suffix) }
+
+func parseName(name, suffix string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	return n, err == nil && n > 0 && fileName(n, suffix) == name
+}
+
+// spare is an allocated segment file without a life.
+type spare struct {
+	file vfs.File
+	path string
+	size int64
+}
+
+// isNoSpace tells whether an allocation failed because there is no room, which may change.
+func isNoSpace(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
+}
+
+// makeSpare allocates a file.
+func (l *Log) makeSpare(size int64) (spare, error) {
+	s := spare{path: filepath.Join(l.dir, fileName(l.spareNumber.Add(1), spareSuffix)), size: size}
+	f, err := l.fs.Create(s.path)
+	if err == nil {
+		s.file = f
+		if err = f.Allocate(size); err == nil {
+			err = f.Datasync()
+		}
+	}
+	if err == nil {
+		return s, nil
+	}
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close(), l.fs.Remove(s.path))
+	}
+	if isNoSpace(err) {
+		return spare{}, fmt.Errorf("%w of %d bytes in %s: %w", ErrNoSpace, size, l.dir, err)
+	}
+	return spare{}, fmt.Errorf("allocate raft log segment: %w", err)
+}
+
+// takeSpare returns an allocated file of at least size bytes.
+func (l *Log) takeSpare(size int64) (spare, error) {
+	if l.preparing != nil {
+		r := <-l.preparing
+		l.preparing = nil
+		if r.err == nil {
+			l.spares = append(l.spares, r.spare)
+		}
+	}
+	if n := len(l.spares); n > 0 && l.spares[n-1].size >= size {
+		s := l.spares[n-1]
+		l.spares = l.spares[:n-1]
+		return s, nil
+	}
+	return l.makeSpare(size)
+}
+
+// startSegment begins a new segment for a frame of up to need bytes. The header names the end of the segment before, so that
+// what lies behind it is never looked at again, and is durable, as is the name, before the first frame (rules Log2, Log3).
+func (l *Log) startSegment(need int64) error {
+	size := max(l.opt.SegmentBytes, alignFrame(segmentStart+need))
+	s, err := l.takeSpare(size)
+	if err != nil {
+		return err
+	}
+	seg := &segment{file: s.file}
+	seg.segmentHeader = segmentHeader{number: 1, salt: l.opt.Salt(), firstSeq: l.seq + 1, oldest: 1, size: uint64(s.size)}
+	if last := l.last(); last != nil {
+		seg.number = last.number + 1
+		seg.prev, seg.prevEnd = last.number, uint64(l.tail)
+		seg.oldest = l.oldest.Load()
+	}
+	seg.path = filepath.Join(l.dir, fileName(seg.number, segmentSuffix))
+	if err := l.writeHeader(seg); err != nil {
+		return l.poison("write segment header", err)
+	}
+	if err := l.fs.Rename(s.path, seg.path); err != nil {
+		return l.poison("name segment", err)
+	}
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return l.poison("sync log directory", err)
+	}
+	l.addSegment(seg)
+	return nil
+}
+
+func (l *Log) writeHeader(seg *segment) error {
+	page := make([]byte, vfs.SectorSize)
+	seg.append(page[:0])
+	if _, err := seg.file.WriteAt(page, 0); err != nil {
+		return err
+	}
+	return seg.file.Datasync()
+}
+
+// addSegment makes seg the active one.
+func (l *Log) addSegment(seg *segment) {
+	segs := append([]*segment(nil), *l.segments.Load()...)
+	segs = append(segs, seg)
+	l.segments.Store(&segs)
+	l.active.Store(seg.number)
+	l.tail = segmentStart
+	l.sealed = false
+	l.needSegment = false
+}
+
+// last is the newest segment, nil in an empty log.
+func (l *Log) last() *segment {
+	segs := *l.segments.Load()
+	if len(segs) == 0 {
+		return nil
+	}
+	return segs[len(segs)-1]
+}
+
+// segment returns the live segment of this number, or nil.
+func (l *Log) segment(number uint64) *segment {
+	segs := *l.segments.Load()
+	if len(segs) == 0 || number < segs[0].number || number-segs[0].number >= uint64(len(segs)) {
+		return nil
+	}
+	return segs[number-segs[0].number]
+}
+
+// freeSegments frees what a durable frame has said to be needed no more, oldest first (rule Log5).
+func (l *Log) freeSegments() error {
+	segs := *l.segments.Load()
+	n := 0
+	for n < len(segs)-1 && segs[n].number < l.oldest.Load() {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	for _, seg := range segs[:n] {
+		if err := l.freeSegment(seg); err != nil {
+			return err
+		}
+	}
+	l.metrics.SegmentsFreed.Add(uint64(n))
+	return nil
+}
+
+// freeSegment frees the oldest segment. Its name is gone for good before the next one is freed (a crash must not leave a gap), and
+// before a header of a new life overwrites the old one.
+func (l *Log) freeSegment(seg *segment) error {
+	rest := append([]*segment(nil), (*l.segments.Load())[1:]...)
+	l.segments.Store(&rest)
+	seg.freed.Store(true)
+	s := spare{file: seg.file, size: int64(seg.size)}
+	keep := s.size == l.opt.SegmentBytes && len(l.spares) < sparesMax
+	var err error
+	if keep {
+		s.path = filepath.Join(l.dir, fileName(l.spareNumber.Add(1), spareSuffix))
+		err = l.fs.Rename(seg.path, s.path)
+	} else {
+		err = errors.Join(seg.file.Close(), l.fs.Remove(seg.path))
+	}
+	if err == nil {
+		err = l.fs.SyncDir(l.dir)
+	}
+	if err != nil {
+		return l.poison("free segment", err)
+	}
+	if keep {
+		l.spares = append(l.spares, s)
+	}
+	return nil
+}
+
+type prepared struct {
+	spare spare
+	err   error
+}
+
+// prepareNext allocates the next segment ahead of need: when half of the active one is used.
+func (l *Log) prepareNext() error {
+	seg := l.last()
+	if l.preparing != nil {
+		select {
+		case r := <-l.preparing:
+			l.preparing = nil
+			if r.err != nil {
+				return l.allocationFailed(r.err)
+			}
+			l.spares = append(l.spares, r.spare)
+			l.metrics.OutOfSpace.Store(false)
+		default:
+		}
+		return nil
+	}
+	if len(l.spares) > 0 || seg == nil || l.tail < int64(seg.size)/2 {
+		return nil
+	}
+	if !l.opt.Background {
+		s, err := l.makeSpare(l.opt.SegmentBytes)
+		if err != nil {
+			return l.allocationFailed(err)
+		}
+		l.spares = append(l.spares, s)
+		l.metrics.OutOfSpace.Store(false)
+		return nil
+	}
+	result := make(chan prepared, 1)
+	l.preparing = result
+	go func() { // owned by l: Close and startSegment wait for it
+		s, err := l.makeSpare(l.opt.SegmentBytes)
+		result <- prepared{s, err}
+	}()
+	return nil
+}
+
+// allocationFailed keeps the log going without space, so that it can be seen and refused in time; anything else is the end.
+func (l *Log) allocationFailed(err error) error {
+	if errors.Is(err, ErrNoSpace) {
+		l.metrics.OutOfSpace.Store(true)
+		return err
+	}
+	return l.poison("allocate segment", err)
+}

@@ -1,4 +1,0 @@
-package vfs
-
-// OS returns the file system of the operating system.
-func OS() FS { return nil }
