@@ -109,4 +109,6 @@ const (
 	StatusOK uint16 = 0
 	// StatusExpired: the handler did not answer by the deadline.
 	StatusExpired uint16 = 65535
+	// StatusTooLarge: the answer is over the limit of a frame.
+	StatusTooLarge uint16 = 65534
 )

@@ -1,0 +1,211 @@
+package transport
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+)
+
+// A frame is: length of the body u32, CRC32C of the body u32, body; big endian.
+const frameHeader = 8
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sealFrame fills in the header of a frame whose first frameHeader bytes were left free.
+func sealFrame(b []byte) {
+	body := b[frameHeader:]
+	binary.BigEndian.PutUint32(b, uint32(len(body)))
+	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(body, castagnoli))
+}
+
+func appendFrame(b, body []byte) []byte {
+	off := len(b)
+	b = append(b, make([]byte, frameHeader)...)
+	b = append(b, body...)
+	sealFrame(b[off:])
+	return b
+}
+
+// frameReader reads frames from a stream.
+type frameReader struct {
+	r   *bufio.Reader
+	max int
+	// eager is the size up to which a body is allocated before it has arrived; larger ones grow as they arrive, so that a
+	// header alone cannot make us hold much.
+	eager int
+	hdr   [frameHeader]byte
+}
+
+func newFrameReader(r io.Reader, max, eager int) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(r, 16<<10), max: max, eager: eager}
+}
+
+// next returns the body of the next frame, in memory of its own. io.EOF is returned only between frames.
+func (f *frameReader) next() ([]byte, error) {
+	if _, err := io.ReadFull(f.r, f.hdr[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(f.hdr[:])
+	if uint64(size) > uint64(f.max) {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrMalformed, size, f.max)
+	}
+	body, err := f.body(int(size))
+	if err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	if got, want := crc32.Checksum(body, castagnoli), binary.BigEndian.Uint32(f.hdr[4:]); got != want {
+		return nil, fmt.Errorf("%w: checksum of %d bytes is %08x, not %08x", ErrMalformed, size, got, want)
+	}
+	return body, nil
+}
+
+func (f *frameReader) body(size int) ([]byte, error) {
+	body := make([]byte, min(size, f.eager))
+	if _, err := io.ReadFull(f.r, body); err != nil {
+		return nil, err
+	}
+	for len(body) < size {
+		n := len(body)
+		grown := make([]byte, min(size, 2*n+1))
+		copy(grown, body)
+		body = grown
+		if _, err := io.ReadFull(f.r, body[n:]); err != nil {
+			return nil, err
+		}
+	}
+	return body, nil
+}
+
+// outbox collects what is to be written to one stream while a write is in progress, as frames in the making: each buffer
+// begins with room for a frame header. In steady state two buffers alternate and nothing is allocated.
+type outbox struct {
+	mu sync.Mutex
+	// wake tells the writer that there is something.
+	wake chan struct{}
+	// cond, if set, is told whenever bytes fell or the outbox was closed.
+	cond *sync.Cond
+
+	cur   []byte // the frame being filled, or nil
+	queue [][]byte
+	spare [][]byte
+	bytes int   // of bodies: filled, queued, and being written
+	err   error // set once it is closed
+
+	bytesMax int // bound of bytes; a single message may exceed it if nothing else waits
+	frameMax int
+	target   int // a frame is closed before it grows over this; zero: one message per frame
+}
+
+func newOutbox(bytesMax, frameMax, target int) outbox {
+	return outbox{wake: make(chan struct{}, 1), bytesMax: bytesMax, frameMax: frameMax, target: target}
+}
+
+// room makes cur ready to take a message of at most n bytes, or says why not. The lock is held.
+func (o *outbox) room(n int) error {
+	switch {
+	case o.err != nil:
+		return o.err
+	case n > o.frameMax:
+		return ErrTooLarge
+	case o.bytes > 0 && o.bytes+n > o.bytesMax:
+		return ErrOverloaded
+	}
+	o.open(n)
+	return nil
+}
+
+// open is room without the bounds.
+func (o *outbox) open(n int) {
+	if o.cur != nil && len(o.cur)+n > o.target {
+		o.queue = append(o.queue, o.cur)
+		o.cur = nil
+	}
+	if o.cur != nil {
+		return
+	}
+	if k := len(o.spare); k > 0 {
+		o.cur, o.spare = o.spare[k-1], o.spare[:k-1]
+		return
+	}
+	o.cur = make([]byte, frameHeader, frameHeader+max(n, 1024))
+}
+
+// put appends b, after room.
+func (o *outbox) put(b []byte) {
+	o.cur = append(o.cur, b...)
+	o.bytes += len(b)
+}
+
+// add queues a message, or says why not.
+func (o *outbox) add(b []byte) error {
+	o.mu.Lock()
+	err := o.room(len(b))
+	if err == nil {
+		o.put(b)
+	}
+	o.mu.Unlock()
+	if err == nil {
+		o.signal()
+	}
+	return err
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the next frame, not yet sealed, or nil.
+func (o *outbox) take() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) > 0 {
+		b := o.queue[0]
+		copy(o.queue, o.queue[1:])
+		o.queue[len(o.queue)-1] = nil
+		o.queue = o.queue[:len(o.queue)-1]
+		return b
+	}
+	b := o.cur
+	o.cur = nil
+	return b
+}
+
+// done gives back what take returned, once it was written.
+func (o *outbox) done(b []byte) {
+	o.mu.Lock()
+	o.bytes -= len(b) - frameHeader
+	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
+		o.spare = append(o.spare, b[:frameHeader])
+	}
+	if o.cond != nil {
+		o.cond.Broadcast()
+	}
+	o.mu.Unlock()
+}
+
+func (o *outbox) close(err error) {
+	o.mu.Lock()
+	if o.err == nil {
+		o.err = err
+	}
+	o.cur, o.queue, o.spare = nil, nil, nil
+	if o.cond != nil {
+		o.cond.Broadcast()
+	}
+	o.mu.Unlock()
+}
+
+func (o *outbox) pending() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bytes
+}

@@ -1,0 +1,381 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+)
+
+// Requests go one way on a stream and their answers come back on the same stream, in any order. Both are concatenated
+// msgpack arrays in frames, many to a frame:
+//
+//	request [ id, method, milliseconds left, flags, body ]
+//	answer  [ id, status, body ]
+//
+// Two nodes have two such streams, one for each direction of asking, so that a node which does not read more requests
+// still reads its answers.
+
+const (
+	requestFields = 5
+	answerFields  = 3
+	// envelopeMax bounds what either takes beside its body.
+	envelopeMax = 48
+)
+
+// FlagForwarded marks a request that must not be forwarded again (rule Cluster3).
+const FlagForwarded uint8 = 1
+
+// waiters is a table of things in progress with ids that are not reused soon: slot and generation.
+type waiters[T any] struct {
+	slots []waiter[T]
+	free  []uint32
+	// next is not later than the earliest deadline of a used slot; zero if there is none.
+	next int64
+}
+
+type waiter[T any] struct {
+	gen      uint32
+	used     bool
+	deadline int64
+	v        T
+}
+
+func (w *waiters[T]) add(deadline int64, v T) uint64 {
+	var i uint32
+	if n := len(w.free); n > 0 {
+		i, w.free = w.free[n-1], w.free[:n-1]
+	} else {
+		i = uint32(len(w.slots))
+		w.slots = append(w.slots, waiter[T]{})
+	}
+	s := &w.slots[i]
+	s.gen++
+	s.used, s.deadline, s.v = true, deadline, v
+	if w.next == 0 || deadline < w.next {
+		w.next = deadline
+	}
+	return uint64(s.gen)<<32 | uint64(i)
+}
+
+// remove takes out the entry of this id, if it is still there.
+func (w *waiters[T]) remove(id uint64) (v T, ok bool) {
+	i := uint32(id)
+	if uint64(i) >= uint64(len(w.slots)) {
+		return v, false
+	}
+	s := &w.slots[i]
+	if !s.used || s.gen != uint32(id>>32) {
+		return v, false
+	}
+	v = s.v
+	var zero T
+	s.used, s.v = false, zero
+	w.free = append(w.free, i)
+	return v, true
+}
+
+// expired appends the ids whose deadline has passed.
+func (w *waiters[T]) expired(now int64, ids []uint64) []uint64 {
+	if w.next == 0 || now < w.next {
+		return ids
+	}
+	w.next = 0
+	for i := range w.slots {
+		s := &w.slots[i]
+		switch {
+		case !s.used:
+		case s.deadline <= now:
+			ids = append(ids, uint64(s.gen)<<32|uint64(i))
+		case w.next == 0 || s.deadline < w.next:
+			w.next = s.deadline
+		}
+	}
+	return ids
+}
+
+func (w *waiters[T]) used() int { return len(w.slots) - len(w.free) }
+
+// caller is the asking end of a request stream.
+type caller struct {
+	outbox // its lock guards the rest too
+	w      waiters[func([]byte, error)]
+	core   *core
+}
+
+func newCaller(c *core) *caller {
+	l := &c.limits
+	return &caller{core: c, outbox: newOutbox(l.RequestBytesMax, min(l.ClientFrameMax, l.FrameBytesMax), l.FrameBytesTarget)}
+}
+
+// start queues a request. On an error done is not called; else it is called once. The id is for cancel.
+func (c *caller) start(method uint16, deadline time.Time, flags uint8, body []byte, done func([]byte, error)) (uint64, error) {
+	left := c.core.limits.RequestDeadlineMax
+	if !deadline.IsZero() {
+		left = min(left, time.Until(deadline))
+	}
+	if left <= 0 {
+		return 0, ErrDeadline
+	}
+	c.mu.Lock()
+	if err := c.room(envelopeMax + len(body)); err != nil {
+		c.mu.Unlock()
+		return 0, err
+	}
+	id := c.w.add(c.core.clock.now()+int64(left), done)
+	before := len(c.cur)
+	b := mp.AppendArray(c.cur, requestFields)
+	b = mp.AppendUint(b, id)
+	b = mp.AppendUint(b, uint64(method))
+	b = mp.AppendUint(b, uint64((left+time.Millisecond-1)/time.Millisecond))
+	b = mp.AppendUint(b, uint64(flags))
+	c.cur = mp.AppendBin(b, body)
+	c.bytes += len(c.cur) - before
+	c.mu.Unlock()
+	c.signal()
+	c.core.metrics.Calls.Add(1)
+	return id, nil
+}
+
+// call is start and wait.
+func (c *caller) call(ctx context.Context, method uint16, flags uint8, body []byte) ([]byte, error) {
+	type answer struct {
+		body []byte
+		err  error
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ch := make(chan answer, 1)
+	deadline, _ := ctx.Deadline()
+	id, err := c.start(method, deadline, flags, body, func(b []byte, err error) { ch <- answer{b, err} })
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-ch:
+		return a.body, a.err
+	case <-ctx.Done():
+		if c.cancel(id) {
+			return nil, ctx.Err()
+		}
+		a := <-ch // it came at the same moment
+		return a.body, a.err
+	}
+}
+
+func (c *caller) finish(id uint64, body []byte, err error) {
+	c.mu.Lock()
+	done, ok := c.w.remove(id)
+	c.mu.Unlock()
+	if ok {
+		done(body, err)
+	}
+}
+
+// cancel forgets a request; its answer will be dropped. It returns false if done was or is being called.
+func (c *caller) cancel(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.w.remove(id)
+	return ok
+}
+
+// frame delivers a frame of answers, whose bodies alias it.
+func (c *caller) frame(b []byte) error {
+	r := mp.NewReader(b)
+	for r.Len() > 0 && r.Err() == nil {
+		extra := r.ArrayMin(answerFields)
+		id, status, body := r.Uint(), r.Uint(), r.Bin()
+		r.Skip(extra)
+		if r.Err() != nil {
+			break
+		}
+		switch {
+		case status == uint64(StatusOK):
+			c.finish(id, body, nil)
+		case status > 65535:
+			r.Fail("status")
+		default:
+			c.finish(id, nil, &StatusError{Status: uint16(status), Body: body})
+		}
+	}
+	return r.Err()
+}
+
+func (c *caller) expire(now int64) {
+	c.mu.Lock()
+	ids := c.w.expired(now, nil)
+	c.mu.Unlock()
+	for _, id := range ids {
+		c.finish(id, nil, ErrDeadline)
+	}
+}
+
+// fail ends all that waits.
+func (c *caller) fail() {
+	c.outbox.close(ErrNotConnected)
+	c.mu.Lock()
+	var all []func([]byte, error)
+	for i := range c.w.slots {
+		if s := &c.w.slots[i]; s.used {
+			all = append(all, s.v)
+		}
+	}
+	c.w = waiters[func([]byte, error)]{}
+	c.mu.Unlock()
+	for _, done := range all {
+		done(nil, ErrConnectionLost)
+	}
+}
+
+// flight is a request that was not answered yet.
+type flight struct {
+	theirs uint64 // its id at the caller
+	bytes  int
+}
+
+// server is the answering end of a request stream.
+type server struct {
+	outbox  // its lock guards the rest too
+	w       waiters[flight]
+	flying  int // bytes of the requests in flight
+	s       *session
+	handler Handler
+}
+
+func newServer(s *session, h Handler) *server {
+	l := &s.core.limits
+	target := l.FrameBytesTarget
+	if s.client {
+		target = min(target, 64<<10)
+	}
+	v := &server{s: s, handler: h, outbox: newOutbox(l.AnswerBytesMax, l.FrameBytesMax, target)}
+	v.cond = sync.NewCond(&v.mu)
+	return v
+}
+
+// Request is a request being served, and its only way to be answered: by calling Reply once, from any goroutine. The body
+// belongs to the handler.
+type Request struct {
+	Method   uint16
+	Flags    uint8
+	Deadline time.Time
+	Body     []byte
+
+	id  uint64
+	srv *server
+}
+
+// Caller names the other side of a connection.
+type Caller struct {
+	Client      bool
+	Node        engine.NodeID // zero for clients
+	Incarnation uint64
+	Addr        net.Addr
+}
+
+// From tells who asks.
+func (q *Request) From() Caller { return q.srv.s.caller() }
+
+// Forwarded tells that the request must not be forwarded again (rule Cluster3).
+func (q *Request) Forwarded() bool { return q.Flags&FlagForwarded != 0 }
+
+// Reply answers. The body is copied. A second answer, or one that comes after the deadline or the end of the connection, is
+// dropped.
+func (q *Request) Reply(status uint16, body []byte) {
+	if q.srv != nil {
+		q.srv.reply(q.id, status, body)
+	}
+}
+
+// frame hands the requests of a frame to the handler, and waits while too many are in flight.
+func (v *server) frame(b []byte) error {
+	now := time.Now()
+	r := mp.NewReader(b)
+	for r.Len() > 0 && r.Err() == nil {
+		extra := r.ArrayMin(requestFields)
+		theirs, method, ms, flags, body := r.Uint(), r.Uint(), r.Uint(), r.Uint(), r.Bin()
+		r.Skip(extra)
+		if method > 65535 || flags > 255 {
+			r.Fail("method or flags")
+		}
+		if r.Err() != nil {
+			break
+		}
+		left := v.s.core.limits.RequestDeadlineMax
+		left = time.Duration(min(ms, uint64(left/time.Millisecond))) * time.Millisecond
+		id, ok := v.admit(theirs, len(body), left)
+		if !ok {
+			return nil // closed
+		}
+		v.s.core.metrics.Requests.Add(1)
+		v.handler.Request(Request{Method: uint16(method), Flags: uint8(flags), Deadline: now.Add(left), Body: body, id: id, srv: v})
+	}
+	return r.Err()
+}
+
+// expireGrace is how long after its deadline a request that nobody answered is given up.
+const expireGrace = time.Second
+
+// admit waits until one more request of n bytes may be in flight: what is not read, the other side cannot send.
+func (v *server) admit(theirs uint64, n int, left time.Duration) (uint64, bool) {
+	l := &v.s.core.limits
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for v.err == nil && (v.w.used() >= l.InFlightMax || v.flying > 0 && v.flying+n > l.InFlightBytesMax || v.bytes > l.AnswerBytesMax/2) {
+		v.cond.Wait()
+	}
+	if v.err != nil {
+		return 0, false
+	}
+	v.flying += n
+	return v.w.add(v.s.core.clock.now()+int64(left+expireGrace), flight{theirs: theirs, bytes: n}), true
+}
+
+func (v *server) reply(id uint64, status uint16, body []byte) {
+	v.mu.Lock()
+	f, ok := v.w.remove(id)
+	if !ok || v.err != nil {
+		v.mu.Unlock()
+		return
+	}
+	v.flying -= f.bytes
+	v.cond.Signal()
+	n := envelopeMax + len(body)
+	if n > v.frameMax {
+		status, body, n = StatusTooLarge, nil, envelopeMax
+	}
+	if v.bytes > 0 && v.bytes+n > v.bytesMax {
+		v.mu.Unlock()
+		v.s.kill(errNotReading) // rule Cluster3
+		return
+	}
+	v.open(n)
+	before := len(v.cur)
+	b := mp.AppendArray(v.cur, answerFields)
+	b = mp.AppendUint(b, f.theirs)
+	b = mp.AppendUint(b, uint64(status))
+	v.cur = mp.AppendBin(b, body)
+	v.bytes += len(v.cur) - before
+	v.mu.Unlock()
+	v.signal()
+}
+
+func (v *server) expire(now int64) {
+	v.mu.Lock()
+	ids := v.w.expired(now, nil)
+	v.mu.Unlock()
+	for _, id := range ids {
+		v.reply(id, StatusExpired, nil)
+	}
+}
+
+func (v *server) inFlight() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.w.used()
+}
