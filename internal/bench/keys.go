@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -22,26 +21,15 @@ func newKeySpace(shards []client.Shard, n int) (*keySpace, error) {
 	}
 	ks := new(keySpace)
 	for _, s := range shards[:n] {
-		if start, ok := inside(s.Start, s.End); ok {
-			ks.starts = append(ks.starts, start)
+		const last = "bench~" // sorts behind all our suffixes
+		if k, ok := client.KeyIn(s, last); ok {
+			ks.starts = append(ks.starts, k[:len(k)-len(last)])
 		}
 	}
 	if len(ks.starts) == 0 {
 		return nil, errors.New("no shard has room for keys of the benchmark")
 	}
 	return ks, nil
-}
-
-// inside gives a prefix all extensions of which, by our own keys, lie in [start, end).
-func inside(start, end []byte) ([]byte, bool) {
-	p := bytes.Clone(start)
-	for range 9 {
-		if len(end) == 0 || bytes.Compare(append(bytes.Clone(p), "bench~"...), end) < 0 {
-			return p, true
-		}
-		p = append(p, 0)
-	}
-	return nil, false
 }
 
 func (ks *keySpace) append(dst []byte, i uint64) []byte {

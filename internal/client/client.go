@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -128,4 +129,18 @@ type Checksum struct {
 	Checksum uint64
 	Keys     int64
 	Err      string // why this replica gave none
+}
+
+// KeyIn gives a key of the shard that ends in suffix, so that a load can be spread over shards on purpose; false if the shard is too
+// narrow. Different suffixes of equal length give different keys.
+func KeyIn(s Shard, suffix string) ([]byte, bool) {
+	key := append(bytes.Clone(s.Start), suffix...)
+	for range 9 {
+		if len(s.End) == 0 || bytes.Compare(key, s.End) < 0 {
+			return key, true
+		}
+		key = append(key[:len(key)-len(suffix)], 0)
+		key = append(key, suffix...)
+	}
+	return nil, false
 }

@@ -63,7 +63,6 @@ type scope int
 const (
 	scopeClient scope = iota // commands that talk to a cluster
 	scopeNode                // serve
-	scopeTuning              // serve; listed apart in the help
 )
 
 type setting struct {
@@ -91,13 +90,13 @@ var settings = []setting{
 
 	{key: "log.level", scope: scopeNode, def: "info", usage: "debug, info, warn or error"},
 	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
-	{key: "raft.election-timeout", scope: scopeTuning, def: time.Second, usage: "silence of a leader after which followers elect another"},
-	{key: "raft.heartbeat-interval", scope: scopeTuning, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
-	{key: "raft.quiesce-after", scope: scopeTuning, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
-	{key: "store.log-segment-size", scope: scopeTuning, def: ByteSize(0), usage: "size of one file of the raft log (0: the node's own choice)"},
-	{key: "store.log-cache-size", scope: scopeTuning, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},
-	{key: "store.log-keep-size", scope: scopeTuning, def: ByteSize(0), usage: "log of a shard kept behind its checkpoint for followers that lag (0: the node's own choice)"},
-	{key: "sched.lanes", scope: scopeTuning, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
+	{key: "raft.election-timeout", scope: scopeNode, def: time.Second, usage: "silence of a leader after which followers elect another"},
+	{key: "raft.heartbeat-interval", scope: scopeNode, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
+	{key: "raft.quiesce-after", scope: scopeNode, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
+	{key: "store.log-segment-size", scope: scopeNode, def: ByteSize(0), usage: "size of one file of the raft log (0: the node's own choice)"},
+	{key: "store.log-cache-size", scope: scopeNode, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},
+	{key: "store.log-keep-size", scope: scopeNode, def: ByteSize(0), usage: "log of a shard kept behind its checkpoint for followers that lag (0: the node's own choice)"},
+	{key: "sched.lanes", scope: scopeNode, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
 }
 
 // FlagName gives the flag of a key: dots become dashes.

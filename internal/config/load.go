@@ -17,16 +17,9 @@ import (
 // AddClientFlags adds the flags of commands that talk to a cluster.
 func AddClientFlags(fs *pflag.FlagSet) { addFlags(fs, scopeClient) }
 
-// AddNodeFlags adds the flags of serve and gives back the names of those for tuning.
-func AddNodeFlags(fs *pflag.FlagSet) (tuning []string) {
+// AddNodeFlags adds the flags of serve.
+func AddNodeFlags(fs *pflag.FlagSet) {
 	addFlags(fs, scopeNode)
-	addFlags(fs, scopeTuning)
-	for _, s := range settings {
-		if s.scope == scopeTuning {
-			tuning = append(tuning, FlagName(s.key))
-		}
-	}
-	return tuning
 }
 
 // AddFileFlag adds --config.

@@ -1,0 +1,2 @@
+// Command kiloraft is the one binary of kiloraft: node, client, demo, benchmark and offline tools. Everything is in internal/cli.
+package main

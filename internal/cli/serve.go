@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiloraft/kiloraft/internal/config"
+	"github.com/kiloraft/kiloraft/node"
+)
+
+// stopTimeout bounds a graceful stop: handing leaderships away and the last checkpoint. Without them nothing is lost.
+const stopTimeout = 20 * time.Second
+
+func (a *app) serveCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve --data-dir D", Args: cobra.NoArgs, Short: "Run a node in the foreground",
+		Long: `Runs a node in the foreground; logs go to stderr. On SIGTERM and ^C it hands its leaderships away, writes a checkpoint and exits 0; a second
+signal ends it at once, which loses nothing either. A node that is in no cluster yet waits for kiloraft cluster init.
+Every flag can also be given in the environment (KILORAFT_DATA_DIR …) or in a file (--config): see kiloraft config print.`,
+		Example: "  kiloraft serve --data-dir d1 --listen 127.0.0.1:7101 --http 127.0.0.1:7181 --join 127.0.0.1:7102,127.0.0.1:7103",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
+	}
+	config.AddNodeFlags(cmd.Flags())
+	return cmd
+}
+
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // validated
+	opt := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+func nodeConfig(c *config.Config, log *slog.Logger) node.Config {
+	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Join: c.Join, Name: c.Name,
+		Labels: map[string]string{}, Lanes: c.Sched.Lanes, ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
+		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
+		LogKeepBytes: int64(c.Store.LogKeepSize), Logger: log}
+	for _, l := range c.Labels {
+		k, v, _ := strings.Cut(l, "=")
+		nc.Labels[k] = v
+	}
+	return nc
+}
+
+func (a *app) serve(ctx context.Context) error {
+	if err := a.cfg.ValidateNode(); err != nil {
+		return usageError{err}
+	}
+	log := newLogger(a.env.Stderr, a.cfg.Log)
+	for _, v := range a.cfg.Strange {
+		log.Warn("environment variable names no setting", "name", v)
+	}
+	n, err := openNode(ctx, nodeConfig(&a.cfg.Config, log))
+	if err != nil {
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			return nil // told to stop while it started
+		}
+		if errors.Is(err, node.ErrConfig) {
+			return usageError{err}
+		}
+		return err
+	}
+	log.Info("node is up", "addr", n.Addr(), "http", n.HTTPAddr(), "data_dir", a.cfg.DataDir, "node", n.ID(), "version", versionString(a.env.Version))
+	<-ctx.Done()
+	log.Info("stopping: handing leaderships away, then a checkpoint")
+	begin := time.Now()
+	closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := n.Close(closeCtx); err != nil {
+		return fmt.Errorf("stopping: %w", err)
+	}
+	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))
+	return nil
+}
+
+// openNode opens a node; a signal interrupts opening, but does not reach into the open node: that one is closed in order.
+func openNode(ctx context.Context, cfg node.Config) (*node.Node, error) {
+	openCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	n, err := node.Open(openCtx, cfg)
+	stop()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return n, nil
+}
