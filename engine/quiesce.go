@@ -136,11 +136,12 @@ func (e *Engine) provoke() {
 
 // doubtLeader asks the leader, for this shard, whether it still is one.
 func (e *Engine) doubtLeader() {
-	if e.leader == (Peer{}) || e.leader == e.cfg.Self {
+	p := e.vote.Peer // not leader: the promise may stand although the leader's node was taken for dead
+	if !e.vote.Committed || p == e.cfg.Self {
 		return
 	}
 	c := e.emit(SendHeartbeat)
-	c.To = e.leader
+	c.To = p
 	c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: e.vote, SentAt: e.now, Probe: true}
 }
 

@@ -72,6 +72,11 @@ func (e *Engine) handleVoteRequest(m *VoteRequest) {
 	if m.From == e.cfg.Self || m.Vote.Peer != m.From {
 		return
 	}
+	if e.vote.Committed && m.From == e.vote.Peer && m.Vote.Term > e.vote.Term {
+		// Who led this term asks for a later one: it leads no more, and releases our promise.
+		e.wake()
+		e.grant, e.leader = grant{}, Peer{}
+	}
 	e.provoke()
 	if m.Pre {
 		e.handlePreVote(m)
