@@ -558,7 +558,9 @@ func TestPrefetchedBeforeCheckpointIsRefused(t *testing.T) {
 
 func TestCollectOverSeveralEntries(t *testing.T) {
 	r := newReplica(t, bornDescriptor(), 1)
-	add := func(k string) []byte { return entryOf(testStamp, Write{Ops: []Op{{Kind: OpAdd, Key: []byte(k), Delta: 1}}}) }
+	add := func(k string) []byte {
+		return entryOf(testStamp, Write{Ops: []Op{{Kind: OpAdd, Key: []byte(k), Delta: 1}}})
+	}
 	var need Need
 	batch := [][]byte{add("e"), add("c"), add("e"), AppendTimeEntry(nil, 1)}
 	for _, p := range batch {
