@@ -42,6 +42,7 @@ type Config struct {
 	CheckpointShard     int             // overlay of one shard over which it is written: default 16 MiB
 	CheckpointTxBytes   int             // of one transaction: default 2 MiB
 	CheckpointPause     time.Duration   // between transactions: default 5 ms
+	LogSegmentsMax      int             // segments of the raft log over which the oldest is emptied: default 8
 	ShardLogBytesMax    int64           // log of one shard over which it is purged although a live follower lags: default 64 MiB
 	ShardLogEntriesKeep uint64          // entries kept behind a checkpoint for followers that lag a little: default 1024
 	SnapshotsMax        int             // sent at a time, and received at a time: default 2
@@ -86,6 +87,7 @@ func (c *Config) defaults() {
 	def(&c.CheckpointShard, 16<<20)
 	def(&c.CheckpointTxBytes, 2<<20)
 	def(&c.CheckpointPause, 5*time.Millisecond)
+	def(&c.LogSegmentsMax, 8)
 	def(&c.ShardLogBytesMax, 64<<20)
 	def(&c.ShardLogEntriesKeep, 1024)
 	def(&c.SnapshotsMax, 2)

@@ -4,8 +4,10 @@ import (
 	"fmt"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
 	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
@@ -28,9 +30,12 @@ type Lane struct {
 	// list holds all replicas; sweeps walk over it in pieces.
 	list []*replica
 	// tombs are the replicas that were removed for good: a late message never brings one back.
-	tombs  map[store.Key]struct{}
-	timers timers
-	sweeps []sweep
+	tombs           map[store.Key]struct{}
+	timers          timers
+	sweeps          []sweep
+	dirtyList       []*replica // with something applied that no checkpoint holds
+	pinned          []store.Key
+	transferRefused uint64
 
 	// cmds is the stack of commands being run.
 	cmds []engine.Command
@@ -52,6 +57,14 @@ type Lane struct {
 	token  uint64
 	enc    arena
 
+	// Buffers for decoding and answering.
+	env   *shard.Env
+	write shard.Write
+	get   shard.Read
+	scan  shard.Scan
+	ans   shard.Answer
+	items []state.Item
+
 	reads   []*replica // with reads that ask for a read index in this turn
 	answers []*Request
 
@@ -71,6 +84,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		tombs:   map[store.Key]struct{}{},
 		outs:    map[engine.NodeID]*outbox{},
 		inbound: &wire.Message{},
+		env:     &shard.Env{},
 	}
 	l.box.init()
 	l.links.Nodes = s.live.links.Load().nodes

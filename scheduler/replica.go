@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
 )
 
@@ -11,7 +12,7 @@ type replica struct {
 	self engine.Peer
 	eng  *engine.Engine
 	// machine is nil while the replica is uninitialised (rule Split4).
-	machine any
+	machine *shard.Machine
 	// listed is its place in Lane.list.
 	listed int
 
@@ -28,6 +29,7 @@ type replica struct {
 	writeHead, writeTail *Request
 	writeCount           int
 	writeBytes           int
+	timeWrite            bool // a time entry goes with them (rule State8)
 
 	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
 	run ownRun
@@ -47,11 +49,16 @@ type replica struct {
 	// lastRound is the newest read round that was broadcast.
 	lastRound uint64
 
-	ckpt     ckptState
-	snapOut  *snapshotOut
-	snapIn   *snapshotIn
-	coldRead bool // an append message waits for entries from a segment
-	removed  bool
+	ckpt        ckptState
+	snapIn      *snapshotIn
+	linking     bool // a snapshot is being linked in
+	purgeAll    bool // the next checkpoint purges all it may: the log needs the room
+	removed     bool
+	lane        *Lane
+	provoked    bool
+	handingOver bool
+	// heardAt is when the leader was last heard of in this shard, for stale reads (rule Cluster4).
+	heardAt engine.Instant
 }
 
 // peerSlot is one other member.

@@ -37,5 +37,4 @@ type Request struct {
 	next  *Request
 	began engine.Instant
 	size  int64 // bytes counted against InflightBytesMax
-	read  *pendingRead
 }

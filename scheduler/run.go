@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/store/state"
 )
 
@@ -28,12 +27,11 @@ type running struct {
 const tasksMax = 8
 
 // Start starts the goroutines. It does not wait for anything.
-func (s *Scheduler) Start(ctx context.Context) error {
-	if s.run.started {
+func (s *Scheduler) Start(context.Context) error {
+	if s.run.started || s.stopped.Load() {
 		return ErrStopped
 	}
 	s.run.started = true
-	s.run.stop = make(chan struct{})
 	for _, l := range s.lanes {
 		s.run.lanes.Add(1)
 		go s.laneLoop(l)
@@ -153,6 +151,9 @@ func (s *Scheduler) spawnGoroutine(task func()) {
 	r := &s.run
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if s.stopped.Load() {
+		return // nobody would wait for it
+	}
 	r.queue = append(r.queue, task)
 	if r.active >= tasksMax {
 		return
@@ -175,5 +176,3 @@ func (s *Scheduler) spawnGoroutine(task func()) {
 		}
 	}()
 }
-
-var _ = engine.Instant(0)

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,10 @@ type Scheduler struct {
 	leaseStart engine.Instant
 	spawnFunc  func(task func())
 	readJob    func(job *state.ReadJob)
+
+	// ctx ends when the scheduler is stopped.
+	ctx    context.Context
+	cancel context.CancelFunc
 
 	stopped   atomic.Bool
 	fatalOnce sync.Once
@@ -70,7 +75,7 @@ func (l *Lane) HasMail() bool {
 
 // Submit hands a request to its lane. req.Done is called exactly once, maybe before Submit returns.
 func (s *Scheduler) Submit(req *Request) {
-	req.Err, req.Answer, req.next, req.size, req.read = nil, req.Answer[:0], nil, 0, nil
+	req.Err, req.Answer, req.next, req.size = nil, req.Answer[:0], nil, 0
 	var err error
 	switch {
 	case s.stopped.Load():

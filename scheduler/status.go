@@ -111,7 +111,7 @@ func (s *Scheduler) Checksum(ctx context.Context, id engine.ShardID) (state.Cont
 	}
 	ch := make(chan result, 1)
 	err := s.call(ctx, s.laneOf(id), func(l *Lane) {
-		l.checksum(id, func(c state.Content, at engine.LogID, err error) { ch <- result{c, at, err} })
+		l.checksum(id, 0, func(c state.Content, at engine.LogID, err error) { ch <- result{c, at, err} })
 	})
 	if err != nil {
 		return state.Content{}, engine.LogID{}, err

@@ -63,7 +63,7 @@ func (l *Lane) Turn() engine.Instant {
 // wanted tells when the next turn is due.
 func (l *Lane) wanted() engine.Instant {
 	next := l.timers.next()
-	if len(l.sweeps) > 0 {
+	if len(l.sweeps) > 0 || len(l.writes) > 0 || len(l.reads) > 0 {
 		next = l.now
 	}
 	if len(l.commits) > 0 {

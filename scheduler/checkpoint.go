@@ -1,0 +1,314 @@
+package scheduler
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// ckptState is the checkpoint of one replica. A cut freezes its overlay; while somebody holds the cut (a snapshot that
+// streams, rule State3; a checksum) it is not written; when the last holder lets go it is written and released.
+//
+//	clean ─ applied ─► dirty ─ cut ─► held ─ last holder gone ─► queued ─ committed ─► clean or dirty
+type ckptState struct {
+	listed     bool // is in Lane.dirtyList
+	dirtySince engine.Instant
+	cut        bool
+	holders    int
+	queued     bool
+	change     state.Change // of the cut
+	base       state.Record // as the store has it while the cut stands
+	// after are called on the lane when the cut was written.
+	after []func(*Lane)
+}
+
+// ckptItem is a cut on its way to the store.
+type ckptItem struct {
+	r      *replica
+	change state.Change
+}
+
+// checkpointer writes cuts in bounded transactions, each holding whole shards (DESIGN 5).
+type checkpointer struct {
+	s    *Scheduler
+	wake chan struct{}
+
+	mu    sync.Mutex
+	queue []ckptItem
+	step1 sync.Mutex // one step at a time
+}
+
+func newCheckpointer(s *Scheduler) *checkpointer {
+	return &checkpointer{s: s, wake: make(chan struct{}, 1)}
+}
+
+// look asks the lanes for what should be written.
+func (c *checkpointer) look() {
+	oldest, active := c.s.log.Segments()
+	pinned := active-oldest >= uint64(c.s.cfg.LogSegmentsMax)
+	for _, l := range c.s.lanes {
+		l.box.putCall(func(l *Lane) { l.ckptLook(pinned) })
+	}
+}
+
+// LookForCheckpoints asks the lanes for what should be written: for a runtime without goroutines.
+func (s *Scheduler) LookForCheckpoints() { s.ckpt.look() }
+
+// WriteCheckpoint writes one transaction of what was cut, and tells whether there was any.
+func (s *Scheduler) WriteCheckpoint() bool { return s.ckpt.step() }
+
+func (c *checkpointer) put(it ckptItem) {
+	c.mu.Lock()
+	c.queue = append(c.queue, it)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes what fits into one transaction.
+func (c *checkpointer) take() (items []ckptItem, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) > 0 && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
+		it := c.queue[0]
+		c.queue = c.queue[1:]
+		items = append(items, it)
+		size += len(it.change.Record.Meta) + 256
+		if it.change.Overlay != nil {
+			size += it.change.Overlay.DataBytes()
+		}
+	}
+	return items, size
+}
+
+// step writes one transaction, and tells whether there was anything to write.
+func (c *checkpointer) step() bool {
+	c.step1.Lock()
+	defer c.step1.Unlock()
+	items, size := c.take()
+	if len(items) == 0 {
+		return false
+	}
+	changes := make([]state.Change, len(items))
+	for i := range items {
+		changes[i] = items[i].change
+	}
+	err := c.s.state.Write(changes, c.s.log.Synced())
+	switch {
+	case errors.Is(err, state.ErrNoSpace):
+		c.s.logger.Error("no space for a checkpoint", "error", err)
+		c.mu.Lock()
+		c.queue = append(items, c.queue...)
+		c.mu.Unlock()
+		return false
+	case errors.Is(err, state.ErrClosed):
+		return false
+	case err != nil:
+		c.s.fatal(fmt.Errorf("checkpoint of %d shards: %w", len(items), err))
+		return false
+	}
+	m := &c.s.metrics
+	m.CheckpointTx.Add(1)
+	m.Checkpoints.Add(uint64(len(items)))
+	m.CheckpointBytes.Add(uint64(size))
+	for _, l := range c.s.lanes {
+		var mine []ckptItem
+		for _, it := range items {
+			if it.r.lane == l {
+				mine = append(mine, it)
+			}
+		}
+		if len(mine) > 0 {
+			l.box.putCall(func(l *Lane) { l.ckptDone(mine) })
+		}
+	}
+	return true
+}
+
+// noteDirty lists r for the checkpointer.
+func (l *Lane) noteDirty(r *replica) {
+	if !r.ckpt.listed {
+		r.ckpt.listed = true
+		r.ckpt.dirtySince = l.now
+		l.dirtyList = append(l.dirtyList, r)
+	}
+}
+
+// ckptLook chooses what is written: shards that are too big, too old or keep too much log; and while the lane's overlays are over
+// their share of the budget, the largest ones.
+func (l *Lane) ckptLook(pinned bool) {
+	cfg := &l.s.cfg
+	total := int64(0)
+	n := 0
+	for _, r := range l.dirtyList {
+		if r.removed || r.machine == nil || !r.machine.Dirty() {
+			r.ckpt.listed = false
+			continue
+		}
+		l.dirtyList[n] = r
+		n++
+		total += int64(r.machine.LiveBytes())
+		if r.ckpt.cut {
+			continue
+		}
+		if r.machine.LiveBytes() > cfg.CheckpointShard || l.now-r.ckpt.dirtySince > engine.Instant(cfg.CheckpointAge) ||
+			l.log.Stats(r.key).Bytes > cfg.ShardLogBytesMax/2 {
+			l.checkpoint(r)
+		}
+	}
+	clear(l.dirtyList[n:])
+	l.dirtyList = l.dirtyList[:n]
+	if budget := cfg.CheckpointBytes / int64(len(l.s.lanes)); total > budget {
+		l.ckptLargest(total - budget*3/4)
+	}
+	if pinned {
+		l.unpin()
+	}
+}
+
+// ckptLargest cuts the largest overlays until about so many bytes are on their way.
+func (l *Lane) ckptLargest(want int64) {
+	list := slices.Clone(l.dirtyList)
+	slices.SortStableFunc(list, func(a, b *replica) int { return cmp.Compare(b.machine.LiveBytes(), a.machine.LiveBytes()) })
+	for _, r := range list {
+		if want <= 0 {
+			return
+		}
+		if !r.ckpt.cut {
+			want -= int64(r.machine.LiveBytes())
+			l.checkpoint(r)
+		}
+	}
+}
+
+// unpinMax is how many replicas one look frees from the oldest segment.
+const unpinMax = 256
+
+// unpin frees the oldest segment (rules Log5, Log6): what is dirty is checkpointed and purged, the rest rewritten.
+func (l *Lane) unpin() {
+	l.pinned = l.log.Pinned(l.pinned[:0], unpinMax)
+	for _, k := range l.pinned {
+		r := l.byShard[k.Shard]
+		if r == nil || r.key != k {
+			continue
+		}
+		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > 64<<10) && !r.ckpt.cut {
+			r.purgeAll = true
+			l.checkpoint(r)
+			continue
+		}
+		l.rewrite(r, nil)
+	}
+}
+
+func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
+	err := l.log.Rewrite(r.key, cold)
+	switch {
+	case errors.Is(err, raftlog.ErrCold) && cold == nil:
+		read, err := l.log.LocateAll(r.key)
+		if err != nil {
+			return
+		}
+		l.s.spawn(func() {
+			runs, err := read.Read()
+			l.box.putCall(func(l *Lane) {
+				if err == nil && !r.removed && runs != nil {
+					l.rewrite(r, runs)
+				} else {
+					l.coldFailed(r, err)
+				}
+			})
+		})
+	case errors.Is(err, raftlog.ErrTooBig) && r.machine != nil && !r.ckpt.cut:
+		r.purgeAll = true
+		l.checkpoint(r)
+	}
+}
+
+// checkpoint cuts r and writes it.
+func (l *Lane) checkpoint(r *replica) {
+	if l.hold(r) {
+		l.letGo(r)
+	}
+}
+
+// hold cuts r, or joins the cut that stands. False: a cut is just being written, or a snapshot linked; try again after that.
+func (l *Lane) hold(r *replica) bool {
+	c := &r.ckpt
+	if c.queued || r.linking {
+		return false
+	}
+	if !c.cut {
+		base := state.Record{Key: r.key, Applied: r.machine.Persisted(), Extents: r.machine.Extents()}
+		change, ok := r.machine.Freeze()
+		if !ok {
+			return false
+		}
+		c.cut, c.change, c.base = true, change, base
+	}
+	c.holders++
+	return true
+}
+
+// letGo ends a hold. The cut of the last holder is written: what was frozen cannot be forgotten before that.
+func (l *Lane) letGo(r *replica) {
+	c := &r.ckpt
+	if c.holders--; c.holders > 0 || r.removed {
+		return
+	}
+	c.queued = true
+	l.s.ckpt.put(ckptItem{r, c.change})
+}
+
+// whenCheckpointed calls f after the cut that stands now was written, or at once if none does.
+func (l *Lane) whenCheckpointed(r *replica, f func(*Lane)) {
+	if r.ckpt.cut || r.linking {
+		r.ckpt.after = append(r.ckpt.after, f)
+		return
+	}
+	f(l)
+}
+
+// ckptDone takes cuts that were committed.
+func (l *Lane) ckptDone(items []ckptItem) {
+	for _, it := range items {
+		r := it.r
+		if r.removed {
+			continue
+		}
+		at := it.change.Record.Applied
+		r.machine.Release()
+		after := r.ckpt.after
+		r.ckpt.after = nil
+		r.ckpt.cut, r.ckpt.queued = false, false
+		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
+		r.ckpt.dirtySince = l.now
+		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}
+		l.feed(r, &l.ev.ckpt)
+		l.recordReplaced(r)
+		for _, f := range after {
+			f(l)
+		}
+	}
+}
+
+// purgeBelow tells up to where the log is purged even if a live follower still needs it: not at all while it is small.
+func (l *Lane) purgeBelow(r *replica, at engine.LogID) uint64 {
+	keep := l.s.cfg.ShardLogEntriesKeep
+	switch {
+	case r.purgeAll:
+		r.purgeAll = false
+		return at.Index + 1
+	case l.log.Stats(r.key).Bytes > l.s.cfg.ShardLogBytesMax && at.Index > keep:
+		return at.Index - keep
+	}
+	return 0
+}

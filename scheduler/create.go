@@ -1,0 +1,159 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// createBatch is how many new replicas one transaction of the state makes.
+const createBatch = 256
+
+// CreateReplicas makes replicas of new shards: their records in few transactions, then their engines (rule Log7). It returns when
+// they are durable. Those that exist already are left alone, so it may be called again (rule Split6).
+func (s *Scheduler) CreateReplicas(ctx context.Context, list []NewReplica) error {
+	for len(list) > 0 {
+		n := min(len(list), createBatch)
+		if err := s.createBatch(ctx, list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func (s *Scheduler) createBatch(ctx context.Context, list []NewReplica) error {
+	var missing []NewReplica
+	for _, n := range list {
+		state := replicaMissing
+		if err := s.call(ctx, s.laneOf(n.Descriptor.Shard), func(l *Lane) { state = l.present(n) }); err != nil {
+			return err
+		}
+		switch state {
+		case replicaMissing:
+			missing = append(missing, n)
+		case replicaOther:
+			return fmt.Errorf("shard %d: %w, or its replica %d was removed", n.Descriptor.Shard, ErrExists, n.Replica)
+		}
+	}
+	records, err := s.writeNew(missing)
+	if err != nil {
+		return err
+	}
+	for i := range records {
+		var out error
+		n := missing[i]
+		done := make(chan struct{})
+		s.laneOf(n.Descriptor.Shard).box.putCall(func(l *Lane) {
+			l.create(&records[i], n.Options, func(err error) { out = err; close(done) })
+		})
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.run.stop:
+			return ErrStopped
+		}
+		if out != nil {
+			return out
+		}
+	}
+	return nil
+}
+
+// writeNew writes the records of new replicas.
+func (s *Scheduler) writeNew(list []NewReplica) ([]state.Record, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	records := make([]state.Record, 0, len(list))
+	changes := make([]state.Change, 0, len(list))
+	for _, n := range list {
+		tablet, err := s.state.AllocTablet()
+		if err != nil {
+			return nil, err
+		}
+		rec, err := shard.NewReplicaRecord(n.Descriptor, n.Replica, tablet)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, rec)
+		changes = append(changes, state.Change{Record: rec, NewTablet: true})
+	}
+	if err := s.state.Write(changes, s.log.Synced()); err != nil {
+		return nil, fmt.Errorf("creating %d replicas: %w", len(list), err)
+	}
+	return records, nil
+}
+
+type presence int
+
+const (
+	replicaMissing presence = iota // or uninitialised
+	replicaThere
+	replicaOther
+)
+
+func (l *Lane) present(n NewReplica) presence {
+	key := store.Key{Shard: n.Descriptor.Shard, Replica: n.Replica}
+	r := l.byShard[key.Shard]
+	_, dead := l.tombs[key]
+	switch {
+	case dead || r != nil && r.key != key:
+		return replicaOther
+	case r != nil && r.machine != nil:
+		return replicaThere
+	}
+	return replicaMissing
+}
+
+// create makes the replica of a record that is durable now. A message may have made it before, uninitialised: then its vote is kept, and
+// that must be durable before another engine goes on with it.
+func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
+	old := l.byShard[rec.Shard]
+	if old != nil && (old.key != rec.Key || old.machine != nil) {
+		if old.key == rec.Key {
+			done(nil) // made twice at the same time
+			return
+		}
+		done(fmt.Errorf("shard %d: %w", rec.Shard, ErrExists))
+		return
+	}
+	var vote engine.Vote
+	if old != nil {
+		if old.logged || len(l.batches.q) > 0 {
+			l.box.putCall(func(l *Lane) { l.create(rec, opt, done) })
+			return
+		}
+		vote = old.eng.Status().Vote
+	}
+	m, err := shard.Open(l.env, rec)
+	if err != nil {
+		done(err)
+		return
+	}
+	l.log.Init(rec.Key, vote, rec.Applied)
+	rc := engine.Recovered{Vote: vote, Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
+		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation}
+	r := old
+	if r == nil {
+		r = l.newReplica(rec.Key, rc)
+		if err := l.add(r); err != nil {
+			done(err)
+			return
+		}
+	} else {
+		l.startEngine(r, rc)
+	}
+	r.machine = m
+	l.announce(r)
+	l.feed(r, tickEvent)
+	if opt.Campaign {
+		l.feed(r, &engine.Campaign{})
+	}
+	done(nil)
+}

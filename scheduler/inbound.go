@@ -1,0 +1,139 @@
+package scheduler
+
+import (
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/transport/wire"
+)
+
+// receive feeds the messages of a frame to their engines. Messages of other lanes are theirs.
+func (l *Lane) receive(f *frame) {
+	if !l.s.live.current(f.from, f.incarnation) {
+		l.s.metrics.MessagesDropped.Add(1)
+		return // of a process that is gone: its answers count leases from clocks that we know nothing of
+	}
+	l.reader.Reset(f.body)
+	m := l.inbound
+	for l.reader.Next(m) {
+		if len(l.s.lanes) > 1 && l.s.laneOf(m.Shard) != l {
+			continue
+		}
+		l.s.metrics.MessagesReceived.Add(1)
+		r := l.addressee(f.from, m)
+		if r == nil {
+			l.s.metrics.MessagesDropped.Add(1)
+			continue
+		}
+		if err := l.message1(r, f.from, m); err != nil {
+			l.s.metrics.MessagesDropped.Add(1)
+			l.s.logger.Warn("malformed raft message", "node", uint64(f.from), "error", err)
+		}
+	}
+	if err := l.reader.Err(); err != nil {
+		l.s.metrics.MessagesDropped.Add(1)
+		l.s.logger.Warn("malformed raft frame", "node", uint64(f.from), "error", err)
+	}
+}
+
+// addressee finds the replica that m is for. A replica that does not exist is made, uninitialised, if a candidate or a leader asks
+// for it (rule Split4) and it was not removed; another replica of the shard on this node is in the way of that.
+func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
+	r := l.byShard[m.Shard]
+	if r != nil {
+		if r.key.Replica == m.To {
+			return r
+		}
+		return nil
+	}
+	if m.Kind != wire.KindVoteRequest && m.Kind != wire.KindAppendRequest || m.To == 0 || m.Shard == 0 {
+		return nil
+	}
+	key := store.Key{Shard: m.Shard, Replica: m.To}
+	if _, dead := l.tombs[key]; dead || l.tombAbove(key) {
+		return nil
+	}
+	return l.newUninitialised(key)
+}
+
+// message1 decodes one message and feeds it.
+func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
+	var ev engine.Event
+	var err error
+	switch m.Kind {
+	case wire.KindAppendRequest:
+		l.inRuns, err = m.AppendRequest(from, &l.ev.appendReq, l.inRuns)
+		if err == nil {
+			err = l.readSpecials()
+		}
+		ev = &l.ev.appendReq
+	case wire.KindAppendResponse:
+		err = m.AppendResponse(from, &l.ev.appendRes)
+		ev = &l.ev.appendRes
+	case wire.KindHeartbeat:
+		err = m.Heartbeat(from, &l.ev.hb)
+		ev = &l.ev.hb
+	case wire.KindHeartbeatResponse:
+		err = m.HeartbeatResponse(from, &l.ev.hbResp)
+		ev = &l.ev.hbResp
+	case wire.KindVoteRequest:
+		err = m.VoteRequest(from, &l.ev.voteReq)
+		ev = &l.ev.voteReq
+	case wire.KindVoteResponse:
+		err = m.VoteResponse(from, &l.ev.voteResp)
+		ev = &l.ev.voteResp
+	case wire.KindSnapshotResponse:
+		err = m.SnapshotResponse(from, &l.ev.snapResp)
+		ev = &l.ev.snapResp
+	case wire.KindTimeoutNow:
+		err = m.TimeoutNow(from, &l.ev.timeout)
+		ev = &l.ev.timeout
+	default:
+		return nil // of a newer version
+	}
+	if err != nil {
+		return err
+	}
+	if m.Kind == wire.KindHeartbeat || m.Kind == wire.KindAppendRequest {
+		r.heardAt = l.now
+	}
+	l.feed(r, ev)
+	return nil
+}
+
+// readSpecials fills in what the engine wants to know of the entries of an append request, and checks the bodies: they
+// are about to be part of our log.
+func (l *Lane) readSpecials() error {
+	req := &l.ev.appendReq
+	for i := range l.inRuns {
+		run := &l.inRuns[i]
+		count, special, err := raftlog.CountEntries(run.Body)
+		if err != nil {
+			return err
+		}
+		if count != run.Count || special != run.Special {
+			return fmt.Errorf("%w: %d entries in a run of %d", wire.ErrMalformed, count, run.Count)
+		}
+		if !special {
+			continue
+		}
+		index := run.First
+		for it := raftlog.NewIter(run.Body); it.Next(); index++ {
+			switch it.Kind {
+			case engine.EntryBarrier:
+				req.Barriers = append(req.Barriers, index)
+			case engine.EntryMembership:
+				r := mp.NewReader(it.Payload)
+				m := raftlog.ReadMembership(&r)
+				if err := r.Finish(); err != nil {
+					return err
+				}
+				req.Memberships = append(req.Memberships, engine.MembershipAt{LogID: engine.LogID{Term: run.Term, Index: index}, Membership: &m})
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package scheduler
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+)
+
+// writerState is what others may know of the log writer.
+type writerState struct {
+	busy    atomic.Int64 // when the flush in progress began; 0 if there is none
+	stalled atomic.Bool
+}
+
+// FlushLog does one step of the log writer: one write and one sync of everything that all lanes have submitted. False means that
+// the log has failed, and Config.Fatal was called. While it runs, the lanes' next batches gather behind it.
+func (s *Scheduler) FlushLog() bool {
+	began := s.clock.Now()
+	s.writer.busy.Store(int64(began))
+	done, err := s.log.Flush()
+	s.writer.busy.Store(0)
+	s.writer.stalled.Store(false)
+	if err != nil {
+		if errors.Is(err, raftlog.ErrClosed) && s.stopped.Load() {
+			return false
+		}
+		s.fatal(fmt.Errorf("raft log: %w", err))
+		return false
+	}
+	s.metrics.LogSyncs.Add(1)
+	s.metrics.SyncLatency.Observe(int64(s.clock.Now() - began))
+	for _, c := range done {
+		s.lanes[c.Lane].box.putFlushed(c)
+	}
+	return true
+}
+
+// SealLog tells the log that it is idle (rule Log3).
+func (s *Scheduler) SealLog() bool {
+	if err := s.log.Seal(); err != nil {
+		s.fatal(fmt.Errorf("raft log: %w", err))
+		return false
+	}
+	return true
+}
+
+// watchWriter makes leaders resign when a flush takes longer than an election timeout: a leader that cannot write should not
+// hold its office (DESIGN 3.8). Once per stall.
+func (s *Scheduler) watchWriter(now engine.Instant) {
+	began := s.writer.busy.Load()
+	if began == 0 || now-engine.Instant(began) < engine.Instant(s.cfg.ElectionTimeoutMin) {
+		return
+	}
+	if s.writer.stalled.Swap(true) {
+		return
+	}
+	s.metrics.Stalls.Add(1)
+	s.logger.Error("the raft log does not get on: leaders resign", "for", now-engine.Instant(began))
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) { l.resignAll() })
+	}
+}
+
+// logFlushed tells the engines whose I/O is durable now.
+func (l *Lane) logFlushed(c *raftlog.Completion) {
+	l.log.Flushed(*c)
+	for {
+		ios, ok := l.batches.pop(c.Batch)
+		if !ok {
+			return
+		}
+		l.s.metrics.LogSyncShards.Add(uint64(len(ios)))
+		for i := range ios {
+			l.ev.flushed = engine.Flushed{IO: ios[i].io}
+			l.feed(ios[i].r, &l.ev.flushed)
+		}
+		l.batches.release(ios)
+	}
+}

@@ -1,0 +1,188 @@
+package scheduler
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+)
+
+// retryAfter is what a client is told that comes while there is no leader.
+const retryAfter = 50 * time.Millisecond
+
+// request takes a request out of the mailbox. Writes and reads of a shard are gathered until the end of the turn.
+func (l *Lane) request(req *Request) {
+	req.began = l.now
+	if req.Deadline != 0 && req.Deadline <= l.now {
+		l.answer(req, &shard.UnavailableError{Reason: "deadline passed before the request was looked at"})
+		return
+	}
+	r := l.byShard[req.Shard]
+	if r == nil || r.machine == nil {
+		l.answer(req, shard.ErrShardNotFound)
+		return
+	}
+	if req.Kind != KindWrite {
+		l.read(r, req)
+		return
+	}
+	if !r.eng.IsLeader() {
+		l.provoke(r)
+		l.answer(req, l.notLeader(r))
+		return
+	}
+	if err := l.checkWrite(r, req); err != nil {
+		l.answer(req, err)
+		return
+	}
+	if r.writeCount == 0 {
+		l.writes = append(l.writes, r)
+	}
+	if r.writeTail == nil {
+		r.writeHead = req
+	} else {
+		r.writeTail.next = req
+	}
+	r.writeTail = req
+	r.writeCount++
+	r.writeBytes += len(req.Body) + shard.EntryHeaderBytes
+}
+
+// checkWrite refuses what need not go through the log to be refused.
+func (l *Lane) checkWrite(r *replica, req *Request) error {
+	if err := shard.DecodeWrite(req.Body, &l.write); err != nil {
+		return err
+	}
+	if l.write.Shard != req.Shard {
+		return &shard.InvalidError{What: "write for another shard"}
+	}
+	if err := l.write.Validate(); err != nil {
+		return err
+	}
+	return r.machine.CheckWrite(&l.write)
+}
+
+// notLeader is the answer of a replica that does not lead.
+func (l *Lane) notLeader(r *replica) error {
+	if p := r.eng.Leader(); p.Node != 0 && p != r.self {
+		return &shard.NotLeaderError{Leader: p.Node}
+	}
+	return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard has no leader"}
+}
+
+// provoke makes a quiesced follower doubt its leader, because somebody wants something of the shard (rule Live4).
+func (l *Lane) provoke(r *replica) {
+	if r.eng.Status().Quiesced {
+		l.feed(r, wakeEvent)
+	}
+}
+
+// proposeAll makes one engine.Write of all writes of each shard.
+func (l *Lane) proposeAll() {
+	for i, r := range l.writes {
+		l.writes[i] = nil
+		l.token++
+		l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
+		l.s.metrics.Proposals.Add(uint64(r.writeCount))
+		l.feed(r, &l.ev.write)
+		if r.writeHead != nil { // neither accepted nor refused: cannot be, but no client may wait for ever
+			l.failWrites(r, l.notLeader(r))
+		}
+	}
+	l.writes = l.writes[:0]
+}
+
+// appendWrites encodes the turn's writes of r, once: the same bytes go into the log, its cache and every frame.
+func (l *Lane) appendWrites(r *replica, c *engine.Command) {
+	stamp := l.wall
+	size := 0
+	for req := r.writeHead; req != nil; req = req.next {
+		size += raftlog.EntrySize(shard.EntryHeaderBytes + len(req.Body))
+	}
+	if r.timeWrite {
+		size += raftlog.EntrySize(shard.EntryHeaderBytes)
+	}
+	body := l.enc.grab(size)
+	index := c.First
+	for req := r.writeHead; req != nil; {
+		body = appendHeader(body, shard.EntryHeaderBytes+len(req.Body))
+		body = shard.AppendWriteEntry(body, stamp, req.Body)
+		r.waiters.push(waiter{c.IO.Last.Term, index, req})
+		index++
+		next := req.next
+		req.next = nil
+		req = next
+	}
+	if r.timeWrite {
+		body = appendHeader(body, shard.EntryHeaderBytes)
+		body = shard.AppendTimeEntry(body, stamp)
+	}
+	r.clearWrites()
+	l.appendOwn(r, c, body)
+}
+
+func (r *replica) clearWrites() {
+	r.writeHead, r.writeTail, r.writeCount, r.writeBytes, r.timeWrite = nil, nil, 0, 0, false
+}
+
+// refused answers the requests whose token the engine did not accept.
+func (l *Lane) refused(r *replica, c *engine.Command) {
+	if l.readRefused(r, c) {
+		return
+	}
+	if c.Token != l.ev.write.Token {
+		l.transferRefused = c.Token
+		return
+	}
+	l.s.metrics.ProposalsRefused.Add(uint64(r.writeCount))
+	l.failWrites(r, l.reason(r, c.Reason))
+}
+
+// reason translates the engine's reason into an answer.
+func (l *Lane) reason(r *replica, reason engine.Reason) error {
+	switch reason {
+	case engine.ReasonNotLeader:
+		return l.notLeader(r)
+	case engine.ReasonOverloaded:
+		return shard.ErrOverloaded
+	case engine.ReasonInvalid:
+		return &shard.InvalidError{What: "refused by the engine"}
+	}
+	return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "leadership is changing"}
+}
+
+// failWrites answers all writes of the turn that were not accepted: they have no effect.
+func (l *Lane) failWrites(r *replica, err error) {
+	for req := r.writeHead; req != nil; {
+		next := req.next
+		req.next = nil
+		l.answer(req, err)
+		req = next
+	}
+	r.clearWrites()
+	for _, req := range r.reads.due {
+		l.answer(req, err)
+	}
+	r.reads.due = nil
+}
+
+// proposeTime proposes a time entry, so that keys expire (rule State8). It rides with the turn's writes.
+func (l *Lane) proposeTime(r *replica) {
+	if r.timeWrite || !r.eng.IsLeader() {
+		return
+	}
+	if r.writeCount == 0 {
+		l.writes = append(l.writes, r)
+	}
+	r.timeWrite = true
+	r.writeCount++
+	r.writeBytes += shard.EntryHeaderBytes
+}
+
+// appendHeader starts an entry of a payload of n bytes in a body, as raftlog.AppendEntry does; the payload follows.
+func appendHeader(body []byte, n int) []byte {
+	body = binary.AppendUvarint(body, uint64(n)+1)
+	return append(body, byte(engine.EntryNormal))
+}

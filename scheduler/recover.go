@@ -1,0 +1,238 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// promiseKey is where the state keeps the longest promise that this node has ever made (rule Engine2).
+const promiseKey = "promise"
+
+// New makes a scheduler and its replicas from what log and state hold. Nothing moves before Start, or before a runtime calls
+// Turn.
+func New(cfg Config, deps Deps) (*Scheduler, error) {
+	cfg.defaults()
+	s := &Scheduler{cfg: cfg, log: deps.Log, state: deps.State, net: deps.Network, clock: deps.Clock, logger: cfg.Logger}
+	if s.clock == nil {
+		s.clock = SystemClock{}
+	}
+	s.run.stop = make(chan struct{})
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.spawnFunc, s.readJob = deps.Spawn, deps.ReadJob
+	if s.spawnFunc == nil {
+		s.spawnFunc = s.spawnGoroutine
+	}
+	if s.readJob == nil {
+		s.run.readers = state.NewReaders(s.state, cfg.Readers)
+		s.readJob = s.run.readers.Submit
+	}
+	s.live = newLiveness(s)
+	s.ckpt = newCheckpointer(s)
+	for i := range cfg.Lanes {
+		s.lanes = append(s.lanes, newLane(s, i))
+	}
+	if err := s.startLease(); err != nil {
+		return nil, err
+	}
+	if err := s.recover(deps.Recovery); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// startLease finds how long after this start no replica may vote, for a restarted voter has forgotten its promises; and stores the
+// longest promise before it is made (rule Engine2).
+func (s *Scheduler) startLease() error {
+	b, err := s.state.NodeGet(promiseKey)
+	if err != nil {
+		return err
+	}
+	var longest engine.Duration
+	if len(b) == 8 {
+		longest = engine.Duration(binary.BigEndian.Uint64(b))
+		s.leaseStart = s.clock.Now() + engine.Instant(longest)
+	}
+	if s.cfg.ElectionTimeoutMin <= longest {
+		return nil
+	}
+	return s.state.NodePut(promiseKey, binary.BigEndian.AppendUint64(nil, uint64(s.cfg.ElectionTimeoutMin)))
+}
+
+// recover makes the replicas.
+func (s *Scheduler) recover(rec *raftlog.Recovery) error {
+	records, err := s.state.Records()
+	if err != nil {
+		return fmt.Errorf("reading the replica records: %w", err)
+	}
+	logs := map[store.Key]*raftlog.ReplicaLog{}
+	if rec != nil {
+		for k, v := range rec.Replicas {
+			logs[k] = v
+		}
+	}
+	for i := range records {
+		r := &records[i]
+		rl := logs[r.Key]
+		delete(logs, r.Key)
+		l := s.laneOf(r.Shard)
+		if r.Tombstone {
+			l.tombs[r.Key] = struct{}{}
+			if rl != nil {
+				l.log.Adopt(r.Key)
+				l.log.Drop(r.Key)
+			}
+			continue
+		}
+		if err := l.recoverReplica(r, rl); err != nil {
+			return err
+		}
+	}
+	keys := make([]store.Key, 0, len(logs))
+	for k := range logs {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, store.Key.Compare)
+	for _, k := range keys {
+		s.laneOf(k.Shard).recoverVoteOnly(logs[k])
+	}
+	for _, l := range s.lanes {
+		l.log.Submit()
+	}
+	return nil
+}
+
+// recoverReplica makes one replica from its record and its log. Its entries are kept only if they chain from what the record has
+// applied (rule Log7).
+func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
+	m, err := shard.Open(l.env, rec)
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", rec.Shard, err)
+	}
+	out := engine.Recovered{Applied: rec.Applied, Purged: rec.Applied, Committed: rec.Applied, Membership: rec.Membership,
+		Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation}
+	switch {
+	case rl == nil:
+		l.log.Init(rec.Key, engine.Vote{}, rec.Applied)
+	case !chains(rl, rec.Applied):
+		l.log.Adopt(rec.Key)
+		l.log.Init(rec.Key, rl.Vote, rec.Applied)
+		out.Vote = rl.Vote
+	default:
+		l.log.Adopt(rec.Key)
+		out.Vote, out.Purged, out.Runs, out.Committed = rl.Vote, rl.Purged, rl.Runs, rl.Committed
+		if err := addSpecials(&out, rl); err != nil {
+			return fmt.Errorf("shard %d: %w", rec.Shard, err)
+		}
+	}
+	r := l.newReplica(rec.Key, out)
+	r.machine = m
+	if err := l.add(r); err != nil {
+		return err
+	}
+	l.announce(r)
+	return nil
+}
+
+// chains tells whether the log's entries go on from applied.
+func chains(rl *raftlog.ReplicaLog, applied engine.LogID) bool {
+	if rl.Purged == applied {
+		return true
+	}
+	for _, run := range rl.Runs {
+		if applied.Index >= run.First && applied.Index <= run.Last {
+			return run.Term == applied.Term
+		}
+	}
+	return false
+}
+
+// addSpecials finds the memberships and barriers among the entries behind applied.
+func addSpecials(out *engine.Recovered, rl *raftlog.ReplicaLog) error {
+	specials, err := rl.Specials()
+	if err != nil {
+		return err
+	}
+	for _, sp := range specials {
+		if sp.LogID.Index <= out.Applied.Index {
+			continue
+		}
+		switch sp.Kind {
+		case engine.EntryBarrier:
+			out.Barriers = append(out.Barriers, sp.LogID.Index)
+		case engine.EntryMembership:
+			rd := mp.NewReader(sp.Payload)
+			m := raftlog.ReadMembership(&rd)
+			if err := rd.Finish(); err != nil {
+				return fmt.Errorf("membership at entry %d: %w", sp.LogID.Index, err)
+			}
+			out.Previous = out.Membership
+			out.Membership = engine.MembershipAt{LogID: sp.LogID, Membership: &m}
+		}
+	}
+	return nil
+}
+
+// recoverVoteOnly makes an uninitialised replica of what the log knows without a record: its vote must be kept, its entries lead nowhere
+// (rules Split3, Log7). A replica that an older one of the same shard stands in the way of is forgotten.
+func (l *Lane) recoverVoteOnly(rl *raftlog.ReplicaLog) {
+	l.log.Adopt(rl.Key)
+	if l.byShard[rl.Key.Shard] != nil || l.tombAbove(rl.Key) {
+		l.log.Drop(rl.Key)
+		return
+	}
+	l.log.Init(rl.Key, rl.Vote, engine.LogID{})
+	r := l.newReplica(rl.Key, engine.Recovered{Vote: rl.Vote, Incarnation: l.s.cfg.Incarnation})
+	_ = l.add(r)
+}
+
+// tombAbove tells whether this replica of the shard, or a later one, was removed.
+func (l *Lane) tombAbove(k store.Key) bool {
+	if len(l.tombs) == 0 {
+		return false
+	}
+	for t := range l.tombs {
+		if t.Shard == k.Shard && t.Replica >= k.Replica {
+			return true
+		}
+	}
+	return false
+}
+
+// newUninitialised makes a replica of which nothing is known but its name (rule Split4).
+func (l *Lane) newUninitialised(key store.Key) *replica {
+	l.log.Init(key, engine.Vote{}, engine.LogID{})
+	r := l.newReplica(key, engine.Recovered{Incarnation: l.s.cfg.Incarnation})
+	if l.add(r) != nil {
+		return nil
+	}
+	return r
+}
+
+// newReplica makes a replica with its engine. Its first tick starts it.
+func (l *Lane) newReplica(key store.Key, rec engine.Recovered) *replica {
+	r := &replica{key: key, self: engine.Peer{Node: l.s.cfg.Node, Replica: key.Replica}, timerAt: -1, lane: l}
+	l.startEngine(r, rec)
+	return r
+}
+
+func (l *Lane) startEngine(r *replica, rec engine.Recovered) {
+	c := &l.s.cfg
+	r.eng = engine.New(engine.Config{
+		Self: r.self, ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval,
+		QuiesceAfter: c.QuiesceAfter, ClockDriftMax: c.ClockDriftMax, LeaseStart: l.s.leaseStart,
+		Seed: c.Seed ^ uint64(r.key.Shard)*0x9e3779b97f4a7c15, UncommittedBytesMax: c.UncommittedBytesMax,
+		InflightMax: c.InflightMessages, EntriesPerMessage: c.EntriesPerMessage, Links: &l.links,
+	}, rec)
+	r.peers, r.memberAt = nil, engine.LogID{}
+	r.refreshPeers()
+	l.timers.set(r, r.eng.Deadline())
+}
