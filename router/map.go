@@ -142,7 +142,7 @@ func (m *Map) insert(d *shard.Descriptor) {
 		}
 		return
 	}
-	if m.append(d, old) {
+	if m.fill(d, old) {
 		return
 	}
 	mine := []piece{{start: d.Start, end: d.End, desc: d}}
@@ -180,18 +180,19 @@ func cut(pieces []piece, start, end []byte) []piece {
 	return out
 }
 
-// append is the fast way for a map that is filled in order.
-func (m *Map) append(d, old *shard.Descriptor) bool {
+// fill is the fast way for a map that is being filled: a shard that is new and overlaps nothing.
+func (m *Map) fill(d, old *shard.Descriptor) bool {
 	if old != nil {
 		return false
 	}
-	if n := len(m.pieces); n > 0 {
-		last := &m.pieces[n-1]
-		if len(last.end) == 0 || bytes.Compare(last.end, d.Start) > 0 {
-			return false
-		}
+	i := m.after(d.Start)
+	if i > 0 && (len(m.pieces[i-1].end) == 0 || bytes.Compare(m.pieces[i-1].end, d.Start) > 0) {
+		return false
 	}
-	m.pieces = append(m.pieces, piece{start: d.Start, end: d.End, desc: d})
+	if i < len(m.pieces) && (len(d.End) == 0 || bytes.Compare(d.End, m.pieces[i].start) > 0) {
+		return false
+	}
+	m.pieces = slices.Insert(m.pieces, i, piece{start: d.Start, end: d.End, desc: d})
 	return true
 }
 
@@ -208,6 +209,15 @@ func (m *Map) SetLeader(id engine.ShardID, node engine.NodeID) {
 	if node == 0 {
 		delete(m.leaders, id)
 	} else {
+		m.leaders[id] = node
+	}
+}
+
+// HintLeader notes who leads a shard if nothing is known of it: hearsay.
+func (m *Map) HintLeader(id engine.ShardID, node engine.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if node != 0 && m.leaders[id] == 0 {
 		m.leaders[id] = node
 	}
 }

@@ -347,7 +347,7 @@ func (m *Machine) rangeEnd(o *Op) []byte {
 }
 
 func (m *Machine) deleteRange(page *state.Page, o *Op, res *Result) {
-	if page.More {
+	if len(page.Items) == rangeLimit(o) { // not page.More, which may differ between replicas
 		res.More = true
 		last := page.Items[len(page.Items)-1].Key
 		res.Next = append(append(res.Next[:0], last...), 0)

@@ -44,7 +44,10 @@ func (e *estimate) guess() (keys, size uint64) {
 	if e.puts == 0 {
 		return 0, 0
 	}
-	keys = uint64(min(e.live, int64(e.distinct())))
+	keys = uint64(e.live)
+	if d := e.distinct(); float64(keys) > 1.2*d { // beyond three standard errors: there were overwrites
+		keys = uint64(d)
+	}
 	return keys, uint64(float64(e.bytes) / float64(e.puts) * float64(keys))
 }
 

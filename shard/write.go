@@ -376,7 +376,8 @@ type Result struct {
 	Failed  int
 	// Values holds, for each add its sum, for a delete-range the number of keys removed.
 	Values []int64
-	// More: a delete-range stopped at its limit; go on at Next, or from its start again if Next is empty.
+	// More: a delete-range removed as many as its limit allows, so there may be more: go on at Next, or from its start again
+	// if Next is empty.
 	More bool
 	Next []byte
 	// Replayed: the write had been applied before; this is the answer to a retry.
