@@ -318,8 +318,7 @@ func FuzzHandshake(f *testing.F) {
 func TestFrameLengthBomb(t *testing.T) {
 	hdr := make([]byte, frameHeader)
 	binary.BigEndian.PutUint32(hdr, 60<<20)
-	var got int64
-	got = testing.Benchmark(func(b *testing.B) {
+	got := testing.Benchmark(func(b *testing.B) {
 		for b.Loop() {
 			if _, err := newFrameReader(bytes.NewReader(hdr), 64<<20, 64<<10).next(); err != io.ErrUnexpectedEOF {
 				b.Fatal(err)

@@ -358,7 +358,8 @@ func until(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// pair starts two nodes that are connected.
+// pair starts two nodes that are connected. Only the first dials, so that no second connection replaces this one in the middle
+// of a test.
 func pair(t testing.TB, change func(*Config)) (*memNet, *node, *node) {
 	t.Helper()
 	n := newNet()
@@ -371,8 +372,6 @@ func pair(t testing.TB, change func(*Config)) (*memNet, *node, *node) {
 	}
 	a, b := mk(1), mk(2)
 	a.SetPeer(2, b.addr)
-	b.SetPeer(1, a.addr)
-	until(t, "connection", func() bool { return a.Connected(2) && b.Connected(1) })
 	settle(t, a, b)
 	return n, a, b
 }

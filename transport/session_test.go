@@ -110,6 +110,7 @@ func TestHalfOpen(t *testing.T) {
 		c.Limits.SilenceMax = 300 * time.Millisecond
 		c.Limits.DialTimeout = 200 * time.Millisecond
 	})
+	b.SetPeer(1, a.addr)
 	n.each(func(c *memConn) { c.pull(true) })
 	until(t, "silence to be noticed", func() bool { return a.Metrics().Silent.Load() > 0 && b.Metrics().Silent.Load() > 0 })
 	exchange(t, a, b)
@@ -119,6 +120,7 @@ func TestHalfOpen(t *testing.T) {
 // Only one direction is dead, and the side that hears nothing dials anew: the other gives up a session that looks alive.
 func TestOneWayLink(t *testing.T) {
 	n, a, b := pair(t, func(c *Config) { c.Limits.SilenceMax = 300 * time.Millisecond })
+	b.SetPeer(1, a.addr)
 	n.mu.Lock()
 	first := n.conns[len(n.conns)-1]
 	n.mu.Unlock()
@@ -169,6 +171,20 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	until(t, "a heartbeat", func() bool { return b.is(func() bool { return len(b.beats) > 0 }) })
 	until(t, "the slow write to end the session", func() bool { return a.Metrics().Slow.Load() > 0 })
 	close(stuck)
+	exchange(t, a, b)
+}
+
+// A node that is removed and set again, over and over: its sessions never overlap for the handler (start checks that).
+func TestRemoveAndSetAgain(t *testing.T) {
+	n := newNet()
+	a, b := n.start(t, n.config(1), newRecorder()), n.start(t, n.config(2), newRecorder())
+	b.SetPeer(1, a.addr)
+	for range 30 {
+		a.SetPeer(2, b.addr)
+		until(t, "connection", func() bool { return a.Connected(2) })
+		a.RemovePeer(2)
+	}
+	a.SetPeer(2, b.addr)
 	exchange(t, a, b)
 }
 
