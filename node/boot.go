@@ -154,10 +154,11 @@ func (b *boot) exchange(ctx context.Context) (silent int) {
 		}()
 	}
 	wg.Wait()
+	own := b.info().Addr
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, a := range b.join {
-		if !b.heard[a] {
+		if !b.heard[a] && a != own {
 			silent++
 		}
 	}

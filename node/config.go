@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/kiloraft/kiloraft/scheduler"
 )
 
 // Config says how a node runs. DataDir and Listen must be set; everything else has a default, see the fields.
@@ -49,6 +51,13 @@ type Config struct {
 	// Fatal is called once, from any goroutine, when the node cannot go on (a disk that failed). The process should end. The
 	// default logs and exits with status 1.
 	Fatal func(error)
+
+	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
+	// between the steps of an init.
+	Listener     net.Listener
+	HTTPListener net.Listener
+	tune         func(*scheduler.Config)
+	fault        func(step string) error
 }
 
 // Errors of Open.
@@ -59,6 +68,10 @@ var (
 	ErrConfig = errors.New("bad configuration")
 	// ErrOtherCluster: the data directory belongs to another cluster than the peers do.
 	ErrOtherCluster = errors.New("data directory of another cluster")
+	// ErrRefused: the cluster has refused this node for good: its data is a copy, or it was removed (rule Cluster9).
+	ErrRefused = errors.New("refused")
+	// ErrAddrInUse: another process listens on the address.
+	ErrAddrInUse = errors.New("address in use")
 	// ErrBadDir: the data directory holds something that is not a node's.
 	ErrBadDir = errors.New("not a data directory of kiloraft")
 )

@@ -6,10 +6,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -25,9 +25,9 @@ const (
 	factIncarnations = "incarnations" // nonces of the starts, newest last (rule Cluster9)
 	factReservation  = "reservation"  // what this node has promised to become (rule Cluster7)
 	factStarted      = "started"      // [cluster, node]: what it has become; never changes
-	factPromise      = "promise"      // longest lease promise ever made, in nanoseconds (rule Engine2)
 	factMeta         = "meta"         // last descriptor of the meta shard that was seen
 	factPeer         = "peer/"        // + node id: [incarnation, identity, address]
+	factNodes        = "nodes"        // [node, address, …] as last read from meta
 	factRefused      = "refused"      // why this node may not go on (rule Cluster9)
 )
 
@@ -41,8 +41,8 @@ type facts struct {
 	incarnations []uint64
 	started      *startedFact
 	reservation  *reservation
-	promise      time.Duration
 	meta         *shard.Descriptor
+	nodes        []byte // encoded factNodes
 	peers        map[engine.NodeID]peerFact
 }
 
@@ -145,14 +145,11 @@ func (f *facts) loadMembership() error {
 }
 
 func (f *facts) loadHints() error {
-	b, err := f.store.NodeGet(factPromise)
-	if err != nil {
+	var err error
+	if f.nodes, err = f.store.NodeGet(factNodes); err != nil {
 		return err
 	}
-	if len(b) == 8 {
-		f.promise = time.Duration(binary.BigEndian.Uint64(b))
-	}
-	b, err = f.store.NodeGet(factMeta)
+	b, err := f.store.NodeGet(factMeta)
 	if err != nil || len(b) == 0 {
 		return err
 	}
@@ -215,20 +212,6 @@ func (f *facts) membership() (*startedFact, *reservation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.started, f.reservation
-}
-
-// raisePromise stores the longest promise before it is made (rule Engine2).
-func (f *facts) raisePromise(d time.Duration) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if d <= f.promise {
-		return nil
-	}
-	if err := f.store.NodePut(factPromise, binary.BigEndian.AppendUint64(nil, uint64(d))); err != nil {
-		return err
-	}
-	f.promise = d
-	return nil
 }
 
 // metaDescriptor returns the newest descriptor of the meta shard that this node has seen, nil if none.
@@ -294,6 +277,40 @@ func (f *facts) sawPeer(id engine.NodeID, p peerFact) error {
 		return err
 	}
 	f.peers[id] = p
+	return nil
+}
+
+// nodeAddrs returns the addresses of the nodes as last read from meta.
+func (f *facts) nodeAddrs() map[engine.NodeID]string {
+	addrs := map[engine.NodeID]string{}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := mp.NewReader(f.nodes)
+	if len(f.nodes) == 0 {
+		return addrs
+	}
+	for n := r.Array(); n > 1 && r.Err() == nil; n -= 2 {
+		id := engine.NodeID(r.Uint())
+		addrs[id] = r.String()
+	}
+	return addrs
+}
+
+// sawNodes keeps the addresses of all nodes, so that a restarted node finds its peers.
+func (f *facts) sawNodes(list []placement.NodeRecord) error {
+	b := mp.AppendArray(nil, 2*len(list))
+	for _, n := range list {
+		b = mp.AppendString(mp.AppendUint(b, uint64(n.ID)), n.Addr)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if bytes.Equal(b, f.nodes) {
+		return nil
+	}
+	if err := f.store.NodePut(factNodes, b); err != nil {
+		return err
+	}
+	f.nodes = b
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // Bounds of what a record may hold; encoded records come from the network too.
@@ -206,4 +207,46 @@ func DecodeNextID(b []byte) (uint64, error) {
 		return 0, fmt.Errorf("placement: allocator: %w", err)
 	}
 	return next, nil
+}
+
+// ShardRecord is what meta knows of a shard. The shard's own log is the truth of its descriptor; this follows it (rules Split5, Cluster5).
+type ShardRecord struct {
+	Descriptor shard.Descriptor
+	// Leader is the node that leads a new shard first, 0 for none: a preference, not a fact.
+	Leader engine.NodeID
+}
+
+// Append encodes the record.
+func (s *ShardRecord) Append(b []byte) []byte {
+	b = mp.AppendBin(mp.AppendArray(b, 2), shard.AppendDescriptor(nil, &s.Descriptor))
+	return mp.AppendUint(b, uint64(s.Leader))
+}
+
+// DecodeShard decodes a ShardRecord.
+func DecodeShard(b []byte) (ShardRecord, error) {
+	r := mp.NewReader(b)
+	more := r.ArrayMin(2)
+	desc := r.Bin()
+	s := ShardRecord{Leader: engine.NodeID(r.Uint())}
+	r.Skip(more)
+	err := r.Finish()
+	if err == nil {
+		s.Descriptor, err = shard.DecodeDescriptor(desc)
+	}
+	if err != nil {
+		return ShardRecord{}, fmt.Errorf("placement: shard record: %w", err)
+	}
+	return s, nil
+}
+
+// Record returns the record of a shard of an initial plan: Version 1, ConfVersion 1 (rule Split6).
+func (s *InitialShard) Record() ShardRecord {
+	rec := ShardRecord{Descriptor: shard.Descriptor{Shard: s.ID, Start: s.Start, End: s.End, Version: 1, ConfVersion: 1}}
+	if len(s.Replicas) > 0 {
+		rec.Leader = s.Replicas[0].Node
+	}
+	for _, r := range s.Replicas {
+		rec.Descriptor.Replicas = append(rec.Descriptor.Replicas, shard.ReplicaDesc{Replica: r.Replica, Node: r.Node, Role: shard.RoleVoter})
+	}
+	return rec
 }

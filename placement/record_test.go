@@ -57,3 +57,18 @@ func TestKeys(t *testing.T) {
 		t.Errorf("%q", e)
 	}
 }
+
+func TestShardRecordRoundTrip(t *testing.T) {
+	plan, err := PlanInitial(Initial{Nodes: nodes(3), Shards: 4, Replicas: 3, FirstShard: 2, FirstReplica: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := plan[1].Record()
+	if err := rec.Descriptor.Validate(); err != nil {
+		t.Error(err)
+	}
+	got, err := DecodeShard(rec.Append(nil))
+	if err != nil || !reflect.DeepEqual(got, rec) || got.Leader != plan[1].Replicas[0].Node {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

@@ -244,13 +244,10 @@ type server struct {
 	w       waiters[flight]
 	flying  int // bytes of the requests in flight
 	s       *session
-	handler requestHandler
+	handler Handler
 }
 
-// requestHandler is the part of Handler that a server needs.
-type requestHandler interface{ Request(req Request) }
-
-func newServer(s *session, h requestHandler) *server {
+func newServer(s *session, h Handler) *server {
 	l := &s.core.limits
 	target := l.FrameBytesTarget
 	if s.client {

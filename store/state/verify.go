@@ -128,7 +128,6 @@ func verifyFacts(tx *boltTx, r *Report) (found []error) {
 }
 
 func verifyItems(tx *boltTx, r *Report) (found []error) {
-	var codec itemCodec
 	err := tx.tablets(func(t TabletID) error {
 		r.Tablets++
 		b, ok := tx.tablet(t)
@@ -137,7 +136,7 @@ func verifyItems(tx *boltTx, r *Report) (found []error) {
 		}
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
-			it, err := codec.read(t, k, v)
+			it, err := readItem(t, k, v)
 			if err != nil {
 				if len(found) < errorsMax {
 					found = append(found, err)
@@ -203,10 +202,9 @@ func dump(tx *boltTx, out io.Writer, items bool) error {
 func dumpTablet(tx *boltTx, w *lineWriter, t TabletID, items bool) {
 	b, _ := tx.tablet(t)
 	n, size, bad := 0, 0, 0
-	var codec itemCodec
 	c := b.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		it, err := codec.read(t, k, v)
+		it, err := readItem(t, k, v)
 		if err != nil {
 			bad++
 		}

@@ -1,0 +1,220 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// syncEvery is how often a node looks into meta unasked, in case that it was not told of something.
+const syncEvery = 30 * time.Second
+
+// createBatch is how many replicas are made in one transaction.
+const createBatch = 512
+
+// syncPhase says which of its replicas a node makes. In an init all followers are made before the first leaders, which campaign at
+// once and find their voters: so leaders start where the plan wants them.
+type syncPhase uint8
+
+const (
+	syncAll       syncPhase = 0
+	syncFollowers syncPhase = 1
+	syncLeaders   syncPhase = 2
+)
+
+// syncRequest asks a node to look into meta, for the shards from First to Last.
+type syncRequest struct {
+	First, Last engine.ShardID
+	Phase       syncPhase
+}
+
+func (r *syncRequest) append(b []byte) []byte {
+	b = mp.AppendUint(mp.AppendArray(b, 3), uint64(r.First))
+	return mp.AppendUint(mp.AppendUint(b, uint64(r.Last)), uint64(r.Phase))
+}
+
+func decodeSync(b []byte) (syncRequest, error) {
+	r := mp.NewReader(b)
+	more := r.ArrayMin(3)
+	q := syncRequest{First: engine.ShardID(r.Uint()), Last: engine.ShardID(r.Uint()), Phase: syncPhase(r.Uint())}
+	r.Skip(more)
+	if err := r.Finish(); err != nil {
+		return q, malformed(err)
+	}
+	return q, nil
+}
+
+// syncLoop looks into meta at start, when it is told to, and at a low rate.
+func (c *core) syncLoop() {
+	ctx := c.n.ctx
+	for {
+		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := c.syncAll(actx)
+		cancel()
+		wait := syncEvery
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errNotYet):
+			wait = 200 * time.Millisecond // an init is about to make the cluster, or was interrupted
+		case err != nil:
+			c.n.log.Info("cannot read the meta shard", "err", err)
+			wait = time.Second
+		default:
+			c.n.synced.Store(true)
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-c.wake:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// errNotYet: meta has no cluster record yet.
+var errNotYet = errors.New("the cluster is not made yet: run cluster init")
+
+// syncAll brings this node in line with meta: nodes, shards, and its own record.
+func (c *core) syncAll(ctx context.Context) error {
+	_, version, err := c.meta.get(ctx, placement.ClusterKey())
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		return errNotYet
+	}
+	if err := c.syncNodes(ctx); err != nil {
+		return err
+	}
+	_, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll})
+	return err
+}
+
+// syncNodes reads all node records, and corrects this node's own if it has moved.
+func (c *core) syncNodes(ctx context.Context) error {
+	var list []placement.NodeRecord
+	own := -1
+	err := c.meta.scan(ctx, []byte(placement.PrefixNode), placement.PrefixEnd(placement.PrefixNode), func(_, value []byte) error {
+		rec, err := placement.DecodeNode(value)
+		if err != nil {
+			return err
+		}
+		if rec.ID == c.node {
+			own = len(list)
+		}
+		list = append(list, rec)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if own >= 0 {
+		if rec := list[own]; c.n.describes(&rec) {
+			list[own] = rec
+			if err := c.updateOwn(ctx, rec); err != nil {
+				return err
+			}
+		}
+	}
+	c.view.setNodes(list)
+	for _, rec := range list {
+		c.setPeer(rec.ID, rec.Addr)
+	}
+	return c.n.facts.sawNodes(list)
+}
+
+// updateOwn replaces this node's record, unless the control plane changes it meanwhile; the next sync tries again.
+func (c *core) updateOwn(ctx context.Context, rec placement.NodeRecord) error {
+	key := placement.NodeKey(rec.ID)
+	old, version, err := c.meta.get(ctx, key)
+	if err != nil || version == 0 {
+		return err
+	}
+	now, err := placement.DecodeNode(old)
+	if err != nil {
+		return err
+	}
+	rec.State = now.State
+	err = c.meta.write(ctx, []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, []shard.Op{put(key, rec.Append(nil))})
+	if errors.Is(err, shard.ErrConditionFailed) {
+		return nil
+	}
+	return err
+}
+
+// syncShards reads the records of a range of shards and makes this node's replicas of new ones (rule Split6). It returns how many it
+// asked for.
+func (c *core) syncShards(ctx context.Context, q syncRequest) (int, error) {
+	var list []scheduler.NewReplica
+	made := 0
+	end := placement.PrefixEnd(placement.PrefixShard)
+	if q.Last != ^engine.ShardID(0) {
+		end = placement.ShardKey(q.Last + 1)
+	}
+	err := c.meta.scan(ctx, placement.ShardKey(q.First), end, func(_, value []byte) error {
+		rec, err := placement.DecodeShard(value)
+		if err != nil {
+			return err
+		}
+		if r, ok := c.wanted(&rec, q.Phase); ok {
+			list = append(list, r)
+		}
+		c.view.learn(&rec.Descriptor)
+		if rec.Descriptor.Shard == shard.MetaShardID {
+			c.sawMeta(&rec.Descriptor)
+		}
+		if len(list) < createBatch {
+			return nil
+		}
+		made += len(list)
+		err = c.create(ctx, list)
+		list = list[:0]
+		return err
+	})
+	if err == nil && len(list) > 0 {
+		made += len(list)
+		err = c.create(ctx, list)
+	}
+	return made, err
+}
+
+// wanted returns the replica that a record asks this node to make in this phase. A descriptor that has moved on makes none: such a replica
+// comes from a snapshot or its parent's split.
+func (c *core) wanted(rec *placement.ShardRecord, phase syncPhase) (scheduler.NewReplica, bool) {
+	d := &rec.Descriptor
+	r, ok := d.OnNode(c.node)
+	leads := rec.Leader == c.node
+	switch {
+	case !ok, d.Version != 1, d.ConfVersion != 1, d.Shard == shard.MetaShardID,
+		phase == syncFollowers && leads, phase == syncLeaders && !leads:
+		return scheduler.NewReplica{}, false
+	}
+	c.createMu.Lock()
+	known := c.created[d.Shard]
+	c.createMu.Unlock()
+	return scheduler.NewReplica{Descriptor: d, Replica: r.Replica, Options: scheduler.CreateOptions{Campaign: leads}}, !known
+}
+
+// create makes replicas, and remembers that they need not be asked for again.
+func (c *core) create(ctx context.Context, list []scheduler.NewReplica) error {
+	if err := c.sched.CreateReplicas(ctx, list); err != nil {
+		return fmt.Errorf("create replicas: %w", err)
+	}
+	c.createMu.Lock()
+	defer c.createMu.Unlock()
+	for _, r := range list {
+		c.created[r.Descriptor.Shard] = true
+	}
+	return nil
+}

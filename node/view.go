@@ -1,0 +1,164 @@
+package node
+
+import (
+	"bytes"
+	"slices"
+	"sort"
+	"sync"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// view is this node's picture of the cluster: what meta says, with what its own replicas have learnt since. It answers map
+// requests, routes requests, and is never the truth: every replica checks what it is asked (DESIGN 7).
+type view struct {
+	mu      sync.RWMutex
+	shards  map[engine.ShardID]*shard.Descriptor // descriptors are immutable
+	leaders map[engine.ShardID]engine.NodeID     // as last heard; 0 or absent: unknown
+	nodes   map[engine.NodeID]placement.NodeRecord
+	sorted  []*shard.Descriptor // user shards by start key; nil: to be made
+}
+
+func newView() *view {
+	return &view{shards: map[engine.ShardID]*shard.Descriptor{}, leaders: map[engine.ShardID]engine.NodeID{},
+		nodes: map[engine.NodeID]placement.NodeRecord{}}
+}
+
+// learn takes a descriptor if it is newer than the known one.
+func (v *view) learn(d *shard.Descriptor) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.learnLocked(d)
+}
+
+func (v *view) learnLocked(d *shard.Descriptor) {
+	if old := v.shards[d.Shard]; old == nil || d.Newer(old) {
+		v.shards[d.Shard] = d
+		v.sorted = nil
+	}
+}
+
+// onDescriptor takes what a local replica has learnt. It is called on a lane.
+func (v *view) onDescriptor(ev scheduler.DescriptorEvent) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if ev.Descriptor != nil {
+		v.learnLocked(ev.Descriptor)
+	}
+	v.leaders[ev.Shard] = ev.Leader
+}
+
+// leader returns the last known leader of a shard.
+func (v *view) leader(id engine.ShardID) engine.NodeID {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.leaders[id]
+}
+
+func (v *view) setLeader(id engine.ShardID, node engine.NodeID) {
+	v.mu.Lock()
+	v.leaders[id] = node
+	v.mu.Unlock()
+}
+
+func (v *view) shard(id engine.ShardID) *shard.Descriptor {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.shards[id]
+}
+
+func (v *view) addr(id engine.NodeID) string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.nodes[id].Addr
+}
+
+func (v *view) setNodes(list []placement.NodeRecord) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, n := range list {
+		v.nodes[n.ID] = n
+	}
+}
+
+// nodeList returns the nodes in order of their ids.
+func (v *view) nodeList() []placement.NodeRecord {
+	v.mu.RLock()
+	list := make([]placement.NodeRecord, 0, len(v.nodes))
+	for _, n := range v.nodes {
+		list = append(list, n)
+	}
+	v.mu.RUnlock()
+	slices.SortFunc(list, func(a, b placement.NodeRecord) int { return int(a.ID) - int(b.ID) })
+	return list
+}
+
+// count returns how many user shards are known.
+func (v *view) count() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	n := len(v.shards)
+	if v.shards[shard.MetaShardID] != nil {
+		n--
+	}
+	return n
+}
+
+// byStart returns the user shards by start key. Where two begin at one key, the higher Version owns it (rule Split5).
+func (v *view) byStart() []*shard.Descriptor {
+	v.mu.RLock()
+	list := v.sorted
+	v.mu.RUnlock()
+	if list != nil {
+		return list
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.sorted != nil {
+		return v.sorted
+	}
+	list = make([]*shard.Descriptor, 0, len(v.shards))
+	for id, d := range v.shards {
+		if id != shard.MetaShardID {
+			list = append(list, d)
+		}
+	}
+	slices.SortFunc(list, func(a, b *shard.Descriptor) int {
+		if c := bytes.Compare(a.Start, b.Start); c != 0 {
+			return c
+		}
+		return int(a.Version) - int(b.Version)
+	})
+	v.sorted = list
+	return list
+}
+
+// page returns up to limit user shards in order, from the one that owns the key from on, and where the next page begins if there are more.
+func (v *view) page(from []byte, limit int) (page []*shard.Descriptor, next []byte, more bool) {
+	list := v.byStart()
+	i := sort.Search(len(list), func(i int) bool { return bytes.Compare(list[i].Start, from) > 0 })
+	if i > 0 && list[i-1].Contains(from) {
+		i--
+	}
+	rest := list[i:]
+	if len(rest) <= limit {
+		return rest, nil, false
+	}
+	return rest[:limit], rest[limit].Start, true
+}
+
+// led returns how many shards a node leads, as last heard.
+func (v *view) led(node engine.NodeID) int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	n := 0
+	for _, l := range v.leaders {
+		if l == node {
+			n++
+		}
+	}
+	return n
+}
