@@ -189,14 +189,11 @@ func (c *Client) refreshMap(key []byte, done func(error)) {
 		if string(r.key) != string(key) {
 			waited := done
 			done = func(err error) {
-				if err != nil {
+				if _, ok := c.m.Lookup(key); ok || err != nil {
 					waited(err)
 					return
 				}
-				c.refreshMap(key, waited)
-			}
-			if _, ok := c.m.Lookup(key); ok && key != nil {
-				done = waited // somebody is on the way to news; the owner we know may still be right
+				c.refreshMap(key, waited) // it was about other keys
 			}
 		}
 		r.waiting = append(r.waiting, done)

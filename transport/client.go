@@ -85,14 +85,12 @@ type ClientConfig struct {
 type ClientConn struct {
 	s       *session
 	metrics Metrics
-	stop    chan struct{}
-	once    sync.Once
 	wg      sync.WaitGroup
 }
 
 // DialClient connects as a client. Its errors may be a *Refused.
 func DialClient(ctx context.Context, addr string, cfg ClientConfig) (*ClientConn, error) {
-	cc := &ClientConn{stop: make(chan struct{})}
+	cc := &ClientConn{}
 	c := newCore(cfg.Limits, cfg.Logger, &cc.metrics)
 	c.versions(0, 0)
 	if cfg.Dial == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 )
@@ -98,11 +99,12 @@ func (t *Transport) handshake(nc net.Conn) error {
 			_ = writeHandshake(c, kindRefusal, ref.encode())
 		}
 	}
-	if isReason(err, ReasonConnected) {
-		t.core.log.Debug("refused a connection", "remote", nc.RemoteAddr(), "reason", err)
-	} else {
-		t.core.log.Warn("refused a connection", "remote", nc.RemoteAddr(), "reason", err)
+	// Whoever knocks at the port all day does not fill the log.
+	level, now := slog.LevelDebug, t.core.clock.now()
+	if last := t.warned.Load(); !isReason(err, ReasonConnected) && (last == 0 || now-last > int64(100*time.Millisecond)) && t.warned.CompareAndSwap(last, now) {
+		level = slog.LevelWarn
 	}
+	t.core.log.Log(t.ctx, level, "refused a connection", "remote", nc.RemoteAddr(), "reason", err)
 	return err
 }
 

@@ -125,12 +125,17 @@ func (t *Transport) register(s *session, dropped uint64) *Refused {
 	}
 	p := t.peers[s.info.Node]
 	if p == nil {
+		if s.dialled {
+			return refuse(ReasonRemoved, "while dialling")
+		}
 		p = t.addPeer(s.info.Node)
 	}
 	cur := p.holds()
 	switch {
 	case p.wasDropped(s.id):
 		return refuse(ReasonConnected, "given up meanwhile")
+	case cur != nil && cur.info.Incarnation() != s.info.Incarnation() && t.attests(cur):
+		return refuse(ReasonAlive, "incarnation %016x", cur.info.Incarnation())
 	case cur == nil || cur.id == dropped || cur.info.Incarnation() != s.info.Incarnation():
 	case cur.dialled == s.dialled:
 		if s.dialled {
@@ -165,6 +170,9 @@ func (t *Transport) register(s *session, dropped uint64) *Refused {
 		delete(t.sessions, s)
 		if p.cur == s {
 			p.cur = nil
+		}
+		if t.leaving[p.node] == s {
+			delete(t.leaving, p.node)
 		}
 		t.mu.Unlock()
 		p.nudge()

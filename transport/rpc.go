@@ -244,10 +244,13 @@ type server struct {
 	w       waiters[flight]
 	flying  int // bytes of the requests in flight
 	s       *session
-	handler Handler
+	handler requestHandler
 }
 
-func newServer(s *session, h Handler) *server {
+// requestHandler is the part of Handler that a server needs.
+type requestHandler interface{ Request(req Request) }
+
+func newServer(s *session, h requestHandler) *server {
 	l := &s.core.limits
 	target := l.FrameBytesTarget
 	if s.client {

@@ -30,9 +30,12 @@ type Transport struct {
 	self      PeerInfo // what this node says of itself
 	peers     map[engine.NodeID]*peer
 	sessions  map[*session]struct{}
+	leaving   map[engine.NodeID]*session // of removed peers, until they have finished
 	clients   int
 	listeners map[net.Listener]struct{}
 	shaking   int // handshakes of others in progress
+
+	warned atomic.Int64 // when a refusal was last logged loudly
 
 	// byNode is a copy of peers for senders, replaced whenever peers changes.
 	byNode atomic.Pointer[map[engine.NodeID]*peer]
@@ -51,7 +54,7 @@ func New(cfg Config, h Handler) (*Transport, error) {
 		return nil, fmt.Errorf("transport: the advertised address is longer than %d bytes", addrBytesMax)
 	}
 	t := &Transport{cfg: cfg, handler: h, peers: map[engine.NodeID]*peer{}, sessions: map[*session]struct{}{},
-		listeners: map[net.Listener]struct{}{}}
+		leaving: map[engine.NodeID]*session{}, listeners: map[net.Listener]struct{}{}}
 	t.core = newCore(cfg.Limits, cfg.Logger, &t.metrics)
 	t.core.versions(cfg.VersionMin, cfg.VersionMax)
 	if t.cfg.Dial == nil {
@@ -142,7 +145,7 @@ func (p *peer) startDialling() {
 
 // addPeer makes a peer. The lock is held.
 func (t *Transport) addPeer(node engine.NodeID) *peer {
-	p := &peer{node: node, t: t, wake: make(chan struct{}, 1)}
+	p := &peer{node: node, t: t, wake: make(chan struct{}, 1), cur: t.leaving[node]}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	t.peers[node] = p
 	t.publish()
@@ -165,6 +168,7 @@ func (t *Transport) RemovePeer(node engine.NodeID) {
 	p.cancel()
 	if p.cur != nil {
 		p.cur.kill(errRemoved)
+		t.leaving[node] = p.cur
 	}
 	delete(t.peers, node)
 	t.publish()

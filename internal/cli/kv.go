@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -263,7 +262,7 @@ func (a *app) scan(ctx context.Context, r client.Range) error {
 	if a.json() {
 		out = &scanJSON{w: w, keysOnly: r.KeysOnly}
 	}
-	ctx, progress, stop := idleTimeout(ctx, a.cfg.Timeout)
+	ctx, progress, stop := client.IdleTimeout(ctx, a.cfg.Timeout)
 	defer stop()
 	for it, err := range c.Scan(ctx, r) {
 		if err != nil {
@@ -282,20 +281,6 @@ func (a *app) scan(ctx context.Context, r client.Range) error {
 		return err
 	}
 	return w.Flush()
-}
-
-// idleTimeout gives a context that ends when progress was not called for d.
-func idleTimeout(ctx context.Context, d time.Duration) (_ context.Context, progress, stop func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	t := time.AfterFunc(d, func() { cancel(fmt.Errorf("%w: no answer within %v", client.ErrUnavailable, d)) })
-	last := time.Now()
-	progress = func() {
-		if now := time.Now(); now.Sub(last) > d/16 {
-			t.Reset(d)
-			last = now
-		}
-	}
-	return ctx, progress, func() { t.Stop(); cancel(nil) }
 }
 
 type scanWriter interface {

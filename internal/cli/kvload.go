@@ -27,28 +27,13 @@ type scanJSON struct {
 }
 
 func (s *scanJSON) item(it client.Item) error {
-	sep := ",\n "
-	if s.n == 0 {
-		sep = "[\n "
-	}
 	s.n++
-	if _, err := s.w.WriteString(sep); err != nil {
-		return err
-	}
-	b, err := json.Marshal(toItemJSON(it, !s.keysOnly))
-	if err == nil {
-		_, err = s.w.Write(b)
-	}
-	return err
+	return jsonElement(s.w, s.n, toItemJSON(it, !s.keysOnly))
 }
 
 func (s *scanJSON) end() error {
-	text := "\n]\n"
-	if s.n == 0 {
-		text = "[]\n"
-	}
-	_, err := s.w.WriteString(text)
-	return err
+	jsonEnd(s.w, s.n)
+	return nil
 }
 
 func (a *app) kvImportCmd() *cobra.Command {
@@ -104,7 +89,7 @@ With dir, a key that is no clean relative path is reported and skipped, and the 
 			if len(args) > 0 {
 				path = args[0]
 			}
-			opt := load.ExportOptions{Progress: new(load.Progress)}
+			opt := load.ExportOptions{Timeout: a.cfg.Timeout, Progress: new(load.Progress)}
 			var err error
 			if opt.Format, err = formatArg(format, path); err != nil {
 				return err

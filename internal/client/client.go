@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"time"
 )
 
 var (
@@ -143,4 +145,21 @@ func KeyIn(s Shard, suffix string) ([]byte, bool) {
 		key = append(key, suffix...)
 	}
 	return nil, false
+}
+
+// IdleTimeout gives a context that ends when progress was not called for d: for what may take long as a whole. d of 0 is no bound.
+func IdleTimeout(ctx context.Context, d time.Duration) (_ context.Context, progress, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if d <= 0 {
+		return ctx, func() {}, func() { cancel(nil) }
+	}
+	t := time.AfterFunc(d, func() { cancel(fmt.Errorf("%w: no answer within %v", ErrUnavailable, d)) })
+	last := time.Now()
+	progress = func() {
+		if now := time.Now(); now.Sub(last) > d/16 {
+			t.Reset(d)
+			last = now
+		}
+	}
+	return ctx, progress, func() { t.Stop(); cancel(nil) }
 }

@@ -20,7 +20,7 @@ type Options struct {
 	Nodes    int
 	Shards   int
 	Dir      string // "": a temporary one that is removed
-	BasePort int    // 0: 7100 if it is free, else any
+	BasePort int    // 0: 7100 if it is free, else any; -1: any
 	Data     string // directory that the tour loads; "": see findData
 	Dial     func(ctx context.Context, servers []string) (client.Cluster, error)
 	Out      io.Writer // what people read
@@ -86,7 +86,10 @@ func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
 // addresses chooses ports: base, base+1 … for nodes and base+80 … for HTTP, as serve's own defaults.
 func addresses(o Options) (listen, http []string, err error) {
 	base := o.BasePort
-	if base == 0 {
+	switch base {
+	case -1:
+		return freeAddresses(o.Nodes)
+	case 0:
 		base = defaultBasePort
 	}
 	for i := range o.Nodes {
@@ -102,13 +105,17 @@ func addresses(o Options) (listen, http []string, err error) {
 		if o.BasePort != 0 {
 			return nil, nil, fmt.Errorf("the demo needs %s: %w", a, err)
 		}
-		free, err := FreeAddrs(2 * o.Nodes)
-		if err != nil {
-			return nil, nil, err
-		}
-		return free[:o.Nodes], free[o.Nodes:], nil
+		return freeAddresses(o.Nodes)
 	}
 	return listen, http, nil
+}
+
+func freeAddresses(nodes int) (listen, http []string, err error) {
+	free, err := FreeAddrs(2 * nodes)
+	if err != nil {
+		return nil, nil, err
+	}
+	return free[:nodes], free[nodes:], nil
 }
 
 // Restart starts node i again after it was killed or stopped, and waits until it answers.

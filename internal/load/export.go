@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/escape"
@@ -17,8 +18,10 @@ import (
 // ExportOptions say how to export.
 type ExportOptions struct {
 	Format   Format
-	Prefix   []byte // only keys that begin with it; they are written whole
+	Prefix   []byte        // only keys that begin with it; they are written whole
+	Timeout  time.Duration // of the wait for the next key; 0: none
 	Progress *Progress
+	alive    func() // called for each key
 }
 
 // PrefixEnd gives the end of the range of keys that begin with prefix; empty means unbounded.
@@ -37,6 +40,9 @@ func PrefixEnd(prefix []byte) []byte {
 // when it is complete. The report is valid also with an error.
 func Export(ctx context.Context, kv client.KV, path string, out io.Writer, opt ExportOptions) (Report, error) {
 	t := newTally(opt.Progress)
+	ctx, progress, stop := client.IdleTimeout(ctx, opt.Timeout)
+	defer stop()
+	opt.alive = progress
 	var err error
 	switch {
 	case opt.Format == Dir && path == "-":
@@ -47,6 +53,9 @@ func Export(ctx context.Context, kv client.KV, path string, out io.Writer, opt E
 		err = exportLines(ctx, kv, out, opt, t)
 	default:
 		err = exportFile(ctx, kv, path, opt, t)
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", cause, err)
 	}
 	return t.report(), err
 }
@@ -62,6 +71,7 @@ func exportLines(ctx context.Context, kv client.KV, out io.Writer, opt ExportOpt
 		if err != nil {
 			return errors.Join(err, w.Flush())
 		}
+		opt.alive()
 		buf = encode(buf[:0], it.Key, it.Value)
 		if _, err := w.Write(buf); err != nil {
 			return err
@@ -115,6 +125,7 @@ func exportDir(ctx context.Context, kv client.KV, dir string, opt ExportOptions,
 		if err != nil {
 			return err
 		}
+		opt.alive()
 		if err := writeBelow(root, made, it); err != nil {
 			t.reject(escape.String(it.Key), err)
 			continue

@@ -100,7 +100,7 @@ func (r *replica) truncate(first uint64, c *cache) {
 		if run.last() < first {
 			return
 		}
-		if run.first < first {
+		if run.first < first && first > r.purged.Index+1 {
 			run.count = uint32(first - run.first)
 			run.flags |= flagCut
 			if body := c.get(run.cached); body != nil {

@@ -25,35 +25,37 @@ const crcBytes = 4
 // itemOverhead bounds what an encoded item has beside its value.
 const itemOverhead = crcBytes + 2*binary.MaxVarintLen64
 
-// itemSum is the checksum of an item (rule State5): it names the place, so an item that was moved to another key or tablet is
+// itemCodec encodes and decodes items. It is a value with a place of its own because what is given to crc32 escapes.
+type itemCodec struct{ head [12]byte }
+
+// sum is the checksum of an item (rule State5): it names the place, so an item that was moved to another key or tablet is
 // found too.
-func itemSum(t TabletID, key, rest []byte) uint32 {
-	var head [12]byte
-	binary.LittleEndian.PutUint64(head[:], uint64(t))
-	binary.LittleEndian.PutUint32(head[8:], uint32(len(key)))
-	sum := crc32.Update(0, castagnoli, head[:])
+func (c *itemCodec) sum(t TabletID, key, rest []byte) uint32 {
+	binary.LittleEndian.PutUint64(c.head[:], uint64(t))
+	binary.LittleEndian.PutUint32(c.head[8:], uint32(len(key)))
+	sum := crc32.Update(0, castagnoli, c.head[:])
 	sum = crc32.Update(sum, castagnoli, key)
 	return crc32.Update(sum, castagnoli, rest)
 }
 
-// appendItem appends what is stored in tablet t at key: checksum, version, expiry, value.
-func appendItem(b []byte, t TabletID, key []byte, it Item) []byte {
+// append appends what is stored in tablet t at key: checksum, version, expiry, value.
+func (c *itemCodec) append(b []byte, t TabletID, key []byte, it Item) []byte {
 	at := len(b)
 	b = append(b, 0, 0, 0, 0)
 	b = binary.AppendUvarint(b, it.Version)
 	b = binary.AppendVarint(b, it.Expire)
 	b = append(b, it.Value...)
-	binary.LittleEndian.PutUint32(b[at:], itemSum(t, key, b[at+crcBytes:]))
+	binary.LittleEndian.PutUint32(b[at:], c.sum(t, key, b[at+crcBytes:]))
 	return b
 }
 
-// readItem decodes what is stored in tablet t at key. The value aliases b.
-func readItem(t TabletID, key, b []byte) (Item, error) {
+// read decodes what is stored in tablet t at key. The value aliases b.
+func (c *itemCodec) read(t TabletID, key, b []byte) (Item, error) {
 	if len(b) < crcBytes {
 		return Item{}, corruptItem(t, key, "short item")
 	}
 	rest := b[crcBytes:]
-	if binary.LittleEndian.Uint32(b) != itemSum(t, key, rest) {
+	if binary.LittleEndian.Uint32(b) != c.sum(t, key, rest) {
 		return Item{}, corruptItem(t, key, "checksum mismatch")
 	}
 	version, n := binary.Uvarint(rest)
@@ -254,17 +256,7 @@ func matches(key, stored []byte, applied engine.LogID, extents []Extent) (bool, 
 	return same && !tombstone, m.Err()
 }
 
-// loadHead returns the record at key without its Meta.
-func loadHead(tx kvTx, k Key) (Record, bool, error) {
-	key := recordKey(k)
-	b := tx.space(spaceRecords).Get(key)
-	if b == nil {
-		return Record{}, false, nil
-	}
-	r, err := decodeHead(key, b)
-	return r, true, err
-}
-
+// decodeHead decodes the stored record at key, without its Meta.
 func decodeHead(key, b []byte) (Record, error) {
 	if len(key) != 16 {
 		return Record{}, &CorruptError{Key: bytes.Clone(key), What: "key of a record"}

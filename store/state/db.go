@@ -58,6 +58,7 @@ type DB struct {
 	// mu serializes the writing methods and guards what is below.
 	mu        sync.Mutex
 	buf       txBuffer
+	items     itemCodec
 	loaded    bool
 	live      map[TabletID]int       // number of live extents of each tablet that has some
 	unlinked  map[TabletID]*unlinked // tablets made by ingests of this process that no record names yet

@@ -237,7 +237,7 @@ func (in *Ingest) write(tx kvTx) error {
 	}
 	for i := range in.items {
 		kv := &in.items[i]
-		v := appendItem(in.db.buf.take(itemOverhead+len(kv.Value)), in.tablet, kv.Key, kv.Item)
+		v := in.db.items.append(in.db.buf.take(itemOverhead+len(kv.Value)), in.tablet, kv.Key, kv.Item)
 		if err := b.Put(kv.Key, v); err != nil {
 			return err
 		}

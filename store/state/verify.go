@@ -128,6 +128,7 @@ func verifyFacts(tx *boltTx, r *Report) (found []error) {
 }
 
 func verifyItems(tx *boltTx, r *Report) (found []error) {
+	var codec itemCodec
 	err := tx.tablets(func(t TabletID) error {
 		r.Tablets++
 		b, ok := tx.tablet(t)
@@ -136,7 +137,7 @@ func verifyItems(tx *boltTx, r *Report) (found []error) {
 		}
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
-			it, err := readItem(t, k, v)
+			it, err := codec.read(t, k, v)
 			if err != nil {
 				if len(found) < errorsMax {
 					found = append(found, err)
@@ -202,9 +203,10 @@ func dump(tx *boltTx, out io.Writer, items bool) error {
 func dumpTablet(tx *boltTx, w *lineWriter, t TabletID, items bool) {
 	b, _ := tx.tablet(t)
 	n, size, bad := 0, 0, 0
+	var codec itemCodec
 	c := b.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		it, err := readItem(t, k, v)
+		it, err := codec.read(t, k, v)
 		if err != nil {
 			bad++
 		}

@@ -51,7 +51,6 @@ type write struct {
 	tx      kvTx
 	changes []Change
 	old     []Record // what was stored, by change
-	had     []bool
 
 	before, after []Extent // normal: what the records held and will hold, if that changes
 	garbage       []Extent
@@ -61,7 +60,6 @@ type write struct {
 
 func (w *write) run(syncedSeq uint64) error {
 	w.old = make([]Record, len(w.changes))
-	w.had = make([]bool, len(w.changes))
 	moved := false
 	seen := make(map[Key]bool, len(w.changes))
 	for i := range w.changes {
@@ -123,7 +121,11 @@ func (w *write) check(i int) error {
 		if r.Applied.Less(s.Applied) && !r.Tombstone {
 			return fmt.Errorf("replica %v: %w: %v after %v", r.Key, ErrStale, r.Applied, s.Applied)
 		}
-		w.old[i], w.had[i] = s, true
+		if o := w.changes[i].Overlay; r.Applied == s.Applied && o != nil && o.n > 0 && !r.Tombstone {
+			// Readers tell the data of before from that of after by Applied (rule State1).
+			return fmt.Errorf("replica %v: %w: data changes and %v does not", r.Key, ErrStale, r.Applied)
+		}
+		w.old[i] = s
 	}
 	return nil
 }
@@ -250,7 +252,7 @@ func (w *write) putEntry(bucket kvBucket, tablet TabletID, it *Iter) error {
 		return bucket.Delete(key)
 	}
 	item := it.Item()
-	return bucket.Put(key, appendItem(w.db.buf.take(itemOverhead+len(item.Value)), tablet, key, item))
+	return bucket.Put(key, w.db.items.append(w.db.buf.take(itemOverhead+len(item.Value)), tablet, key, item))
 }
 
 // place tells in which tablet an overlay's key belongs; false if its range is garbage now. Records of different shards may

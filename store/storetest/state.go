@@ -371,6 +371,7 @@ func stateRefused(t *testing.T, open OpenState) {
 		wantErr(t, s.Write(c, 99), want)
 	}
 	refused(state.ErrStale, state.Change{Record: older})
+	refused(state.ErrStale, state.Change{Record: r, Overlay: overlay("c", "2")})
 	refused(state.ErrExtents, state.Change{Record: record(r.Key, 2, extent("", "m", tab2))})
 	refused(state.ErrExtents, state.Change{Record: record(r.Key, 2, extent("", "z", tab))})
 	refused(state.ErrExtents, state.Change{Record: record(key(9, 1), 2, extent("a", "b", tab))})

@@ -1,0 +1,371 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// server starts a node that serves clients with f.
+func (n *memNet) server(t testing.TB, l Limits, f func(Request)) *node {
+	cfg := n.config(1)
+	cfg.Limits = l
+	r := newRecorder()
+	r.onRequest = f
+	return n.start(t, cfg, r)
+}
+
+// Thousands in flight, answered in any order and from any goroutine: every answer reaches its own question.
+func TestPipelining(t *testing.T) {
+	var mu sync.Mutex
+	var held []Request
+	n := newNet()
+	a := n.server(t, quick(), func(q Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		held = append(held, q)
+		if len(held) < 50 {
+			return
+		}
+		rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+		for _, q := range held {
+			go func() {
+				if q.Method == 7 {
+					q.Reply(42, append([]byte("no "), q.Body...))
+				} else {
+					q.Reply(StatusOK, append([]byte("yes "), q.Body...))
+				}
+				q.Reply(StatusOK, []byte("twice"))
+			}()
+		}
+		held = nil
+	})
+	c := n.client(t, a.addr, Limits{})
+	var wg sync.WaitGroup
+	var bad atomic.Int64
+	for i := range 5000 {
+		wg.Add(1)
+		body := fmt.Appendf(nil, "%d", i)
+		c.Go(uint16(i%10), time.Now().Add(time.Minute), FlagForwarded, body, func(b []byte, err error) {
+			defer wg.Done()
+			var st *StatusError
+			switch {
+			case i%10 != 7 && err == nil && string(b) == fmt.Sprint("yes ", i):
+			case i%10 == 7 && errors.As(err, &st) && st.Status == 42 && string(st.Body) == fmt.Sprint("no ", i):
+			default:
+				bad.Add(1)
+				t.Errorf("%d: %q, %v", i, b, err)
+			}
+		})
+	}
+	wg.Wait()
+	if s := c.Stats(); s.CallsWaiting != 0 {
+		t.Fatalf("%+v", s)
+	}
+	until(t, "nothing in flight", func() bool { return a.Conns()[0].RequestsInFlight == 0 })
+	if f, q := a.Metrics().FramesIn.Load(), a.Metrics().Requests.Load(); q != 5000 || f > q/2 {
+		t.Logf("%d frames for %d requests", f, q)
+	}
+}
+
+// Peers ask each other, in both directions of one session, and a full server on one does not stop answers to it.
+func TestBothAsk(t *testing.T) {
+	_, a, b := pair(t, func(c *Config) { c.Limits.InFlightMax = 4 })
+	var mu sync.Mutex
+	var held []Request
+	b.recorder.onRequest = func(q Request) {
+		mu.Lock()
+		held = append(held, q)
+		mu.Unlock()
+	}
+	var wg sync.WaitGroup
+	for range 20 { // b is full after four
+		wg.Go(func() {
+			if got, err := a.Call(t.Context(), 2, 1, []byte("x")); err != nil || string(got) != "late" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	until(t, "b to be full", func() bool { mu.Lock(); defer mu.Unlock(); return len(held) == 4 })
+	for range 20 {
+		if got, err := b.CallFlags(t.Context(), 1, 1, FlagForwarded, []byte("y")); err != nil || string(got) != "y" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	mu.Lock()
+	if len(held) != 4 {
+		t.Errorf("%d in flight", len(held))
+	}
+	mu.Unlock()
+	stop := make(chan struct{})
+	var answers sync.WaitGroup
+	answers.Go(func() {
+		for {
+			mu.Lock()
+			for _, q := range held {
+				q.Reply(StatusOK, []byte("late"))
+			}
+			held = held[:0]
+			mu.Unlock()
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	wg.Wait()
+	close(stop)
+	answers.Wait()
+}
+
+// Calls that were cancelled or ran out of time leave nothing behind, and their late answers reach nobody.
+func TestCancel(t *testing.T) {
+	var mu sync.Mutex
+	var held []Request
+	n := newNet()
+	a := n.server(t, quick(), func(q Request) {
+		if q.Method == 1 {
+			mu.Lock()
+			held = append(held, q)
+			mu.Unlock()
+			return
+		}
+		q.Reply(StatusOK, q.Body)
+	})
+	c := n.client(t, a.addr, quick())
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if _, err := c.Call(ctx, 1, []byte("old")); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+	until(t, "all to be there", func() bool { mu.Lock(); defer mu.Unlock(); return len(held) == 50 })
+	cancel()
+	wg.Wait()
+	if s := c.Stats(); s.CallsWaiting != 0 {
+		t.Fatalf("%d waiters are left", s.CallsWaiting)
+	}
+	got := make(chan error, 1)
+	c.Go(1, time.Now().Add(20*time.Millisecond), 0, nil, func(_ []byte, err error) { got <- err })
+	if err := <-got; err != ErrDeadline {
+		t.Fatal(err)
+	}
+	c.Go(1, time.Now().Add(-time.Second), 0, nil, func(_ []byte, err error) { got <- err })
+	if err := <-got; err != ErrDeadline {
+		t.Fatal(err)
+	}
+	for i := range 50 { // the slots are used again, with the old answers arriving between
+		if i%2 == 0 {
+			mu.Lock()
+			held[i].Reply(StatusOK, []byte("old"))
+			mu.Unlock()
+		}
+		body := fmt.Append(nil, i)
+		if b, err := c.Call(t.Context(), 2, body); err != nil || !bytes.Equal(b, body) {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+}
+
+func TestDeadlineTravels(t *testing.T) {
+	left := make(chan time.Duration, 2)
+	n := newNet()
+	a := n.server(t, quick(), func(q Request) {
+		left <- time.Until(q.Deadline)
+		if !q.Forwarded() || !q.From().Client {
+			t.Error("flags or role are lost")
+		}
+		q.Reply(StatusOK, nil)
+	})
+	c := n.client(t, a.addr, Limits{})
+	c.Go(1, time.Now().Add(10*time.Second), FlagForwarded, nil, func([]byte, error) {})
+	c.Go(1, time.Now().Add(24*time.Hour), FlagForwarded, nil, func([]byte, error) {})
+	if d := <-left; d > 11*time.Second || d < time.Second {
+		t.Fatal(d)
+	}
+	if d := <-left; d > time.Minute {
+		t.Fatal(d)
+	}
+}
+
+// A handler that never answers does not hold its slot for ever.
+func TestUnansweredExpires(t *testing.T) {
+	n := newNet()
+	a := n.server(t, quick(), func(q Request) {})
+	c := n.client(t, a.addr, quick())
+	c.Go(1, time.Now().Add(10*time.Millisecond), 0, nil, func([]byte, error) {})
+	until(t, "its arrival", func() bool { return a.Metrics().Requests.Load() == 1 })
+	until(t, "expiry", func() bool { return a.Conns()[0].RequestsInFlight == 0 })
+}
+
+// A client that asks much and reads nothing is closed over a bound (rule Cluster3); others do not notice.
+func TestClientThatDoesNotRead(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.AnswerBytesMax = 4 << 20
+	l.WriteTimeout = time.Second
+	answer := make([]byte, 256<<10)
+	a := n.server(t, l, func(q Request) { q.Reply(StatusOK, answer) })
+	good := n.client(t, a.addr, quick())
+	bad := n.client(t, a.addr, quick())
+	n.mu.Lock()
+	wire := n.conns[len(n.conns)-2]
+	n.mu.Unlock()
+	wire.in.set(func() { wire.in.paused = true }) // its answers stay in the network
+	for range 1000 {
+		bad.Go(1, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {})
+	}
+	most := 0
+	until(t, "the bad one to be closed", func() bool {
+		conns := a.Conns()
+		for _, c := range conns {
+			most = max(most, c.AnswerBytes)
+		}
+		if _, err := good.Call(t.Context(), 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		return len(conns) == 1
+	})
+	if most > l.AnswerBytesMax {
+		t.Fatalf("%d bytes of answers were kept", most)
+	}
+}
+
+func TestLimitsOfRequests(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.FrameBytesMax, l.ClientFrameMax = 2<<20, 1<<20
+	var answer []byte
+	a := n.server(t, l, func(q Request) { q.Reply(StatusOK, answer) })
+	c := n.client(t, a.addr, l)
+	if _, err := c.Call(t.Context(), 1, make([]byte, 1<<20)); err != ErrTooLarge {
+		t.Fatal(err)
+	}
+	if _, err := c.Call(t.Context(), 1, make([]byte, 1<<20-100)); err != nil {
+		t.Fatal(err)
+	}
+	answer = make([]byte, 2<<20)
+	var st *StatusError
+	if _, err := c.Call(t.Context(), 1, nil); !errors.As(err, &st) || st.Status != StatusTooLarge {
+		t.Fatal(err)
+	}
+}
+
+func TestConnectionLostEndsCalls(t *testing.T) {
+	n := newNet()
+	a := n.server(t, quick(), func(q Request) {})
+	c := n.client(t, a.addr, quick())
+	got := make(chan error, 100)
+	for range 100 {
+		c.Go(1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { got <- err })
+	}
+	until(t, "arrival", func() bool { return a.Metrics().Requests.Load() == 100 })
+	n.each(func(c *memConn) { c.Close() })
+	for range 100 {
+		if err := <-got; err != ErrConnectionLost {
+			t.Fatal(err)
+		}
+	}
+	<-c.Done()
+	until(t, "the waiters to be gone", func() bool {
+		_, err := c.Call(t.Context(), 1, nil)
+		return err == ErrNotConnected
+	})
+}
+
+// Malformed envelopes close the connection that sent them.
+func TestMalformedEnvelope(t *testing.T) {
+	for _, b := range [][]byte{{0xc1}, {0x95, 1, 2, 3}, {0x95, 1, 0xce, 1, 0, 0, 0, 1, 1, 0xc4, 0}, {0xdd, 0xff, 0xff, 0xff, 0xff}} {
+		n := newNet()
+		a := n.server(t, quick(), func(q Request) { t.Error("served") })
+		c := n.client(t, a.addr, quick())
+		until(t, "the session", func() bool { return c.s.ready.Load() })
+		if err := c.s.calls.add(b); err != nil {
+			t.Fatal(err)
+		}
+		<-c.Done()
+		until(t, "the count", func() bool { return a.Metrics().Malformed.Load() == 1 })
+	}
+}
+
+func FuzzEnvelopes(f *testing.F) {
+	f.Add([]byte{0x95, 1, 2, 3, 0, 0xc4, 1, 9})
+	f.Add([]byte{0x93, 0, 0, 0xc4, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m Metrics
+		c := newCore(Limits{}, nil, &m)
+		s := &session{core: c}
+		_ = newServer(s, handlerFunc(func(q Request) { q.Reply(StatusOK, q.Body) })).frame(b)
+		k := newCaller(c)
+		_, _ = k.start(1, time.Time{}, 0, nil, func([]byte, error) {})
+		_ = k.frame(b)
+	})
+}
+
+type handlerFunc func(Request)
+
+func (f handlerFunc) Request(q Request) { f(q) }
+
+// The path of a call allocates nothing but the frames that are read.
+func TestCallAllocations(t *testing.T) {
+	var m Metrics
+	c := newCore(Limits{}, nil, &m)
+	k := newCaller(c)
+	v := newServer(&session{core: c}, handlerFunc(func(q Request) { q.Reply(StatusOK, q.Body) }))
+	done := func([]byte, error) {}
+	deadline := time.Now().Add(time.Minute)
+	body := make([]byte, 200)
+	got := testing.AllocsPerRun(200, func() {
+		for range 10 {
+			if _, err := k.start(3, deadline, 0, body, done); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q := k.take()
+		if err := v.frame(q[frameHeader:]); err != nil {
+			t.Fatal(err)
+		}
+		k.outbox.done(q)
+		r := v.take()
+		if err := k.frame(r[frameHeader:]); err != nil {
+			t.Fatal(err)
+		}
+		v.outbox.done(r)
+	})
+	if got > 0 {
+		t.Fatalf("%v allocations", got)
+	}
+}
+
+func BenchmarkCalls(b *testing.B) {
+	n := newNet()
+	a := n.server(b, Limits{}, func(q Request) { q.Reply(StatusOK, q.Body) })
+	c := n.client(b, a.addr, Limits{})
+	slots := make(chan struct{}, 1000)
+	body := make([]byte, 100)
+	done := func(_ []byte, err error) {
+		if err != nil {
+			b.Error(err)
+		}
+		<-slots
+	}
+	deadline := time.Now().Add(time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		slots <- struct{}{}
+		c.Go(1, deadline, 0, body, done)
+	}
+	for range cap(slots) {
+		slots <- struct{}{}
+	}
+}

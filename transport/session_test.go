@@ -1,0 +1,290 @@
+package transport
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+)
+
+func TestFramesArriveInOrder(t *testing.T) {
+	_, a, b := pair(t, nil)
+	var want []byte
+	for i := range 2000 {
+		m := fmt.Appendf(nil, "%d;", i)
+		for !a.SendRaft(2, 0, m) {
+			t.Fatal("not taken")
+		}
+		want = append(want, m...)
+	}
+	if !a.SendHeartbeat(2, []byte("beat")) || !b.SendHeartbeat(1, []byte("tick")) {
+		t.Fatal("heartbeat not taken")
+	}
+	until(t, "all messages", func() bool {
+		return b.is(func() bool { return bytes.Equal(bytes.Join(b.raft, nil), want) && len(b.beats) == 1 }) &&
+			a.is(func() bool { return len(a.beats) == 1 && string(a.beats[0]) == "tick" })
+	})
+	if n := a.Metrics().FramesOut.Load(); n > 1500 {
+		t.Logf("%d frames for 2000 messages", n)
+	}
+}
+
+func TestBigMessage(t *testing.T) {
+	_, a, b := pair(t, nil)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 9<<16) // 9 MiB
+	if !a.SendRaft(2, 0, big) {
+		t.Fatal("not taken")
+	}
+	until(t, "the message", func() bool { return b.is(func() bool { return len(b.raft) == 1 && bytes.Equal(b.raft[0], big) }) })
+}
+
+// Both dial at once, often; exactly one session remains and messages flow (rule Cluster8).
+func TestBothDial(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	rounds := 40
+	if testing.Short() {
+		rounds = 8
+	}
+	for round := range rounds {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			n := newNet()
+			ca, cb := n.config(1), n.config(2)
+			if rng.IntN(2) == 0 {
+				ca.Identity, cb.Identity = cb.Identity, ca.Identity
+			}
+			a, b := n.start(t, ca, newRecorder()), n.start(t, cb, newRecorder())
+			var wg sync.WaitGroup
+			wg.Go(func() { a.SetPeer(2, b.addr) })
+			wg.Go(func() { b.SetPeer(1, a.addr) })
+			wg.Wait()
+			settle(t, a, b)
+			for range rng.IntN(3) { // and again, after cutting the wire
+				n.each(func(c *memConn) { c.Close() })
+				until(t, "reconnection", func() bool { return a.Connected(2) && b.Connected(1) })
+				settle(t, a, b)
+			}
+			exchange(t, a, b)
+		})
+	}
+}
+
+// exchange sends from each to the other until something arrives, whatever happens to sessions meanwhile.
+func exchange(t testing.TB, a, b *node) {
+	t.Helper()
+	tag := fmt.Appendf(nil, "x%d", rand.Uint64())
+	got := func(n *node) bool {
+		return n.is(func() bool { return bytes.Contains(bytes.Join(n.raft, nil), tag) })
+	}
+	until(t, "exchange", func() bool {
+		if !got(b) {
+			a.SendRaft(2, 0, tag)
+		}
+		if !got(a) {
+			b.SendRaft(1, 0, tag)
+		}
+		return got(a) && got(b)
+	})
+}
+
+func TestOnlyOneSideDials(t *testing.T) {
+	n := newNet()
+	a, b := n.start(t, n.config(1), newRecorder()), n.start(t, n.config(2), newRecorder())
+	a.SetPeer(2, b.addr)
+	until(t, "connection", func() bool { return a.Connected(2) && b.Connected(1) })
+	exchange(t, a, b)
+	n.each(func(c *memConn) { c.Close() })
+	exchange(t, a, b)
+	a.RemovePeer(2)
+	until(t, "the end of it", func() bool { return len(a.Conns()) == 0 && len(b.Conns()) == 0 })
+}
+
+// A cable that is pulled gives no error to anyone: silence must end the session, and both must find each other again.
+func TestHalfOpen(t *testing.T) {
+	n, a, b := pair(t, func(c *Config) {
+		c.Limits.SilenceMax = 300 * time.Millisecond
+		c.Limits.DialTimeout = 200 * time.Millisecond
+	})
+	b.SetPeer(1, a.addr)
+	n.each(func(c *memConn) { c.pull(true) })
+	until(t, "silence to be noticed", func() bool { return a.Metrics().Silent.Load() > 0 && b.Metrics().Silent.Load() > 0 })
+	exchange(t, a, b)
+	settle(t, a, b)
+}
+
+// Only one direction is dead, and the side that hears nothing dials anew: the other gives up a session that looks alive.
+func TestOneWayLink(t *testing.T) {
+	n, a, b := pair(t, func(c *Config) { c.Limits.SilenceMax = 300 * time.Millisecond })
+	b.SetPeer(1, a.addr)
+	n.mu.Lock()
+	first := n.conns[len(n.conns)-1]
+	n.mu.Unlock()
+	first.in.set(func() { first.in.paused = true })
+	until(t, "silence to be noticed", func() bool { return a.Metrics().Silent.Load()+b.Metrics().Silent.Load() > 0 })
+	exchange(t, a, b)
+	settle(t, a, b)
+}
+
+func TestDamagedFrame(t *testing.T) {
+	n, a, b := pair(t, nil)
+	n.each(func(c *memConn) { c.out.set(func() { c.out.flip = true }) })
+	until(t, "damage to be noticed", func() bool {
+		a.SendRaft(2, 0, bytes.Repeat([]byte{1}, 100))
+		b.SendRaft(1, 0, bytes.Repeat([]byte{1}, 100))
+		return a.Metrics().Malformed.Load()+b.Metrics().Malformed.Load() > 0
+	})
+	exchange(t, a, b)
+	for _, f := range b.raft[:1] {
+		if bytes.ContainsFunc(f, func(r rune) bool { return r == 0 }) {
+			t.Fatal("a damaged frame was delivered")
+		}
+	}
+}
+
+// A peer that does not read: SendRaft says no over its bound, heartbeats still flow, and the session ends.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	stuck := make(chan struct{})
+	n := newNet()
+	ca, cb := n.config(1), n.config(2)
+	ca.Limits.OutboxBytesMax = 1 << 20
+	ca.Limits.WriteTimeout = 500 * time.Millisecond
+	rb := newRecorder()
+	var once sync.Once
+	rb.onRaft = func([]byte) { once.Do(func() { <-stuck }) }
+	a, b := n.start(t, ca, newRecorder()), n.start(t, cb, rb)
+	a.SetPeer(2, b.addr)
+	until(t, "connection", func() bool { return a.Connected(2) && b.Connected(1) })
+	msg := make([]byte, 64<<10)
+	until(t, "the bound", func() bool { return !a.SendRaft(2, 0, msg) })
+	if c := a.Conns(); len(c) == 1 && c[0].OutboxBytes > 1<<20+1<<16 {
+		t.Fatalf("%d bytes wait", c[0].OutboxBytes)
+	}
+	if a.Metrics().RaftDropped.Load() == 0 {
+		t.Fatal("not counted")
+	}
+	a.SendHeartbeat(2, []byte("alive"))
+	until(t, "a heartbeat", func() bool { return b.is(func() bool { return len(b.beats) > 0 }) })
+	until(t, "the slow write to end the session", func() bool { return a.Metrics().Slow.Load() > 0 })
+	close(stuck)
+	exchange(t, a, b)
+}
+
+// A node that is removed and set again, over and over: its sessions never overlap for the handler (start checks that).
+func TestRemoveAndSetAgain(t *testing.T) {
+	n := newNet()
+	a, b := n.start(t, n.config(1), newRecorder()), n.start(t, n.config(2), newRecorder())
+	b.SetPeer(1, a.addr)
+	for range 30 {
+		a.SetPeer(2, b.addr)
+		until(t, "connection", func() bool { return a.Connected(2) })
+		a.RemovePeer(2)
+	}
+	a.SetPeer(2, b.addr)
+	exchange(t, a, b)
+}
+
+func TestMovedPeer(t *testing.T) {
+	n := newNet()
+	a := n.start(t, n.config(1), newRecorder())
+	wrong := n.config(3)
+	w := n.start(t, wrong, newRecorder())
+	b := n.start(t, n.config(2), newRecorder())
+	a.SetPeer(2, w.addr) // two nodes of one address: node 3 answers there
+	until(t, "a refusal", func() bool { return a.Metrics().DialErrors.Load() > 0 })
+	if a.Connected(2) || len(a.Conns()) != 0 {
+		t.Fatal("connected with the wrong node")
+	}
+	a.SetPeer(2, b.addr)
+	exchange(t, a, b)
+}
+
+func TestCloseIsQuickAndEndsCalls(t *testing.T) {
+	n, a, b := pair(t, nil)
+	b.recorder.onRequest = func(Request) {} // never answers
+	got := make(chan error, 1)
+	a.Go(2, 1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { got <- err })
+	n.each(func(c *memConn) { c.pull(true) }) // nothing can be flushed any more
+	a.Close()
+	if err := <-got; err != ErrConnectionLost {
+		t.Fatal(err)
+	}
+	a.Go(2, 1, time.Time{}, 0, nil, func(_ []byte, err error) { got <- err })
+	if err := <-got; err != ErrNotConnected {
+		t.Fatal(err)
+	}
+	if a.SendRaft(2, 0, []byte{1}) || a.SendHeartbeat(2, nil) {
+		t.Fatal("taken after Close")
+	}
+}
+
+func TestRestartedPeer(t *testing.T) {
+	n := newNet()
+	var mu sync.Mutex
+	newest := map[engine.NodeID]uint64{}
+	accept := func(p PeerInfo) error { // what Cluster9 asks of a node
+		mu.Lock()
+		defer mu.Unlock()
+		last := newest[p.Node]
+		for _, inc := range p.Incarnations {
+			if inc == last || last == 0 {
+				newest[p.Node] = p.Incarnation()
+				return nil
+			}
+		}
+		return refuse(ReasonClone, "lacks %d", last)
+	}
+	ca := n.config(1)
+	ca.Accept = accept
+	a := n.start(t, ca, newRecorder())
+	b := n.start(t, n.config(2), newRecorder())
+	a.SetPeer(2, b.addr)
+	exchange(t, a, b)
+
+	// While it is alive, a second process of the same name is kept out.
+	refused := make(chan Reason, 100)
+	twin := n.config(2)
+	twin.AdvertiseAddr, twin.Incarnations = "twin", []uint64{200, 201}
+	twin.OnRefused = func(_ string, r *Refused) {
+		select {
+		case refused <- r.Reason:
+		default:
+		}
+	}
+	tw := n.start(t, twin, newRecorder())
+	tw.SetPeer(1, a.addr)
+	if r := <-refused; r != ReasonAlive {
+		t.Fatal(r)
+	}
+	b.Transport.Close()
+	until(t, "the new incarnation", func() bool {
+		c := a.Conns()
+		return len(c) == 1 && c[0].Incarnation == 201
+	})
+	tw.Transport.Close()
+
+	// The old disk, restored: its list lacks 201.
+	old := n.config(2)
+	old.AdvertiseAddr, old.Incarnations, old.OnRefused = "old", []uint64{200, 202}, twin.OnRefused
+	o := n.start(t, old, newRecorder())
+	o.SetPeer(1, a.addr)
+	until(t, "the clone to be refused", func() bool { return <-refused == ReasonClone })
+}
+
+func BenchmarkSendRaft(b *testing.B) {
+	_, x, y := pair(b, nil)
+	y.recorder.onRaft = nil
+	msg := make([]byte, 200)
+	b.SetBytes(200)
+	b.ReportAllocs()
+	for b.Loop() {
+		for !x.SendRaft(2, 0, msg) {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	b.ReportMetric(float64(b.N)/float64(x.Metrics().FramesOut.Load()), "msgs/frame")
+}
