@@ -56,13 +56,16 @@ type scanned struct {
 type visitor func(seg *segment, off int64, h frameHeader, records []byte) error
 
 // openSegments opens the segments in dir and checks that their headers make a chain.
-func openSegments(fs vfs.FS, dir string, names []string) (sc *scanned, err error) {
-	sc = &scanned{oldest: 1}
-	defer func() {
-		if err != nil {
-			sc.close()
-		}
-	}()
+func openSegments(fs vfs.FS, dir string, names []string) (*scanned, error) {
+	sc := &scanned{oldest: 1}
+	if err := sc.open(fs, dir, names); err != nil {
+		sc.close()
+		return nil, err
+	}
+	return sc, nil
+}
+
+func (sc *scanned) open(fs vfs.FS, dir string, names []string) error {
 	for _, name := range names {
 		number, ok := parseName(name, segmentSuffix)
 		if !ok {
@@ -70,7 +73,7 @@ func openSegments(fs vfs.FS, dir string, names []string) (sc *scanned, err error
 		}
 		seg, err := openSegment(fs, filepath.Join(dir, name), number)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		sc.segs = append(sc.segs, seg)
 	}
@@ -82,11 +85,11 @@ func openSegments(fs vfs.FS, dir string, names []string) (sc *scanned, err error
 		}
 		before := sc.segs[i-1]
 		if seg.number != before.number+1 || seg.prev != before.number || seg.prevEnd > before.size || seg.firstSeq < before.firstSeq {
-			return nil, &CorruptError{File: seg.name(), Sequence: seg.firstSeq,
+			return &CorruptError{File: seg.name(), Sequence: seg.firstSeq,
 				Reason: fmt.Sprintf("it follows segment %d, but the one before it here is %d: a segment is missing", seg.prev, before.number)}
 		}
 	}
-	return sc, nil
+	return nil
 }
 
 func openSegment(fs vfs.FS, path string, number uint64) (*segment, error) {
@@ -266,9 +269,14 @@ func (sc *scanned) shardsAt(off int64) []engine.ShardID {
 	}
 	var shards []engine.ShardID
 	var rec record
-	for r := (recordReader{b: b}); len(shards) < 100 && r.next(&rec); {
-		if !slices.Contains(shards, rec.key.Shard) {
+	for r := (recordReader{b: b}); len(shards) < 100; {
+		// The record that cannot be read counts too, if it begins like one.
+		ok := r.next(&rec)
+		if rec.kind >= recAppend && rec.kind <= recRewrite && rec.key != (Key{}) && !slices.Contains(shards, rec.key.Shard) {
 			shards = append(shards, rec.key.Shard)
+		}
+		if !ok {
+			break
 		}
 	}
 	return shards
