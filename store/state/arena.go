@@ -3,7 +3,7 @@ package state
 import "math/bits"
 
 // Sizes of an overlay's memory. A chunk of class c has chunkBytesMin << c bytes, a table of class c has tableSlotsMin << c
-// slots. Chunks of one overlay grow by doubling up to chunkBytesMax; a larger entry has a chunk of its own.
+// slots. Chunks of one overlay grow with it up to chunkBytesMax; a larger entry has a chunk of its own.
 const (
 	chunkBytesMin  = 256
 	chunkBytesMax  = 64 << 10

@@ -247,13 +247,14 @@ func (o *Overlay) add(key []byte, it Item, flags uint16, valueCap int) place {
 	return place(c<<16 | at)
 }
 
-// addChunk appends a chunk with room for size bytes: of twice the last one's size up to chunkBytesMax, or of its own.
+// addChunk appends a chunk with room for size bytes: a quarter to half of what the overlay holds, up to chunkBytesMax, or of the
+// entry's own size. So at most a third is empty, and a recycled overlay takes few chunks.
 func (o *Overlay) addChunk(size int) int {
 	if len(o.chunks) == 1<<16-1 {
 		panic("state: overlay over 4 GiB")
 	}
-	class := min(len(o.chunks), chunkClasses-1)
-	for class < chunkClasses && chunkBytesMin<<class < size {
+	class := 0
+	for class < chunkClasses && (chunkBytesMin<<class < size || class < chunkClasses-1 && chunkBytesMin<<class < o.bytes/4) {
 		class++
 	}
 	var c []byte
