@@ -133,6 +133,8 @@ func stateIngestInterrupted(t *testing.T, openFrom, openTo OpenState) {
 		for _, c := range all[:n] {
 			must(t, in.Chunk(c))
 		}
+		early := record(key(uint64(200+i), 1), 5, extent("", "", in.Tablet()))
+		wantErr(t, to.Write([]state.Change{{Record: early}}, 0), state.ErrExtents) // not finished
 		if _, err := in.Finish(); (err == nil) != (n == len(all)) {
 			t.Fatalf("finish after %d of %d chunks: %v", n, len(all), err)
 		}
@@ -184,6 +186,9 @@ func stateIngestRefuses(t *testing.T, open OpenState) {
 	try("no end", all[:n-1]...)
 	try("gap", slices.Concat(all[:1], all[2:])...)
 	try("end alone", all[n-1])
+	a, b := create(t, s, key(2, 1), "", "", overlay("k", "1")), create(t, s, key(3, 1), "", "", overlay("k", "2"))
+	ca, cb := chunks(t, s.OpenSnapshot(a, a)), chunks(t, s.OpenSnapshot(b, b))
+	try("end of another snapshot", ca[0], cb[1])
 	try("behind the end", slices.Concat(all, all[n-1:])[1:]...)
 	rng := rand.New(rand.NewPCG(9, 10))
 	for range 30 {
