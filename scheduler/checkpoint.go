@@ -312,3 +312,10 @@ func (l *Lane) purgeBelow(r *replica, at engine.LogID) uint64 {
 	}
 	return 0
 }
+
+// CheckpointsWaiting tells whether cuts wait to be written.
+func (s *Scheduler) CheckpointsWaiting() bool {
+	s.ckpt.mu.Lock()
+	defer s.ckpt.mu.Unlock()
+	return len(s.ckpt.queue) > 0
+}

@@ -157,3 +157,27 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 	}
 	done(nil)
 }
+
+// CreateReplicaAsync makes one replica and calls done on its lane: for a runtime without goroutines.
+func (s *Scheduler) CreateReplicaAsync(n NewReplica, done func(error)) {
+	l := s.laneOf(n.Descriptor.Shard)
+	l.box.putCall(func(l *Lane) {
+		switch l.present(n) {
+		case replicaThere:
+			done(nil)
+		case replicaOther:
+			done(fmt.Errorf("shard %d: %w, or its replica %d was removed", n.Descriptor.Shard, ErrExists, n.Replica))
+		case replicaMissing:
+			s.spawn(func() {
+				records, err := s.writeNew([]NewReplica{n})
+				l.box.putCall(func(l *Lane) {
+					if err != nil {
+						done(err)
+						return
+					}
+					l.create(&records[0], n.Options, done)
+				})
+			})
+		}
+	})
+}

@@ -35,6 +35,7 @@ type Lane struct {
 	sweeps          []sweep
 	dirtyList       []*replica // with something applied that no checkpoint holds
 	pinned          []store.Key
+	delayed         []delayed
 	transferRefused uint64
 
 	// cmds is the stack of commands being run.
@@ -240,5 +241,31 @@ func (a *arena) grab(n int) []byte {
 func (a *arena) done(b []byte) {
 	if cap(a.free) > 0 && len(b) > 0 && len(b) <= cap(a.free) && &b[0] == &a.free[:1][0] {
 		a.free = a.free[len(b):len(b):cap(a.free)]
+	}
+}
+
+// delayed is something to be done at a later time. There are few of them, in no order.
+type delayed struct {
+	at engine.Instant
+	do func(*Lane)
+}
+
+// later calls do after d.
+func (l *Lane) later(d engine.Duration, do func(*Lane)) {
+	l.delayed = append(l.delayed, delayed{l.now + engine.Instant(d), do})
+}
+
+func (l *Lane) runDelayed() {
+	for i := 0; i < len(l.delayed); {
+		d := l.delayed[i]
+		if d.at > l.now {
+			i++
+			continue
+		}
+		last := len(l.delayed) - 1
+		l.delayed[i] = l.delayed[last]
+		l.delayed[last] = delayed{}
+		l.delayed = l.delayed[:last]
+		d.do(l)
 	}
 }

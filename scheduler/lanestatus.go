@@ -95,3 +95,28 @@ func (l *Lane) explainPanic() {
 	l.s.logger.Error("panic in a lane", "lane", l.id, "shard", uint64(id), "panic", p, "stack", string(debug.Stack()))
 	l.s.fatal(fmt.Errorf("lane %d, shard %d: panic: %v\n%s", l.id, id, p, debug.Stack()))
 }
+
+// Statuses returns the statuses of the lane's replicas. It must be called by whoever calls Turn.
+func (l *Lane) Statuses() []ReplicaStatus {
+	out := make([]ReplicaStatus, 0, len(l.list))
+	for _, r := range l.list {
+		out = append(out, l.status(r))
+	}
+	return out
+}
+
+// Leads tells whether this node leads a shard and may serve reads. It must be called by whoever calls Turn.
+func (s *Scheduler) Leads(id engine.ShardID) bool {
+	r := s.laneOf(id).byShard[id]
+	return r != nil && r.eng.LeaseValid(s.clock.Now())
+}
+
+// ChecksumAsync is Checksum for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) ChecksumAsync(id engine.ShardID, done func(state.Content, engine.LogID, error)) {
+	s.laneOf(id).box.putCall(func(l *Lane) { l.checksum(id, 0, done) })
+}
+
+// TransferAsync is Transfer for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) TransferAsync(id engine.ShardID, to engine.NodeID, done func(error)) {
+	s.laneOf(id).box.putCall(func(l *Lane) { done(l.transfer(id, to)) })
+}

@@ -111,6 +111,12 @@ func frozenOf(r *replica) []*state.Overlay {
 func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error, tried bool) {
 	if err == nil {
 		l.s.metrics.SnapshotsSent.Add(1)
+		// The answer may be lost, or the follower may have found no use for it: then it is sent again.
+		l.later(2*l.s.cfg.ElectionTimeoutMin, func(l *Lane) {
+			if !r.removed && r.eng.StreamLive(to, stream) {
+				l.feed(r, &engine.SnapshotFailed{To: to, Stream: stream})
+			}
+		})
 		return
 	}
 	if tried {

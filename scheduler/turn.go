@@ -38,6 +38,7 @@ func (l *Lane) Turn() engine.Instant {
 	for _, f := range l.mail.calls {
 		f(l)
 	}
+	l.runDelayed()
 	l.tick()
 	l.sweep()
 	l.reportDropped()
@@ -71,6 +72,9 @@ func (l *Lane) wanted() engine.Instant {
 	}
 	if len(l.dropped) > 0 {
 		next = earlier(next, l.droppedAt)
+	}
+	for i := range l.delayed {
+		next = earlier(next, l.delayed[i].at)
 	}
 	return next
 }

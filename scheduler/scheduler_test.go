@@ -1,0 +1,344 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+	"github.com/kiloraft/kiloraft/store/vfs"
+)
+
+// directNet hands what is sent to the other scheduler at once.
+type directNet struct {
+	mu    sync.RWMutex
+	self  engine.NodeID
+	inc   uint64
+	peers map[engine.NodeID]*Scheduler
+}
+
+func (d *directNet) peer(id engine.NodeID) *Scheduler {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.peers[id]
+}
+
+func (d *directNet) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
+	s := d.peer(to)
+	if s == nil {
+		return false
+	}
+	s.RaftFrame(d.self, d.inc, slices.Clone(msgs))
+	return true
+}
+
+func (d *directNet) SendHeartbeat(to engine.NodeID, body []byte) bool {
+	s := d.peer(to)
+	if s == nil {
+		return false
+	}
+	body = slices.Clone(body)
+	go func() { _ = s.Heartbeat(d.self, d.inc, body) }()
+	return true
+}
+
+func (d *directNet) OpenSnapshot(context.Context, engine.NodeID, []byte) (SnapshotWriter, error) {
+	return nil, ErrStopped
+}
+
+type testNode struct {
+	s   *Scheduler
+	net *directNet
+	log *raftlog.Log
+	db  *state.DB
+}
+
+func startNodes(t testing.TB, count, lanes int) []*testNode {
+	t.Helper()
+	var nodes []*testNode
+	for i := range count {
+		log, rec, err := raftlog.Open(vfs.NewMem(), "log", raftlog.Options{SegmentBytes: 8 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := &testNode{log: log, db: state.NewMem(state.Options{}), net: &directNet{self: engine.NodeID(i + 1), inc: uint64(i + 100), peers: map[engine.NodeID]*Scheduler{}}}
+		n.s, err = New(Config{Node: engine.NodeID(i + 1), Incarnation: n.net.inc, Lanes: lanes, Fatal: func(err error) { t.Error(err) }},
+			Deps{Log: log, Recovery: rec, State: n.db, Network: n.net})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		for _, o := range nodes {
+			if o != n {
+				n.net.peers[o.net.self] = o.s
+			}
+		}
+	}
+	for _, n := range nodes {
+		if err := n.s.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes {
+		for _, o := range nodes {
+			if o != n {
+				n.s.PeerConnected(o.net.self, o.net.inc)
+			}
+		}
+	}
+	return nodes
+}
+
+func stopNodes(t testing.TB, nodes []*testNode) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, n := range nodes {
+		if err := n.s.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		for _, o := range nodes {
+			o.net.mu.Lock()
+			delete(o.net.peers, n.net.self)
+			o.net.mu.Unlock()
+		}
+	}
+	for _, n := range nodes {
+		if err := n.log.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := n.db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func testDescriptor(id engine.ShardID, nodes int) *shard.Descriptor {
+	d := &shard.Descriptor{Shard: id, Start: fmt.Appendf(nil, "%05d/", id), End: fmt.Appendf(nil, "%05d0", id), Version: 1, ConfVersion: 1}
+	for i := range nodes {
+		d.Replicas = append(d.Replicas, shard.ReplicaDesc{Replica: engine.ReplicaID(i + 1), Node: engine.NodeID(i + 1), Role: shard.RoleVoter})
+	}
+	return d
+}
+
+func createShards(t testing.TB, nodes []*testNode, count int) {
+	t.Helper()
+	for i, n := range nodes {
+		var list []NewReplica
+		for id := 1; id <= count; id++ {
+			list = append(list, NewReplica{testDescriptor(engine.ShardID(id), len(nodes)), engine.ReplicaID(i + 1), CreateOptions{Campaign: id%len(nodes) == i}})
+		}
+		if err := n.s.CreateReplicas(context.Background(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// submit sends a request to whoever leads, until it is served.
+func submit(t testing.TB, nodes []*testNode, kind Kind, id engine.ShardID, body []byte) []byte {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for i := 0; ; i++ {
+		done := make(chan struct{})
+		req := &Request{Kind: kind, Shard: id, Body: body, Done: func(*Request) { close(done) }}
+		nodes[i%len(nodes)].s.Submit(req)
+		<-done
+		if req.Err == nil {
+			return req.Answer
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("shard %d: %v", id, req.Err)
+		}
+		if i%len(nodes) == len(nodes)-1 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func testPut(id engine.ShardID, k int, v string) []byte {
+	return shard.AppendWrite(nil, &shard.Write{Shard: id, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: fmt.Appendf(nil, "%05d/%d", id, k), Value: []byte(v)}}})
+}
+
+func TestGoroutines(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	for _, lanes := range []int{1, 3} {
+		nodes := startNodes(t, 3, lanes)
+		const shards = 50
+		createShards(t, nodes, shards)
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for id := engine.ShardID(1); id <= shards; id++ {
+					submit(t, nodes, KindWrite, id, testPut(id, w, fmt.Sprint("v", w)))
+				}
+			})
+		}
+		wg.Wait()
+		for id := engine.ShardID(1); id <= shards; id++ {
+			q := shard.Scan{Shard: id, Version: 1, Start: fmt.Appendf(nil, "%05d/", id), End: fmt.Appendf(nil, "%05d0", id)}
+			var p shard.Page
+			if err := shard.DecodePage(submit(t, nodes, KindScan, id, shard.AppendScan(nil, &q)), &p); err != nil {
+				t.Fatal(err)
+			}
+			if len(p.Entries) != 4 || !p.Done {
+				t.Fatalf("shard %d: %d entries, done %v", id, len(p.Entries), p.Done)
+			}
+		}
+		list, err := nodes[0].s.Statuses(context.Background())
+		if err != nil || len(list) != shards {
+			t.Fatalf("%d statuses, %v", len(list), err)
+		}
+		if _, _, err := nodes[0].s.Checksum(context.Background(), 1); err != nil {
+			t.Fatal(err)
+		}
+		stopNodes(t, nodes)
+	}
+}
+
+// TestConditionalCold checks that applies that need values from the store suspend and resume, in order.
+func TestConditionalCold(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	nodes := startNodes(t, 1, 1)
+	createShards(t, nodes, 1)
+	submit(t, nodes, KindWrite, 1, testPut(1, 1, "5"))
+	for i := range 20 {
+		if i%5 == 0 {
+			if _, _, err := nodes[0].s.Checksum(context.Background(), 1); err != nil { // cuts and writes
+				t.Fatal(err)
+			}
+		}
+		w := shard.Write{Shard: 1, Version: 1, Ops: []shard.Op{{Kind: shard.OpAdd, Key: []byte("00001/1"), Delta: 1}}}
+		var res shard.Result
+		if err := shard.DecodeResult(submit(t, nodes, KindWrite, 1, shard.AppendWrite(nil, &w)), &res); err != nil {
+			t.Fatal(err)
+		}
+		if res.Outcome != shard.OutcomeApplied || res.Values[0] != int64(6+i) {
+			t.Fatalf("add %d: %+v", i, res)
+		}
+	}
+	stopNodes(t, nodes)
+}
+
+// manualClock moves when it is told to.
+type manualClock struct{ now engine.Instant }
+
+func (c *manualClock) Now() engine.Instant { return c.now }
+func (c *manualClock) Wall() int64         { return int64(c.now / 1e6) }
+
+type noNet struct{}
+
+func (noNet) SendRaft(engine.NodeID, int, []byte) bool { return true }
+func (noNet) SendHeartbeat(engine.NodeID, []byte) bool { return true }
+func (noNet) OpenSnapshot(context.Context, engine.NodeID, []byte) (SnapshotWriter, error) {
+	return nil, ErrStopped
+}
+
+// single makes one node with shards of one voter each, driven by hand.
+func single(t testing.TB, shards int) (*Scheduler, *manualClock) {
+	t.Helper()
+	log, rec, err := raftlog.Open(vfs.NewMem(), "log", raftlog.Options{SegmentBytes: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := &manualClock{now: 1e9}
+	s, err := New(Config{Node: 1, Incarnation: 1, Fatal: func(err error) { t.Fatal(err) }}, Deps{Log: log, Recovery: rec,
+		State: state.NewMem(state.Options{}), Network: noNet{}, Clock: clock, Spawn: func(f func()) { f() }, ReadJob: func(*state.ReadJob) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := 1; id <= shards; id++ {
+		s.CreateReplicaAsync(NewReplica{testDescriptor(engine.ShardID(id), 1), 1, CreateOptions{Campaign: true}}, func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	for range 20 {
+		spin(s, clock)
+	}
+	return s, clock
+}
+
+func spin(s *Scheduler, clock *manualClock) {
+	clock.now += 1e5
+	s.lanes[0].Turn()
+	select {
+	case <-s.log.Pending():
+		s.FlushLog()
+	default:
+	}
+}
+
+// batch makes one write per shard, to be submitted again and again.
+func batch(shards, perShard int, done func(*Request)) []*Request {
+	var list []*Request
+	for id := 1; id <= shards; id++ {
+		for k := range perShard {
+			list = append(list, &Request{Kind: KindWrite, Shard: engine.ShardID(id), Body: testPut(engine.ShardID(id), k, "0123456789012345678901234567890123456789"), Done: done})
+		}
+	}
+	return list
+}
+
+func TestAllocsPerProposal(t *testing.T) {
+	s, clock := single(t, 16)
+	answered := 0
+	list := batch(16, 16, func(r *Request) {
+		answered++
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	})
+	round := func() {
+		for _, r := range list {
+			s.Submit(r)
+		}
+		for range 4 {
+			spin(s, clock)
+		}
+	}
+	for range 50 {
+		round()
+	}
+	before := answered
+	per := testing.AllocsPerRun(50, round) / float64(len(list))
+	if answered-before != 51*len(list) {
+		t.Fatalf("%d of %d answered", answered-before, 51*len(list))
+	}
+	t.Logf("%.3f allocations per write", per)
+	if per > 0.25 {
+		t.Fatalf("%.3f allocations per write", per)
+	}
+}
+
+func BenchmarkTurn(b *testing.B) {
+	for _, per := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("shards=64/per=%d", per), func(b *testing.B) {
+			s, clock := single(b, 64)
+			list := batch(64, per, func(r *Request) {
+				if r.Err != nil {
+					b.Fatal(r.Err)
+				}
+			})
+			b.ReportAllocs()
+			for n := 0; n < b.N; n += len(list) {
+				for _, r := range list {
+					s.Submit(r)
+				}
+				for range 3 {
+					spin(s, clock)
+				}
+			}
+		})
+	}
+}
