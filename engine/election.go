@@ -80,8 +80,7 @@ func (e *Engine) requestVotes() {
 }
 
 func (e *Engine) raceWon() bool {
-	m := e.memb.Membership
-	return m != nil && m.IsVoter(e.cfg.Self) && hasQuorum(m, func(p Peer) bool { return containsPeer(e.race.granted, p) })
+	return hasQuorum(e.memb.Membership, func(p Peer) bool { return containsPeer(e.race.granted, p) })
 }
 
 func (e *Engine) handleVoteResponse(m *VoteResponse) {

@@ -106,10 +106,16 @@ func (e *Engine) restingRole() Role {
 	switch m := e.memb.Membership; {
 	case m == nil:
 		return RoleUninitialised
-	case m.IsVoter(e.cfg.Self):
+	case m.IsVoter(e.cfg.Self), e.leaving():
 		return RoleFollower
 	}
 	return RoleLearner
+}
+
+// leaving tells whether this replica was a voter until an entry that is not committed yet. It may still be needed: it may hold
+// the only log that is recent enough to win, and to commit that very entry (Raft thesis 4.2.2). Its own vote does not count then.
+func (e *Engine) leaving() bool {
+	return e.memb.LogID.Index > e.committed.Index && e.prev.Membership != nil && e.prev.Membership.IsVoter(e.cfg.Self)
 }
 
 // Handle feeds one event and appends to out what is to be done about it, in order.
@@ -186,6 +192,9 @@ func (e *Engine) advance() {
 	if e.committed.Index > e.savedCommitted {
 		e.savedCommitted = e.committed.Index
 		e.emit(SaveCommitted).LogID = e.committed
+		if e.lead == nil && e.race == nil {
+			e.role = e.restingRole()
+		}
 	}
 	e.maybeApply()
 	if e.lead != nil {
@@ -224,7 +233,7 @@ func (e *Engine) Deadline() Instant {
 		return 0
 	case e.lead != nil:
 		return e.lead.deadline()
-	case e.memb.Membership != nil && e.memb.Membership.IsVoter(e.cfg.Self):
+	case e.role != RoleUninitialised && e.role != RoleLearner:
 		return e.electionAt
 	}
 	return 0
