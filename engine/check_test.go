@@ -2,7 +2,6 @@ package engine
 
 import (
 	"flag"
-	"fmt"
 	"testing"
 )
 
@@ -11,21 +10,20 @@ var seedOne = flag.Uint64("seed", 0, "run only this seed")
 
 // simCheck holds Raft's invariants, checked after every event.
 type simCheck struct {
-	s        *sim
-	leaders  map[uint64][2]uint64 // term → node, life: election safety, and rule Engine1
-	written  map[LogID]uint64     // log matching: an id names one entry
-	chosen   map[uint64]simEntry  // committed never changes
-	bodies   map[*AppendRequest][]simEntry
-	top      uint64 // the highest chosen
-	acked    uint64 // the highest index that a leader has applied, and so may have acknowledged
-	life     map[*simNode]uint64
-	seen     map[*simNode]simCursors
-	commits  int
-	sleeps   int
-	reads    int
-	leases   int
-	changes  int
-	installs int
+	s       *sim
+	leaders map[uint64][2]uint64 // term → node, life: election safety, and rule Engine1
+	written map[LogID]uint64     // log matching: an id names one entry
+	chosen  map[uint64]simEntry  // committed never changes
+	bodies  map[*AppendRequest][]simEntry
+	top     uint64 // the highest chosen
+	acked   uint64 // the highest index that a leader has applied, and so may have acknowledged
+	life    map[*simNode]uint64
+	seen    map[*simNode]simCursors
+	commits int
+	sleeps  int
+	reads   int
+	leases  int
+	changes int
 }
 
 type simCursors struct{ flushed, committed, applied uint64 }
@@ -350,8 +348,8 @@ func runPlan(t *testing.T, p simPlan) {
 		total.changes += c.changes
 		total.top += uint64(len(c.leaders))
 	}
-	t.Log(fmt.Sprintf("%d seeds: %d commits, %d terms, %d reads, %d leased, %d asleep, %d changes", n, total.commits, total.top, total.reads,
-		total.leases, total.sleeps, total.changes))
+	t.Logf("%d seeds: %d commits, %d terms, %d reads, %d leased, %d asleep, %d changes", n, total.commits, total.top, total.reads,
+		total.leases, total.sleeps, total.changes)
 	if total.commits == 0 || total.reads == 0 || total.leases == 0 || p.quiesce > 0 && total.sleeps == 0 || p.changes && total.changes == 0 {
 		t.Errorf("the plan does not exercise what it is for")
 	}

@@ -98,7 +98,6 @@ type simNode struct {
 	heard   map[NodeID]Instant // last echo
 	echo    map[NodeID]Instant // peer's last sentAt
 	cmds    []Command
-	lazy    int // applies may be slow
 }
 
 type simTask struct {

@@ -15,21 +15,42 @@ type pendingIO struct {
 }
 
 type ioQueue struct {
-	queue   []pendingIO
-	head    int    // queue[:head] is done
+	*work
 	seq     uint64 // of the newest submitted
 	voteSeq uint64 // of the newest SaveVote
 	flushed uint64 // index up to which the accepted log is durable
 }
+
+// work is what only an engine needs that has something under way; a sleeping one has none (see slim).
+type work struct {
+	queue []pendingIO
+	head  int // queue[:head] is done
+	// held are the answers that wait for a flush.
+	held []answer
+	// barriers are the indexes of barrier and membership entries above applied, in any order (rule Engine4).
+	barriers []uint64
+}
+
+// idle is the work of all that have none. It is never written.
+var idle work
 
 func (q *ioQueue) pending() []pendingIO { return q.queue[q.head:] }
 
 // flushedSeq is the sequence number up to which everything is durable.
 func (q *ioQueue) flushedSeq() uint64 { return q.seq - uint64(len(q.queue)-q.head) }
 
+// own makes the work writable.
+func (q *ioQueue) own() *work {
+	if q.work == &idle {
+		q.work = &work{}
+	}
+	return q.work
+}
+
 func (q *ioQueue) voteDurable() bool { return q.voteSeq <= q.flushedSeq() }
 
 func (q *ioQueue) push(io IOID) {
+	q.own()
 	if q.head > 0 && len(q.queue) == cap(q.queue) {
 		n := copy(q.queue, q.queue[q.head:])
 		q.queue, q.head = q.queue[:n], 0
@@ -82,7 +103,7 @@ func (e *Engine) submit() IOID {
 // saveVote accepts v, which must be greater than the vote held. Answers given under the old one are void.
 func (e *Engine) saveVote(v Vote) {
 	e.vote = v
-	e.held = e.held[:0]
+	e.dropHeld()
 	c := e.emit(SaveVote)
 	c.Vote, c.IO = v, e.submit()
 	e.io.voteSeq = e.io.seq
@@ -127,23 +148,31 @@ func (e *Engine) answerAfter(a answer) {
 		e.deliver(&a)
 		return
 	}
-	e.held = append(e.held, a)
+	w := e.io.own()
+	w.held = append(w.held, a)
+}
+
+// dropHeld forgets the answers that wait.
+func (e *Engine) dropHeld() {
+	if len(e.io.held) > 0 {
+		e.io.held = e.io.held[:0]
+	}
 }
 
 func (e *Engine) releaseHeld() {
-	if len(e.held) == 0 {
+	if len(e.io.held) == 0 {
 		return
 	}
 	done, n := e.io.flushedSeq(), 0
-	for i := range e.held {
-		if e.held[i].after <= done {
-			e.deliver(&e.held[i])
+	for i := range e.io.held {
+		if e.io.held[i].after <= done {
+			e.deliver(&e.io.held[i])
 			continue
 		}
-		e.held[n] = e.held[i]
+		e.io.held[n] = e.io.held[i]
 		n++
 	}
-	e.held = e.held[:n]
+	e.io.held = e.io.held[:n]
 }
 
 func (e *Engine) deliver(a *answer) {

@@ -233,12 +233,15 @@ func (e *Engine) stepDown() {
 // what comes, and is released as a whole.
 type uncommitted struct {
 	sum   int
-	slots [8]struct {
-		last  uint64
-		bytes int
-	}
-	first, n int
+	slots []byteSlot // oldest first, at most byteSlotsMax
 }
+
+type byteSlot struct {
+	last  uint64
+	bytes int
+}
+
+const byteSlotsMax = 8
 
 func (u *uncommitted) fits(bytes, most int) bool {
 	return most <= 0 || u.sum == 0 || u.sum+bytes <= most
@@ -246,19 +249,24 @@ func (u *uncommitted) fits(bytes, most int) bool {
 
 func (u *uncommitted) add(last uint64, bytes int) {
 	u.sum += bytes
-	if u.n < len(u.slots) {
-		u.n++
-		u.slots[(u.first+u.n-1)%len(u.slots)].bytes = 0
+	if n := len(u.slots); n == byteSlotsMax {
+		u.slots[n-1].last = last
+		u.slots[n-1].bytes += bytes
+		return
 	}
-	s := &u.slots[(u.first+u.n-1)%len(u.slots)]
-	s.last = last
-	s.bytes += bytes
+	if u.slots == nil {
+		u.slots = make([]byteSlot, 0, byteSlotsMax)
+	}
+	u.slots = append(u.slots, byteSlot{last, bytes})
 }
 
 func (u *uncommitted) release(index uint64) {
-	for u.n > 0 && u.slots[u.first].last <= index {
-		u.sum -= u.slots[u.first].bytes
-		u.first = (u.first + 1) % len(u.slots)
-		u.n--
+	n := 0
+	for n < len(u.slots) && u.slots[n].last <= index {
+		u.sum -= u.slots[n].bytes
+		n++
+	}
+	if n > 0 {
+		u.slots = u.slots[:copy(u.slots, u.slots[n:])]
 	}
 }

@@ -35,7 +35,11 @@ func (e *Engine) rebuildStreams() {
 	l, m := e.lead, e.memb.Membership
 	old := l.followers
 	peers := m.appendPeers(make([]Peer, 0, 8))
-	l.followers = make([]follower, 0, len(peers))
+	others := len(peers)
+	if m.Contains(e.cfg.Self) {
+		others--
+	}
+	l.followers = make([]follower, 0, others)
 	for _, p := range peers {
 		if p == e.cfg.Self {
 			continue
@@ -261,7 +265,11 @@ func (e *Engine) handleReplicateFailed(m *ReplicateFailed) {
 	if f == nil || f.stream != m.Stream || f.state == ProgressSnapshot {
 		return
 	}
-	e.probe(f, f.match+1)
+	next := f.next
+	if f.state == ProgressPipeline {
+		next = f.match + 1
+	}
+	e.probe(f, next)
 	f.waiting, f.sentAt = true, e.now // the outbox is full: wait for the next heartbeat
 }
 

@@ -99,10 +99,14 @@ func (e *Engine) fallAsleep(m *Heartbeat) bool {
 
 // slim gives back what only an awake engine needs: an idle one is small (DESIGN 3).
 func (e *Engine) slim() {
-	e.io.queue, e.io.head = nil, 0
-	e.held, e.barriers = nil, nil
-	if e.log.runs != nil && cap(e.log.runs) > 2*len(e.log.runs) {
-		e.log.runs = append([]TermRun(nil), e.log.runs...)
+	if len(e.io.pending()) == 0 && len(e.io.held) == 0 && len(e.io.barriers) == 0 {
+		e.io.work = &idle
+	}
+	if e.lead != nil {
+		e.lead.bytes.slots = nil
+	}
+	if cap(e.log.runs) > len(e.log.runs) {
+		e.log.runs = append(make([]TermRun, 0, len(e.log.runs)), e.log.runs...)
 	}
 }
 

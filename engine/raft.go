@@ -22,8 +22,6 @@ type Engine struct {
 	// memb is the newest membership in the log and in force; prev is the one that comes back if memb is truncated. At most one
 	// membership of a log is not committed, so one step back is enough.
 	memb, prev MembershipAt
-	// barriers are the indexes of barrier and membership entries above applied, in any order (rule Engine4).
-	barriers []uint64
 
 	// applied <= committed <= last. applyTo is the end of the Apply that is outstanding, zero if none is.
 	committed, applied LogID
@@ -34,10 +32,7 @@ type Engine struct {
 	announced, verified uint64
 
 	// ios: see io.go.
-	io ioQueue
-	// held are the answers that wait for a flush.
-	held []answer
-
+	io         ioQueue
 	grant      grant
 	electionAt Instant
 
@@ -67,6 +62,7 @@ func New(cfg Config, rec Recovered) *Engine {
 	for _, r := range rec.Runs {
 		e.log.append(r.Term, r.First, r.Last)
 	}
+	e.io.work = &idle
 	e.recoverCursors(rec)
 	if rec.Vote.Term == 0 && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
 		e.cfg.LeaseStart = 0 // it never held a vote or an entry, so it promised nothing (rule Engine2)
@@ -279,21 +275,23 @@ func mix(x uint64) uint64 {
 
 func (e *Engine) addBarrier(index uint64) {
 	if index > e.applied.Index {
-		e.barriers = append(e.barriers, index)
+		w := e.io.own()
+		w.barriers = append(w.barriers, index)
 	}
 }
 
 // dropBarriers keeps those for which keep holds.
 func (e *Engine) dropBarriers(keep func(uint64) bool) {
-	if len(e.barriers) == 0 {
+	w := e.io.work
+	if len(w.barriers) == 0 {
 		return
 	}
 	n := 0
-	for _, b := range e.barriers {
+	for _, b := range w.barriers {
 		if keep(b) {
-			e.barriers[n] = b
+			w.barriers[n] = b
 			n++
 		}
 	}
-	e.barriers = e.barriers[:n]
+	w.barriers = w.barriers[:n]
 }

@@ -19,7 +19,7 @@ func (e *Engine) readable() bool {
 	if e.applied.Index < e.lead.blank {
 		return false
 	}
-	for _, b := range e.barriers {
+	for _, b := range e.io.barriers {
 		if b > e.applied.Index && b <= e.committed.Index {
 			return false
 		}

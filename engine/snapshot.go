@@ -78,7 +78,7 @@ func (e *Engine) takeSnapshot(meta SnapshotMeta) {
 			e.io.reset(last.Index)
 		}
 		e.memb, e.prev = meta.Membership, MembershipAt{}
-		e.held = e.held[:0] // what they attest is gone
+		e.dropHeld() // what they attest is gone
 	}
 	e.emit(PurgeLog).LogID = last
 	if last.Index > e.committed.Index {
