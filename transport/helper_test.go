@@ -25,6 +25,7 @@ type memNet struct {
 	mu        sync.Mutex
 	listeners map[string]*memListener
 	conns     []*memConn
+	lag       func() time.Duration // if set, how late each of the first reads of a connection is
 }
 
 func newNet() *memNet { return &memNet{listeners: map[string]*memListener{}} }
@@ -70,6 +71,11 @@ func (n *memNet) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	a, b := newPair(addr)
 	n.mu.Lock()
+	if n.lag != nil {
+		for range 6 {
+			a.lags, b.lags = append(a.lags, n.lag()), append(b.lags, n.lag())
+		}
+	}
 	n.conns = append(n.conns, a, b)
 	n.mu.Unlock()
 	select {
@@ -166,6 +172,7 @@ type memConn struct {
 	in, out *pipe
 	addr    memAddr
 	gone    atomic.Bool
+	lags    []time.Duration // of the next reads; only the reader touches it
 }
 
 func newPair(addr string) (*memConn, *memConn) {
@@ -176,6 +183,10 @@ func newPair(addr string) (*memConn, *memConn) {
 func (c *memConn) Read(b []byte) (int, error) {
 	if c.gone.Load() {
 		return 0, net.ErrClosed
+	}
+	if len(c.lags) > 0 {
+		time.Sleep(c.lags[0])
+		c.lags = c.lags[1:]
 	}
 	n, err := c.in.read(b)
 	if c.gone.Load() {
