@@ -67,7 +67,7 @@ func TestCrashEverywhere(t *testing.T) {
 					t.Fatalf("life %d: %v", life, err)
 				}
 				c.active = true
-				for range 250 {
+				for range 200 {
 					if err := d.Step(); err != nil {
 						t.Fatalf("life %d: %v", life, err)
 					}

@@ -91,11 +91,21 @@ type frameHeader struct {
 // frameSeed ties a frame to its place in this life of its segment (rule Log2): neither a frame of an earlier life nor a copy of
 // a frame within a value passes the check.
 func frameSeed(salt, segment uint64, off int64) uint32 {
-	var b [24]byte
-	binary.LittleEndian.PutUint64(b[0:], salt)
-	binary.LittleEndian.PutUint64(b[8:], segment)
-	binary.LittleEndian.PutUint64(b[16:], uint64(off))
-	return crc32.Checksum(b[:], castagnoli)
+	return mix(mix(mix(0, salt), segment), uint64(off)).fold()
+}
+
+// seed mixes integers into the seed of a checksum, without a buffer that the checksum's assembly would move to the heap. It is part
+// of the format.
+type seed uint64
+
+func mix(s seed, v uint64) seed {
+	s = (s ^ seed(v)) * 0xff51afd7ed558ccd
+	return s ^ s>>32
+}
+
+func (s seed) fold() uint32 {
+	s *= 0xc4ceb9fe1a85ec53
+	return uint32(s >> 32)
 }
 
 // put writes the header in front of the records in frame.
@@ -139,12 +149,8 @@ func readFrame(b []byte, seed uint32) (h frameHeader, records []byte, ok bool) {
 // runCRC is the checksum of one body, which lets a cold read check it without its frame. It is tied to the replica and the
 // place in its log, so a misdirected read is noticed.
 func runCRC(k Key, term, first uint64, body []byte) uint32 {
-	var b [32]byte
-	binary.LittleEndian.PutUint64(b[0:], uint64(k.Shard))
-	binary.LittleEndian.PutUint64(b[8:], uint64(k.Replica))
-	binary.LittleEndian.PutUint64(b[16:], term)
-	binary.LittleEndian.PutUint64(b[24:], first)
-	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, body)
+	s := mix(mix(mix(mix(1, uint64(k.Shard)), uint64(k.Replica)), term), first)
+	return crc32.Update(s.fold(), castagnoli, body)
 }
 
 func appendKey(b []byte, kind byte, k Key) []byte {

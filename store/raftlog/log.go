@@ -17,11 +17,13 @@ type Log struct {
 	opt Options
 
 	// mu guards the hand-over between lanes and writer, and the table of lanes. It is never held during I/O.
-	mu        sync.Mutex
-	queue     []pendingBatch
-	buffers   [][]byte // to be used again
-	lanes     map[int]*Lane
-	recovered map[Key]*replica // not adopted yet
+	mu      sync.Mutex
+	queue   []pendingBatch
+	buffers [][]byte // to be used again
+	// bufferBytes is their capacity.
+	bufferBytes int
+	lanes       map[int]*Lane
+	recovered   map[Key]*replica // not adopted yet
 
 	unadopted atomic.Int64
 	pending   chan struct{}
@@ -63,8 +65,8 @@ type pendingBatch struct {
 func (b *pendingBatch) records() []byte { return b.buf[frameHeaderSize:] }
 
 const (
-	buffersMax     = 64
-	bufferBytesMax = 4 << 20
+	// buffersBytesMax bounds the buffers that wait to be used again.
+	buffersBytesMax = 64 << 20
 	// flushBytesMax is where a frame stops taking further batches.
 	flushBytesMax = 16 << 20
 )
@@ -75,6 +77,7 @@ func (l *Log) buffer() []byte {
 	if n := len(l.buffers); n > 0 {
 		b := l.buffers[n-1]
 		l.buffers = l.buffers[:n-1]
+		l.bufferBytes -= cap(b)
 		return b[:frameHeaderSize]
 	}
 	return make([]byte, frameHeaderSize, 4096)
@@ -276,8 +279,9 @@ func (l *Log) complete(off int64) {
 	clear(l.queue[n:])
 	l.queue = l.queue[:n]
 	for i := range l.taken {
-		if b := l.taken[i].buf; cap(b) <= bufferBytesMax && len(l.buffers) < buffersMax {
+		if b := l.taken[i].buf; l.bufferBytes+cap(b) <= buffersBytesMax {
 			l.buffers = append(l.buffers, b)
+			l.bufferBytes += cap(b)
 		}
 	}
 	clear(l.taken)

@@ -1,0 +1,146 @@
+package raftlog_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/vfs"
+	"golang.org/x/sys/unix"
+)
+
+// faulty returns a log on a disk whose operations of kind fail with *err while it is set.
+func faulty(t *testing.T, kind vfs.OpKind, short bool) (*raftlog.Log, *vfs.Mem, *error) {
+	t.Helper()
+	mem, fail := vfs.NewMem(), new(error)
+	fs := vfs.Inject(mem, func(op *vfs.Op) error {
+		if op.Kind != kind || *fail == nil {
+			return nil
+		}
+		if short {
+			op.Size /= 2
+		}
+		return *fail
+	})
+	l, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, mem, fail
+}
+
+func submitVote(l *raftlog.Log, size int) {
+	a := l.Lane(0)
+	k := raftlog.Key{Shard: 99, Replica: 1}
+	a.SaveVote(k, engine.Vote{Term: 1})
+	if size > 0 {
+		next := a.Stats(k).Last.Index + 1
+		a.Append(k, raftlog.Run{Term: 1, First: next, Count: 1, Body: raftlog.AppendEntry(nil, engine.EntryNormal, make([]byte, size))})
+	}
+	a.Submit()
+}
+
+// TestFailedIOPoisons: after a failed write or sync nothing succeeds any more, even if the disk says that it is well again.
+func TestFailedIOPoisons(t *testing.T) {
+	for _, kind := range []vfs.OpKind{vfs.OpWrite, vfs.OpDatasync} {
+		for _, short := range []bool{false, true} {
+			t.Run(fmt.Sprint(kind, short), func(t *testing.T) {
+				l, mem, fail := faulty(t, kind, short)
+				oneFrame(t, l, 1, []byte("acknowledged"))
+				submitVote(l, 100)
+				*fail = unix.EIO
+				if _, err := l.Flush(); !errors.Is(err, raftlog.ErrPoisoned) || !errors.Is(err, unix.EIO) {
+					t.Fatalf("flush on a failing disk: %v", err)
+				}
+				*fail = nil
+				_, err := l.Flush()
+				for _, err := range []error{err, l.Seal(), l.Maintain()} {
+					if !errors.Is(err, raftlog.ErrPoisoned) {
+						t.Fatalf("the log goes on after a failure: %v", err)
+					}
+				}
+				if err := l.Close(); err != nil {
+					t.Fatal(err)
+				}
+				rec, err := reopen(mem, 1)
+				if err != nil || rec.Replicas[raftlog.Key{Shard: 1, Replica: 1}] == nil {
+					t.Fatalf("recovered %+v, %v", rec, err)
+				}
+			})
+		}
+	}
+}
+
+// TestNoSpace: a full disk is announced in time, stops the log without harm when the segment is full, and does not keep the node
+// from starting.
+func TestNoSpace(t *testing.T) {
+	l, mem, fail := faulty(t, vfs.OpAllocate, false)
+	*fail = unix.ENOSPC
+	submitVote(l, segmentBytes/2)
+	done, err := l.Flush()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Lane(0).Flushed(done[0])
+	if err := l.Maintain(); !errors.Is(err, raftlog.ErrNoSpace) || !l.Metrics().OutOfSpace.Load() {
+		t.Fatalf("no warning in time: %v", err)
+	}
+	submitVote(l, segmentBytes/2)
+	for range 3 {
+		if done, err := l.Flush(); !errors.Is(err, raftlog.ErrNoSpace) || len(done) > 0 {
+			t.Fatalf("flush without space: %v", err)
+		}
+	}
+	// A process that starts now comes up, and writes once there is space.
+	full := unix.ENOSPC
+	restarted, rec, err := raftlog.Open(vfs.Inject(clone(mem), func(op *vfs.Op) error {
+		if op.Kind == vfs.OpAllocate && full != 0 {
+			return full
+		}
+		return nil
+	}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil || len(rec.Replicas) != 1 {
+		t.Fatalf("start without space: %v", err)
+	}
+	if err := restarted.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	submitLater := restarted.Lane(1)
+	submitLater.SaveVote(raftlog.Key{Shard: 5, Replica: 5}, engine.Vote{Term: 5})
+	submitLater.Submit()
+	if _, err := restarted.Flush(); !errors.Is(err, raftlog.ErrNoSpace) {
+		t.Fatalf("flush without space: %v", err)
+	}
+	full = 0
+	if done, err := restarted.Flush(); err != nil || len(done) != 1 {
+		t.Fatalf("flush with space: %v", err)
+	}
+	*fail = nil
+	if done, err := l.Flush(); err != nil || len(done) != 1 || l.Metrics().OutOfSpace.Load() {
+		t.Fatalf("flush with space: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := reopen(mem, 0); err != nil || rec.Replicas[raftlog.Key{Shard: 99, Replica: 1}].Last.Index != 2 {
+		t.Fatal("not all was recovered", err)
+	}
+}
+
+// TestOpenFailsOnSync: recovery believes nothing that it could not sync (rule Log1).
+func TestOpenFailsOnSync(t *testing.T) {
+	mem := longer(t)
+	for _, kind := range []vfs.OpKind{vfs.OpDatasync, vfs.OpSyncDir, vfs.OpRead} {
+		fs := vfs.Inject(mem, func(op *vfs.Op) error {
+			if op.Kind == kind {
+				return unix.EIO
+			}
+			return nil
+		})
+		if _, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes}); !errors.Is(err, unix.EIO) {
+			t.Fatalf("open with failing %v: %v", kind, err)
+		}
+	}
+}
