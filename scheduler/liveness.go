@@ -248,3 +248,11 @@ func (v *liveness) ride(node engine.NodeID, msgs []byte, count int) bool {
 
 // up tells whether node is alive.
 func (v *liveness) up(node engine.NodeID) bool { return v.links.Load().nodes[node].Up }
+
+// reachable tells whether node is alive and there is a session with it.
+func (v *liveness) reachable(node engine.NodeID) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.peers[node]
+	return p != nil && p.connected && p.link.Up
+}

@@ -219,7 +219,7 @@ func (l *Lane) newUninitialised(key store.Key) *replica {
 
 // newReplica makes a replica with its engine. Its first tick starts it.
 func (l *Lane) newReplica(key store.Key, rec engine.Recovered) *replica {
-	r := &replica{key: key, self: engine.Peer{Node: l.s.cfg.Node, Replica: key.Replica}, timerAt: -1, lane: l}
+	r := &replica{key: key, self: engine.Peer{Node: l.s.cfg.Node, Replica: key.Replica}, timerAt: -1, lane: l, bornAt: l.now}
 	l.startEngine(r, rec)
 	return r
 }

@@ -53,6 +53,7 @@ type replica struct {
 	snapIn      *snapshotIn
 	linking     bool // a snapshot is being linked in
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room
+	bornAt      engine.Instant
 	removed     bool
 	lane        *Lane
 	provoked    bool

@@ -291,6 +291,9 @@ func (l *Lane) sendVote(r *replica, c *engine.Command) {
 	}
 }
 
+// createGrace is how long an uninitialised replica says that it waits to be created otherwise than by a snapshot.
+const createGrace = engine.Duration(2e9)
+
 // respond answers a peer.
 func (l *Lane) respond(r *replica, c *engine.Command) {
 	o := l.out(c.To.Node)
@@ -299,6 +302,11 @@ func (l *Lane) respond(r *replica, c *engine.Command) {
 	case engine.RespondVote:
 		o.msgs = wire.AppendVoteResponse(o.msgs, h, &c.VoteResponse)
 	case engine.RespondAppend:
+		// A replica that a message has just made is most likely about to be created from its descriptor, or by its parent's split:
+		// the leader should not send it a snapshot at once (rule Split4).
+		if c.AppendResponse.Uninitialised && l.now-r.bornAt < engine.Instant(createGrace) {
+			c.AppendResponse.Waiting = true
+		}
 		o.msgs = wire.AppendAppendResponse(o.msgs, h, &c.AppendResponse)
 	case engine.RespondHeartbeat:
 		o.msgs = wire.AppendHeartbeatResponse(o.msgs, h, &c.HeartbeatResponse)

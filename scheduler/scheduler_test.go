@@ -111,6 +111,7 @@ func stopNodes(t testing.TB, nodes []*testNode) {
 			o.net.mu.Lock()
 			delete(o.net.peers, n.net.self)
 			o.net.mu.Unlock()
+			o.s.PeerDisconnected(n.net.self, n.net.inc)
 		}
 	}
 	for _, n := range nodes {

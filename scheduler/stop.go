@@ -77,7 +77,7 @@ func (l *Lane) handOver() int {
 		start := int(r.key.Shard)
 		for i := range r.peers {
 			p := &r.peers[(start+i)%len(r.peers)]
-			if p.voter && l.s.live.up(p.peer.Node) {
+			if p.voter && l.s.live.reachable(p.peer.Node) {
 				led++
 				if !r.handingOver {
 					r.handingOver = true
