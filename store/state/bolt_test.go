@@ -441,3 +441,51 @@ func TestDump(t *testing.T) {
 		t.Errorf("Verify of an absent file: %v", err)
 	}
 }
+
+// A page of the map that can not be read is an error of the read, and the process lives (the file is cut here; a medium that
+// fails gives the same signal).
+func TestMapFault(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	db := openTest(t, path, Options{})
+	r := wholeRecord(1, 2, 1)
+	check(t, db.Write([]Change{{Record: r, Overlay: numbered(0, 5000, 100), NewTablet: true}}, 0))
+	check(t, os.Truncate(path, 4*4096))
+	pool := NewReaders(db, 1)
+	done := make(chan *ReadJob, 2)
+	for range 2 { // in one transaction perhaps: each fails on its own
+		pool.Submit(&ReadJob{Key: r.Key, Extents: r.Extents, Applied: r.Applied, Done: func(j *ReadJob) { done <- j }})
+	}
+	for range 2 {
+		if j := <-done; !errors.Is(j.Err, ErrCorrupt) {
+			t.Fatalf("got %v, want ErrCorrupt", j.Err)
+		}
+	}
+	pool.Close()
+	if err := db.Write([]Change{{Record: Record{Key: r.Key, Tombstone: true}}}, 0); err == nil {
+		t.Fatal("a write succeeded")
+	}
+}
+
+// The newer meta page is damaged: the store opens as of the transaction before, which is whole.
+func TestDamagedMetaPage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	db := openTest(t, path, Options{})
+	r := wholeRecord(1, 2, 1)
+	check(t, db.Write([]Change{{Record: r, Overlay: numbered(0, 50, 100), NewTablet: true}}, 0))
+	want, err := db.Checksum(r)
+	check(t, err)
+	newer := r
+	newer.Applied.Index++
+	check(t, db.Write([]Change{{Record: newer, Overlay: numbered(0, 5, 10)}}, 0))
+	last := 0
+	check(t, db.kv.view(func(tx kvTx) error { last = tx.(*boltTx).tx.ID() % 2; return nil }))
+	check(t, db.Close())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	check(t, err)
+	_, err = f.WriteAt([]byte{0xff, 0xff}, int64(last*4096+60))
+	check(t, errors.Join(err, f.Close()))
+	db = openTest(t, path, Options{})
+	if got, err := db.Checksum(r); err != nil || got != want {
+		t.Fatalf("content %+v, %v; want %+v", got, err, want)
+	}
+}
