@@ -193,7 +193,7 @@ func (e *Engine) leaseUntil() Instant {
 // node heartbeats on an unbroken link (rule Engine2).
 func (e *Engine) leaseOf(f *follower) Instant {
 	until := f.leaseUntil
-	if f.asleep {
+	if e.quiesced && f.asleep { // awake, only messages of this shard count: f may have been woken since it accepted an offer
 		if k, ok := e.cfg.Links.Nodes[f.peer.Node]; ok && k.Incarnation == f.incarnation && k.GrantEpoch == f.epoch {
 			until = max(until, k.GrantedUntil)
 		}

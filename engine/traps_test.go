@@ -1,0 +1,329 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Each trap cost somebody data, or a night (STYLE.md, FAULTS.md section 2).
+
+// play runs the lines of a script and returns what the last one caused.
+func play(t *testing.T, s *script, lines ...string) []string {
+	t.Helper()
+	var out []string
+	for _, l := range lines {
+		var err error
+		if out, err = s.step(l); err != nil {
+			t.Fatal(l, err)
+		}
+	}
+	return out
+}
+
+func causes(out []string, what string) bool {
+	return slices.ContainsFunc(out, func(o string) bool { return strings.HasPrefix(o, what) })
+}
+
+func want(t *testing.T, out []string, what string) {
+	t.Helper()
+	if !causes(out, what) {
+		t.Errorf("want %q, got %q", what, out)
+	}
+}
+
+func wantNot(t *testing.T, out []string, what string) {
+	t.Helper()
+	if causes(out, what) {
+		t.Errorf("do not want %q, got %q", what, out)
+	}
+}
+
+const follower3 = "new self=2 voters=1,2,3 applied=1.1 purged=1.1 "
+
+func TestTrapCompletionOfOverwrittenAppend(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1! runs=1.2-4", "tick at=10", "append-request from=1 vote=3:1! prev=1.4 runs=3.5-8 seq=1")
+	late := s.flushes()[0]
+	play(t, s, "append-request from=3 vote=4:3! prev=1.4 runs=4.5-8 commit=4.8 seq=1")
+	out := s.feed(&Flushed{IO: late})
+	wantNot(t, out, "Respond")
+	wantNot(t, out, "Apply 2..8")
+	if got := s.e.Status().Flushed.Index; got != 4 {
+		t.Errorf("flushed %d: an index alone completed what another leader overwrote", got)
+	}
+	if out := s.feed(&Flushed{IO: late}); len(out) != 0 {
+		t.Errorf("a late completion caused %q", out)
+	}
+	want(t, play(t, s, "flush"), "Respond to=n3 append{ok=true match=4.8")
+}
+
+func TestTrapCursorsNeverGoBack(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10", "append-request from=1 vote=3:1! prev=1.1 runs=3.2-4 seq=1", "append-request from=1 vote=3:1! prev=3.4 runs=3.5-6 seq=2")
+	io := s.e.io.pending()
+	first, last := io[1].io, io[2].io
+	s.feed(&Flushed{IO: last})
+	s.feed(&Flushed{IO: first})
+	s.feed(&Flushed{IO: IOID{Vote{9, peer(3), true}, LogID{9, 99}}})
+	if st := s.e.Status(); st.Flushed != (LogID{3, 6}) {
+		t.Error(st.Flushed)
+	}
+}
+
+func TestTrapRepeatedAppendWaitsForTheEarlierWrite(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10", "append-request from=1 vote=3:1! prev=1.1 runs=3.2-4 seq=1")
+	out := play(t, s, "append-request from=3 vote=4:3! prev=1.1 runs=3.2-4 seq=1")
+	wantNot(t, out, "AppendInputEntries")
+	wantNot(t, out, "Respond")
+	wantNot(t, play(t, s, "flush n=2"), "Respond")
+	want(t, play(t, s, "flush"), "Respond to=n3 append{ok=true match=3.4")
+}
+
+func TestTrapTruncatesFromTheFirstDifferenceOnly(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1! runs=1.2-4,2.5-9", "tick at=10")
+	out := play(t, s, "append-request from=1 vote=3:1! prev=1.2 runs=1.3-4,2.5-6 seq=1")
+	wantNot(t, out, "TruncateLog")
+	if s.e.Status().Last.Index != 9 {
+		t.Error("a shorter append truncated")
+	}
+	want(t, play(t, s, "append-request from=1 vote=3:1! prev=1.2 runs=1.3-4,2.5-6,3.7-7 seq=2"), "TruncateLog 7")
+}
+
+func TestTrapRejectedVoteAdoptsTheUncommittedForm(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1", "tick at=10", "tick at=2000", "vote-response from=2 pre granted request=1:1 vote=0:0", "flush")
+	want(t, play(t, s, "vote-response from=2 request=1:1 vote=7:3!"), "SaveVote vote=7:3 ")
+	if v := s.e.Status().Vote; v.Committed {
+		t.Error(v)
+	}
+}
+
+func TestTrapHigherVoteInPreVoteRejectionIsAdopted(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1", "tick at=10", "tick at=2000")
+	want(t, play(t, s, "vote-response from=2 pre request=1:1 vote=7:3"), "SaveVote vote=7:3 ")
+	want(t, play(t, s, "tick at=5000"), "SendPreVote vote=8:1")
+}
+
+func TestTrapQuorumIsSortedAfresh(t *testing.T) {
+	// Values that change in place, also downwards, as when a membership changes (openraft #1802).
+	m := &Membership{Voters: [][]Peer{{peer(1), peer(2), peer(3), peer(4), peer(5)}}}
+	values := map[Peer]uint64{peer(1): 9, peer(2): 8, peer(3): 7, peer(4): 6, peer(5): 5}
+	value := func(p Peer) uint64 { return values[p] }
+	if got := quorumValue(m, value); got != 7 {
+		t.Error(got)
+	}
+	values[peer(1)], values[peer(5)] = 1, 8
+	if got := quorumValue(m, value); got != 7 {
+		t.Error(got)
+	}
+	values[peer(3)] = 2
+	if got := quorumValue(m, value); got != 6 {
+		t.Error(got)
+	}
+}
+
+func TestTrapMembershipCoveredBySnapshot(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10", "append-request from=1 vote=3:1! prev=1.1 runs=3.2-4 membat=3.4 voters=1,2 seq=1", "flush",
+		"snapshot token=1 from=1 vote=3:1! stream=2 last=3.9 membat=3.8 voters=1,2,5", "installed token=1 last=3.9 membat=3.8 voters=1,2,5")
+	if got := memb(s.e.memb.Membership); got != "1,2,5+" {
+		t.Error(got)
+	}
+	if s.e.prev.Membership != nil {
+		t.Error("a membership before the snapshot survived it")
+	}
+}
+
+func TestTrapTruncatedMembershipReverts(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10", "append-request from=1 vote=3:1! prev=1.1 runs=3.2-4 membat=3.4 voters=1,3 seq=1")
+	if got := memb(s.e.memb.Membership); got != "1,3+" {
+		t.Error(got)
+	}
+	play(t, s, "append-request from=3 vote=4:3! prev=3.3 runs=4.4-4 seq=1")
+	if got := memb(s.e.memb.Membership); got != "1,2,3+" {
+		t.Error(got)
+	}
+	if s.e.Status().Role != RoleFollower {
+		t.Error("it is a voter again")
+	}
+}
+
+func TestTrapApplySkipsForwardPastASnapshot(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"runs=1.2-4 vote=3:1!", "tick at=10")
+	want(t, play(t, s, "append-request from=1 vote=3:1! prev=1.4 commit=1.4 seq=1"), "Apply 2..4")
+	play(t, s, "snapshot token=1 from=1 vote=3:1! stream=2 last=3.9 membat=1.1 voters=1,2,3", "installed token=1 last=3.9 membat=1.1 voters=1,2,3", "flush")
+	if out := play(t, s, "applied id=1.4"); len(out) != 0 {
+		t.Errorf("the overtaken apply caused %q", out)
+	}
+	out := play(t, s, "append-request from=1 vote=3:1! prev=3.9 runs=3.10-11 commit=3.11 seq=2", "flush")
+	want(t, out, "Apply 10..11")
+}
+
+func TestTrapLeaderWithoutQuorumStopsRefreshing(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	want(t, play(t, s, "tick at=11500"), "BroadcastHeartbeat")
+	out := play(t, s, "tick at=12100")
+	want(t, out, "FailPendingReads")
+	want(t, out, "SendHeartbeat to=n2")
+	wantNot(t, out, "BroadcastHeartbeat")
+	if s.e.IsLeader() || s.e.LeaseValid(12100) {
+		t.Error("still in office")
+	}
+}
+
+func TestTrapLeaseCountsFromSendingStrictly(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	// Sent at 11003, promise 1000, drift 50; received much later.
+	play(t, s, "heartbeat-response at=11900 from=2 vote=1:1! sent=11003 promise=1000")
+	if !s.e.LeaseValid(11952) || s.e.LeaseValid(11953) {
+		t.Error(s.e.Status().LeaseUntil)
+	}
+}
+
+func TestTrapLosingOfficeFailsReadsFirst(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "read at=12000 token=5", "write token=6")
+	out := play(t, s, "append-response from=2 vote=8:2 stream=1 seq=2")
+	if len(out) == 0 || out[0] != "FailPendingReads token=5" {
+		t.Errorf("%q", out)
+	}
+}
+
+func TestTrapHeldAnswersDieWithTheVote(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10", "vote-request from=3 vote=2:3 last=1.1")
+	play(t, s, "append-request from=1 vote=3:1! prev=1.1 runs=3.2-2 seq=1")
+	out := play(t, s, "flush")
+	wantNot(t, out, "Respond to=n3 vote{pre=false granted=true")
+	want(t, out, "Respond to=n1 append{ok=true")
+}
+
+func TestTrapWaitingSnapshotDoesNotHoldBackVotesAndAppends(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1!", "tick at=10", "snapshot token=1 from=1 vote=3:1! stream=2 last=3.9 membat=1.1 voters=1,2,3")
+	out := play(t, s, "append-request from=1 vote=3:1! prev=1.1 runs=3.2-4 seq=1", "flush")
+	want(t, out, "Respond to=n1 append{ok=true match=3.4")
+	out = play(t, s, "vote-request at=3000 from=3 vote=4:3 last=3.9", "flush")
+	want(t, out, "Respond to=n3 vote{pre=false granted=true")
+}
+
+func TestTrapVoteIsDurableBeforeAnswer(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3, "tick at=10")
+	out := play(t, s, "vote-request from=3 vote=2:3 last=1.1")
+	want(t, out, "SaveVote vote=2:3")
+	wantNot(t, out, "Respond")
+	want(t, play(t, s, "flush"), "Respond to=n3 vote{pre=false granted=true")
+	// Once in a term; the same candidate may ask again.
+	want(t, play(t, s, "vote-request from=1 vote=2:1 last=1.1"), "Respond to=n1 vote{pre=false granted=false")
+	want(t, play(t, s, "vote-request from=3 vote=2:3 last=1.1"), "Respond to=n3 vote{pre=false granted=true")
+	want(t, play(t, s, "vote-request from=1 vote=1:1 last=1.1"), "Respond to=n1 vote{pre=false granted=false")
+}
+
+func TestTrapStaleLogGetsNoVoteButMovesTheTerm(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"runs=1.2-4,2.5-5", "tick at=10")
+	out := play(t, s, "vote-request from=3 vote=7:3 last=1.9")
+	want(t, out, "SaveVote vote=7:0")
+	want(t, out, "Respond to=n3 vote{pre=false granted=false")
+	out = play(t, s, "vote-request from=1 vote=7:1 last=2.5", "flush")
+	want(t, out, "Respond to=n1 vote{pre=false granted=true")
+}
+
+func TestTrapLeaderCountsItselfOnlyWhenDurable(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1 applied=1.1 purged=1.1", "tick at=10", "flush")
+	play(t, s, "flush", "applied id=1.2")
+	wantNot(t, play(t, s, "write token=1"), "Apply")
+	want(t, play(t, s, "flush"), "Apply 3..3")
+}
+
+func TestTrapEarlierTermsAreNotCommittedByCounting(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1 runs=2.2-4 vote=2:1!", "tick at=10", "vote-response from=2 pre granted request=3:1 vote=2:1", "flush",
+		"vote-response from=2 granted request=3:1 vote=3:1", "flush")
+	// Raft figure 8: entry 2.4 is on a quorum, and that alone commits nothing.
+	wantNot(t, play(t, s, "append-response from=2 vote=3:1! stream=1 seq=1 ok match=2.4"), "SaveCommitted")
+	want(t, play(t, s, "append-response from=2 vote=3:1! stream=1 seq=2 ok match=3.5"), "SaveCommitted id=3.5")
+}
+
+func TestTrapStaleStreamsMoveNothing(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "write token=1")
+	wantNot(t, play(t, s, "append-response from=2 vote=1:1! stream=9 seq=2 ok match=1.3", "flush"), "Apply")
+	wantNot(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=9 ok match=1.3"), "Apply")
+	wantNot(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=2 ok match=1.9"), "Apply")
+	wantNot(t, play(t, s, "append-response from=9 vote=1:1! stream=1 seq=2 ok match=1.3"), "Apply")
+	want(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=2 ok match=1.3"), "Apply 3..3")
+	if s.e.StreamLive(peer(2), 9) || !s.e.StreamLive(peer(2), 1) {
+		t.Error("StreamLive")
+	}
+}
+
+func TestTrapBarrierHoldsReads(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "write token=1 barrier", "flush")
+	if !s.e.LeaseValid(s.now) {
+		t.Error("not committed yet: reads go on")
+	}
+	play(t, s, "append-response from=2 vote=1:1! stream=1 seq=2 sent=11006 ok match=1.3 promise=1000")
+	if s.e.LeaseValid(s.now) {
+		t.Error("a barrier is committed and not applied")
+	}
+	wantNot(t, play(t, s, "read token=2"), "ReadReady")
+	want(t, play(t, s, "applied id=1.3"), "ReadReady token=2")
+}
+
+func TestTrapVoidOfferToSleepExtendsNoLease(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "link node=2 up inc=1 granted=99999 ge=1", "link node=3 up inc=1 granted=99999 ge=1",
+		"heartbeat-response from=2 vote=1:1! sent=11006 promise=1000", "heartbeat-response from=3 vote=1:1! sent=11006 promise=1000")
+	want(t, play(t, s, "tick at=11600"), "SendHeartbeat to=n3")
+	// Only n2 accepts; the next heartbeat wakes it, and ends its promise by link.
+	play(t, s, "heartbeat-response at=11601 from=2 vote=1:1! sent=11600 quiesced last=1.2 promise=1000")
+	want(t, play(t, s, "tick at=11701"), "BroadcastHeartbeat")
+	if s.e.LeaseValid(50000) {
+		t.Error("it leans on a follower that may be awake")
+	}
+	// An acceptance of the void offer comes late.
+	play(t, s, "heartbeat-response from=3 vote=1:1! sent=11600 quiesced last=1.2 promise=1000")
+	if s.e.quiesced {
+		t.Error("asleep by a void offer")
+	}
+}
+
+func TestTrapPeerDownWakesAndOrdersTheSurvivors(t *testing.T) {
+	order := map[Instant]NodeID{}
+	for n := 2; n <= 3; n++ {
+		s := &script{}
+		play(t, s, strings.Replace(follower3, "self=2", "self="+string(rune('0'+n)), 1), "tick at=10", "append-request at=20 from=1 vote=3:1! prev=1.1 seq=1")
+		play(t, s, "peer-down at=2000 node=1")
+		order[s.e.Deadline()] = NodeID(n)
+	}
+	if len(order) != 2 || order[2000] == 0 || order[3000] == 0 {
+		t.Errorf("first at once, the next an election timeout later: %v", order)
+	}
+}
+
+func TestTrapTruncatingWhatIsCommittedPanics(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"runs=1.2-4 committed=1.4", "tick at=10")
+	defer func() {
+		if recover() == nil {
+			t.Error("the shard must fail loudly")
+		}
+	}()
+	play(t, s, "append-request from=1 vote=3:1! prev=1.2 runs=3.3-3 seq=1")
+}
