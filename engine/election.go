@@ -11,13 +11,22 @@ type race struct {
 	sent       bool // SendVote has gone out
 }
 
+// newbornAt is what New leaves in electionAt for Recovered.Newborn; start replaces it.
+const newbornAt Instant = -1
+
 // start sets the timers of a new life (rule Live5): after the start lease one pre-vote, at once if the stored vote says that
 // this replica led, else after a jitter.
 func (e *Engine) start() {
 	e.started = true
+	newborn := e.electionAt == newbornAt
 	e.electionAt = max(e.now, e.cfg.LeaseStart)
 	led := e.vote.Committed && e.vote.Peer == e.cfg.Self
 	if m := e.memb.Membership; led || m != nil && m.onlyVoter(e.cfg.Self) {
+		return
+	}
+	if newborn {
+		// The designated first leader of the shard campaigns at once, and may still be in the making.
+		e.electionAt += e.electionTimeout()
 		return
 	}
 	e.electionAt += Instant(e.random(e.cfg.ElectionTimeoutMin))

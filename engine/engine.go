@@ -45,6 +45,9 @@ type Recovered struct {
 	Barriers   []uint64 // indexes of barrier entries after Applied
 	// Incarnation was never seen before (rule Cluster9).
 	Incarnation uint64
+	// Newborn: the replica was made just now, of a new shard. It leaves the first election to the designated leader: unless
+	// told to Campaign it waits an ordinary election timeout.
+	Newborn bool
 }
 
 // Status is a copy of what an engine is at a moment.

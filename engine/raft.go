@@ -70,6 +70,9 @@ func New(cfg Config, rec Recovered) *Engine {
 	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) {
 		e.cfg.LeaseStart = 0
 	}
+	if rec.Newborn {
+		e.electionAt = newbornAt
+	}
 	e.role = e.restingRole()
 	return e
 }

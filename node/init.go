@@ -14,7 +14,7 @@ import (
 )
 
 // initBatch is how many shard records an init writes at a time, and then has made.
-const initBatch = 512
+const initBatch = 256
 
 // Init makes the cluster out of the nodes that are up and wait (rule Cluster7), and returns when every shard has a leader. It may be
 // called at several nodes, and again after any failure: it goes on where the last one stopped.

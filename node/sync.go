@@ -82,12 +82,12 @@ func (c *core) syncLoop() {
 	}
 }
 
-// errNotYet: meta has no cluster record yet.
+// errNotYet: meta has no cluster record yet, or not all of its first shards.
 var errNotYet = errors.New("the cluster is not made yet: run cluster init")
 
 // syncAll brings this node in line with meta: nodes, shards, and its own record.
 func (c *core) syncAll(ctx context.Context) error {
-	_, version, err := c.meta.get(ctx, placement.ClusterKey())
+	rec, version, err := c.clusterRecord(ctx)
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,9 @@ func (c *core) syncAll(ctx context.Context) error {
 	}
 	if err := c.syncNodes(ctx); err != nil {
 		return err
+	}
+	if rec.State != placement.ClusterReady {
+		return errNotYet // the init says when to make which replicas
 	}
 	_, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll})
 	return err

@@ -138,7 +138,7 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 	}
 	l.log.Init(rec.Key, vote, rec.Applied)
 	rc := engine.Recovered{Vote: vote, Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
-		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation}
+		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
 	r := old
 	if r == nil {
 		r = l.newReplica(rec.Key, rc)
