@@ -43,6 +43,7 @@ func TestState(t *testing.T, fresh func(t testing.TB) OpenState) {
 	t.Run("SnapshotMoved", func(t *testing.T) { stateSnapshotMoved(t, fresh(t)) })
 	t.Run("IngestInterrupted", func(t *testing.T) { stateIngestInterrupted(t, fresh(t), fresh(t)) })
 	t.Run("IngestRefuses", func(t *testing.T) { stateIngestRefuses(t, fresh(t)) })
+	t.Run("Shards", func(t *testing.T) { stateShards(t, fresh(t)) })
 	t.Run("Model", func(t *testing.T) { stateModel(t, fresh(t)) })
 }
 
