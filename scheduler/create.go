@@ -13,6 +13,9 @@ import (
 // createBatch is how many new replicas one transaction of the state makes.
 const createBatch = 256
 
+// createRetry is how long the making of a replica waits for the vote of an uninitialised one to be durable.
+const createRetry = engine.Duration(1e6)
+
 // CreateReplicas makes replicas of new shards: their records in few transactions, then their engines (rule Log7). It returns when
 // they are durable. Those that exist already are left alone, so it may be called again (rule Split6).
 func (s *Scheduler) CreateReplicas(ctx context.Context, list []NewReplica) error {
@@ -125,8 +128,8 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 	}
 	var vote engine.Vote
 	if old != nil {
-		if old.logged || len(l.batches.q) > 0 {
-			l.box.putCall(func(l *Lane) { l.create(rec, opt, done) })
+		if old.logged || old.ioPending > 0 {
+			l.later(createRetry, func(l *Lane) { l.create(rec, opt, done) })
 			return
 		}
 		vote = old.eng.Status().Vote

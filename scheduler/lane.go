@@ -199,6 +199,7 @@ func (b *batchQueue) push(number uint64, now engine.Instant, replicas []*replica
 		b.free = b.free[:n-1]
 	}
 	for _, r := range replicas {
+		r.ioPending++
 		ios = append(ios, ioRef{r, r.io})
 	}
 	b.q = append(b.q, ioBatch{number, ios, now})

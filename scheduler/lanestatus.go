@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/state"
 )
 
@@ -120,3 +121,6 @@ func (s *Scheduler) ChecksumAsync(id engine.ShardID, done func(state.Content, en
 func (s *Scheduler) TransferAsync(id engine.ShardID, to engine.NodeID, done func(error)) {
 	s.laneOf(id).box.putCall(func(l *Lane) { done(l.transfer(id, to)) })
 }
+
+// Pinned returns replicas that keep the oldest segment of the raft log. It must be called by whoever calls Turn.
+func (l *Lane) Pinned() []store.Key { return l.log.Pinned(nil, unpinMax) }

@@ -13,14 +13,24 @@ import (
 type writerState struct {
 	busy    atomic.Int64 // when the flush in progress began; 0 if there is none
 	stalled atomic.Bool
+	full    atomic.Int32 // 1 while there is no space for the log
 }
 
 // FlushLog does one step of the log writer: one write and one sync of everything that all lanes have submitted. False means that
 // the log has failed, and Config.Fatal was called. While it runs, the lanes' next batches gather behind it.
 func (s *Scheduler) FlushLog() bool {
 	began := s.clock.Now()
-	s.writer.busy.Store(int64(began))
+	if s.writer.full.Load() == 0 { // else it has been busy since then
+		s.writer.busy.Store(int64(began))
+	}
 	done, err := s.log.Flush()
+	if errors.Is(err, raftlog.ErrNoSpace) { // nothing was written and nothing is lost: leaders resign, and we try again
+		if s.writer.full.Swap(1) == 0 {
+			s.logger.Error("no space for the raft log", "error", err)
+		}
+		return true
+	}
+	s.writer.full.Store(0)
 	s.writer.busy.Store(0)
 	s.writer.stalled.Store(false)
 	if err != nil {
@@ -74,9 +84,23 @@ func (l *Lane) logFlushed(c *raftlog.Completion) {
 		}
 		l.s.metrics.LogSyncShards.Add(uint64(len(ios)))
 		for i := range ios {
+			ios[i].r.ioPending--
 			l.ev.flushed = engine.Flushed{IO: ios[i].io}
 			l.feed(ios[i].r, &l.ev.flushed)
 		}
 		l.batches.release(ios)
 	}
+}
+
+// LogFull tells that the last flush found no space: FlushLog must be called again after a while.
+func (s *Scheduler) LogFull() bool { return s.writer.full.Load() != 0 }
+
+// MaintainLog lets the log prepare its next segment and free old ones; called by the log writer between flushes, and when idle.
+func (s *Scheduler) MaintainLog() bool {
+	err := s.log.Maintain()
+	if err == nil || errors.Is(err, raftlog.ErrNoSpace) || errors.Is(err, raftlog.ErrClosed) && s.stopped.Load() {
+		return true
+	}
+	s.fatal(fmt.Errorf("raft log: %w", err))
+	return false
 }

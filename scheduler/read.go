@@ -48,7 +48,7 @@ func (l *Lane) read(r *replica, req *Request) {
 	case r.eng.LeaseValid(l.now):
 		l.s.metrics.ReadsLease.Add(1)
 		l.serve(r, req, l.wall)
-	case stale > 0:
+	case stale > 0 && !r.eng.IsLeader():
 		l.readStale(r, req, stale)
 	case !r.eng.IsLeader():
 		l.provokeLater(r)

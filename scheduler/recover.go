@@ -120,6 +120,9 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 	out := engine.Recovered{Applied: rec.Applied, Purged: rec.Applied, Committed: rec.Applied, Membership: rec.Membership,
 		Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation}
 	switch {
+	case rl != nil && rl.Purged.Index > rec.Applied.Index:
+		return fmt.Errorf("shard %d: the state has applied entry %d, but the raft log was purged up to %d: the state is older than the log (a restored copy?)",
+			rec.Shard, rec.Applied.Index, rl.Purged.Index)
 	case rl == nil:
 		l.log.Init(rec.Key, engine.Vote{}, rec.Applied)
 	case !chains(rl, rec.Applied):

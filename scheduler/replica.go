@@ -39,12 +39,14 @@ type replica struct {
 	apply   applyState
 
 	// commit is a ReplicateCommitted that waits to be merged with other messages.
-	commit       engine.Command
+	commit       pendingCommit
 	commitQueued bool
 
 	// logged is set while the log batch in the making holds I/O of this replica.
 	logged bool
 	io     engine.IOID
+	// ioPending is in how many batches that are not durable yet it has I/O.
+	ioPending int
 
 	// lastRound is the newest read round that was broadcast.
 	lastRound uint64
@@ -172,3 +174,10 @@ func (w *waiters) pop() *Request {
 }
 
 func (w *waiters) len() int { return len(w.q) - w.head }
+
+// pendingCommit is a ReplicateCommitted that waits to be sent.
+type pendingCommit struct {
+	vote   engine.Vote
+	id     engine.LogID
+	sentAt engine.Instant
+}

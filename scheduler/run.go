@@ -26,6 +26,9 @@ type running struct {
 
 const tasksMax = 8
 
+// fullRetry is how long the log writer waits for space.
+const fullRetry = 200 * time.Millisecond
+
 // Start starts the goroutines. It does not wait for anything.
 func (s *Scheduler) Start(context.Context) error {
 	if s.run.started || s.stopped.Load() {
@@ -86,8 +89,17 @@ func (s *Scheduler) writerLoop() {
 			if !s.FlushLog() {
 				return
 			}
-			if err := s.log.Maintain(); err != nil {
-				s.fatal(err)
+			for s.LogFull() {
+				select {
+				case <-s.run.stop:
+					return
+				case <-time.After(fullRetry):
+				}
+				if !s.FlushLog() {
+					return
+				}
+			}
+			if !s.MaintainLog() {
 				return
 			}
 			sealed = false
@@ -95,7 +107,7 @@ func (s *Scheduler) writerLoop() {
 		case <-idle.C:
 			if !sealed {
 				sealed = true
-				if !s.SealLog() {
+				if !s.SealLog() || !s.MaintainLog() {
 					return
 				}
 			}

@@ -219,7 +219,7 @@ func (l *Lane) coldFailed(r *replica, err error) {
 
 // queueCommit remembers a commit index that followers must be told, so that it can ride on what is sent to them anyway.
 func (l *Lane) queueCommit(r *replica, c *engine.Command) {
-	r.commit = *c
+	r.commit = pendingCommit{c.Vote, c.LogID, c.SentAt}
 	if !r.commitQueued {
 		r.commitQueued = true
 		if len(l.commits) == 0 {
@@ -242,10 +242,10 @@ func (l *Lane) sendCommits() {
 			continue
 		}
 		c := &r.commit
-		l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.Vote, Commit: c.LogID, SentAt: c.SentAt}
+		l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
 		for j := range r.peers {
 			p := &r.peers[j]
-			if p.turn == l.turn && !p.commit.Less(c.LogID) {
+			if p.turn == l.turn && !p.commit.Less(c.id) {
 				continue
 			}
 			o := l.out(p.peer.Node)

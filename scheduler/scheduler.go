@@ -79,7 +79,7 @@ func (s *Scheduler) Submit(req *Request) {
 	var err error
 	switch {
 	case s.stopped.Load():
-		err = ErrStopped
+		err = errStopping
 	case req.Kind == KindWrite && s.metrics.InflightBytes.Load()+int64(len(req.Body)) > s.cfg.InflightBytesMax:
 		err = shard.ErrOverloaded
 	default:

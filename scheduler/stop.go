@@ -5,10 +5,14 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // handOverMax bounds how long Stop waits for leaderships to be taken over.
 const handOverMax = 2 * time.Second
+
+// errStopping answers what had no effect and never will on this node.
+var errStopping = &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the node is stopping"}
 
 // Stop hands leaderships over, ends the goroutines, answers what waits, checkpoints and seals the log. Log and state are not closed.
 // When ctx ends it hurries: what is not checkpointed is replayed at the next start.
@@ -36,7 +40,7 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 	}
 	for _, l := range s.lanes {
 		for _, r := range l.list {
-			l.dropRequests(r, ErrStopped, ErrStopped)
+			l.dropRequests(r, errStopping, shard.ErrAmbiguous)
 		}
 		l.answerAll()
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/vfs"
 )
 
 func TestLeaderCrashAndRestart(t *testing.T) {
@@ -179,7 +180,7 @@ func TestChaos(t *testing.T) {
 
 func chaos(t *testing.T, seed uint64) {
 	const shards = 20
-	c := newCluster(t, Options{Seed: seed, Drop: 0.02, Dup: 0.02, Config: func(cfg *scheduler.Config) {
+	c := newCluster(t, Options{Seed: seed, Lanes: 1 + int(seed%2), Drop: 0.02, Dup: 0.02, Crash: vfs.CrashPolicy{KeepWrite: 0.3, TearWrite: 0.3, KeepDir: 0.5}, Config: func(cfg *scheduler.Config) {
 		cfg.CheckpointAge = engine.Duration(700 * time.Millisecond)
 		cfg.ShardLogEntriesKeep = 8
 		cfg.ShardLogBytesMax = 8 << 10
@@ -315,4 +316,47 @@ func (c *Cluster) fault(t *testing.T, rng *rand.Rand) {
 	case 4:
 		c.Cut(n.ID, n.ID%3+1, true)
 	}
+}
+
+// TestLogIsFreed checks that neither idle shards nor a node that is away keep the raft log from being freed.
+func TestLogIsFreed(t *testing.T) {
+	const shards = 12
+	c := newCluster(t, Options{Seed: 8, SegmentBytes: 256 << 10, Config: func(cfg *scheduler.Config) { cfg.LogSegmentsMax = 3 }}, shards)
+	for id := engine.ShardID(1); id <= shards; id++ {
+		put(t, c, id, 1, "idle from here on")
+	}
+	c.Crash(3)
+	waitLeaders(t, c, shards)
+	value := fmt.Sprintf("%04000d", 7)
+	for k := range 1500 {
+		put(t, c, 5, k%50, value)
+		if k%20 == 0 {
+			c.Run(200 * time.Millisecond)
+		}
+	}
+	c.Run(5 * time.Second)
+	for _, n := range c.Nodes[:2] {
+		if oldest, active := n.Segments(); active < 10 || active-oldest > 6 {
+			t.Errorf("node %d: segments %d to %d, pinned by %v", n.ID, oldest, active, n.Sched.Lanes()[0].Pinned())
+			for _, st := range n.Statuses() {
+				t.Logf("%+v", st)
+			}
+		}
+	}
+	for _, n := range c.Nodes[:2] {
+		c.Crash(n.ID)
+	}
+	for _, n := range c.Nodes {
+		if err := c.Start(n.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Run(10 * time.Second)
+	waitLeaders(t, c, shards)
+	for id := engine.ShardID(1); id <= shards; id++ {
+		if id != 5 && get(t, c, id, 1) != "idle from here on" {
+			t.Fatalf("shard %d lost its value", id)
+		}
+	}
+	checkReplicas(t, c, shards)
 }

@@ -21,11 +21,15 @@ import (
 
 // Options of a Cluster. The zero value is a calm network and disk.
 type Options struct {
-	Nodes  int // default 3
-	Lanes  int
-	Seed   uint64
-	Drop   float64 // chance that a raft frame is lost
-	Dup    float64 // that it comes twice
+	Nodes int // default 3
+	Lanes int
+	Seed  uint64
+	Drop  float64 // chance that a raft frame is lost
+	Dup   float64 // that it comes twice
+	// SegmentBytes is the size of the raft log's segments: default 1 MiB.
+	SegmentBytes int64
+	// Crash is what a power cut does to what was not synced.
+	Crash  vfs.CrashPolicy
 	Config func(*scheduler.Config)
 	Logger *slog.Logger
 }
@@ -59,6 +63,7 @@ type Node struct {
 	flushing    bool
 	turnAt      []engine.Instant // per lane: when a turn is scheduled; 0: none
 	writing     bool
+	idle        uint64
 }
 
 type event struct {
@@ -99,6 +104,9 @@ const (
 func New(opt Options) (*Cluster, error) {
 	if opt.Nodes == 0 {
 		opt.Nodes = 3
+	}
+	if opt.SegmentBytes == 0 {
+		opt.SegmentBytes = 1 << 20
 	}
 	if opt.Lanes == 0 {
 		opt.Lanes = 1
@@ -156,7 +164,7 @@ func (c *Cluster) Start(id engine.NodeID) error {
 		return err
 	}
 	salt := rand.New(rand.NewPCG(c.Opt.Seed, n.incarnation))
-	log, rec, err := raftlog.Open(n.disk, "log", raftlog.Options{SegmentBytes: 1 << 20, CacheBytes: 1 << 20, SyncedHint: synced,
+	log, rec, err := raftlog.Open(n.disk, "log", raftlog.Options{SegmentBytes: c.Opt.SegmentBytes, CacheBytes: 1 << 20, SyncedHint: synced,
 		Salt: salt.Uint64, Logger: c.Opt.Logger})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", id, err)
@@ -213,7 +221,7 @@ func (c *Cluster) Crash(id engine.NodeID) {
 	n := c.Node(id)
 	n.Up = false
 	n.life++
-	n.disk = n.disk.Crash(rand.New(rand.NewPCG(c.Opt.Seed, n.life)), vfs.CrashPolicy{})
+	n.disk = n.disk.Crash(rand.New(rand.NewPCG(c.Opt.Seed, n.life)), c.Opt.Crash)
 	n.db = n.db.Clone(state.Options{})
 	inc := n.incarnation
 	for _, o := range c.Nodes {
@@ -296,10 +304,16 @@ func (n *Node) pump() {
 			n.flushing = true
 			n.after(n.c.jitter(flushDelay), func() {
 				n.flushing = false
-				if n.Sched.FlushLog() {
-					if err := n.log.Maintain(); err != nil && n.c.Failed == nil {
-						n.c.Failed = err
-					}
+				if n.Sched.FlushLog() && !n.Sched.LogFull() {
+					n.Sched.MaintainLog()
+					n.idle++
+					idle := n.idle
+					n.after(time.Second, func() {
+						if n.idle == idle {
+							n.Sched.SealLog()
+							n.Sched.MaintainLog()
+						}
+					})
 				}
 				n.pump()
 			})
@@ -521,3 +535,6 @@ func (n *Node) Transfer(id engine.ShardID, to engine.NodeID) error {
 	}
 	return out
 }
+
+// Segments tells the numbers of the oldest and the newest segment of the node's raft log.
+func (n *Node) Segments() (oldest, active uint64) { return n.log.Segments() }
