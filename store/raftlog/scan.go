@@ -44,7 +44,6 @@ func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 // scanned is what a scan has learnt of a log; it changes nothing.
 type scanned struct {
 	segs    []*segment
-	unused  []string // names of segments before the oldest: freed, but the crash came before the rename
 	lastSeq uint64
 	tail    int64 // where the frames of the newest segment end
 	sealed  bool
