@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-var seeds = flag.Int("seeds", 150, "how many seeds each cluster test runs")
+var seeds = flag.Int("seeds", 60, "how many seeds each cluster test runs")
 var seedOne = flag.Uint64("seed", 0, "run only this seed")
 
 // simCheck holds Raft's invariants, checked after every event.

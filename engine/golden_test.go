@@ -285,11 +285,18 @@ func (s *script) runs(k string) []TermRun {
 
 // membership is written voters=1,2,3/1,2,4 learners=5.
 func (s *script) membership() *Membership {
-	set := func(v string) (out []Peer) {
-		for _, w := range strings.Split(v, ",") {
-			if n, _ := strconv.Atoi(w); n > 0 {
-				out = append(out[:len(out):len(out)], peer(n)) // no room to spare: memory is measured
+	set := func(v string) []Peer {
+		if v == "" {
+			return nil
+		}
+		words := strings.Split(v, ",")
+		out := make([]Peer, len(words)) // no room to spare: memory is measured
+		for i, w := range words {
+			n, err := strconv.Atoi(w)
+			if err != nil {
+				s.err = err
 			}
+			out[i] = peer(n)
 		}
 		return out
 	}

@@ -12,7 +12,7 @@ type leadership struct {
 	heartbeatAt Instant
 	round       uint64 // of the newest BroadcastHeartbeat
 	reads       reads
-	bytes       uncommitted
+	bytes       *uncommitted // nil while asleep
 
 	transferTo    Peer    // zero: no transfer
 	transferUntil Instant // when it is given up
@@ -82,11 +82,14 @@ func (e *Engine) handleWrite(m *Write) {
 		e.refuse(m.Token, ReasonInvalid)
 	case l.transferTo != Peer{}:
 		e.refuse(m.Token, ReasonTransferring)
-	case !l.bytes.fits(m.Bytes, e.cfg.UncommittedBytesMax):
+	case l.bytes != nil && !l.bytes.fits(m.Bytes, e.cfg.UncommittedBytesMax):
 		e.refuse(m.Token, ReasonOverloaded)
 	default:
 		e.wake()
 		e.appendOwn(m.Kind, m.Count, m.Token, nil)
+		if l.bytes == nil {
+			l.bytes = &uncommitted{slots: make([]byteSlot, 0, byteSlotsMax)}
+		}
 		l.bytes.add(e.log.lastIndex(), m.Bytes)
 		e.replicate()
 	}
@@ -112,7 +115,9 @@ func (e *Engine) maybeCommit() {
 		return
 	}
 	e.committed = e.log.id(i)
-	l.bytes.release(i)
+	if l.bytes != nil {
+		l.bytes.release(i)
+	}
 }
 
 // announce tells followers what may be applied: never more than the leader itself has applied (rule Engine4).
@@ -253,9 +258,6 @@ func (u *uncommitted) add(last uint64, bytes int) {
 		u.slots[n-1].last = last
 		u.slots[n-1].bytes += bytes
 		return
-	}
-	if u.slots == nil {
-		u.slots = make([]byteSlot, 0, byteSlotsMax)
 	}
 	u.slots = append(u.slots, byteSlot{last, bytes})
 }

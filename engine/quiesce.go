@@ -103,7 +103,7 @@ func (e *Engine) slim() {
 		e.io.work = &idle
 	}
 	if e.lead != nil {
-		e.lead.bytes.slots = nil
+		e.lead.bytes = nil
 	}
 	if cap(e.log.runs) > len(e.log.runs) {
 		e.log.runs = append(make([]TermRun, 0, len(e.log.runs)), e.log.runs...)
