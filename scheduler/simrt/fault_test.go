@@ -1,6 +1,7 @@
 package simrt
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -161,6 +162,11 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
+var (
+	chaosFirst = flag.Uint64("chaos.first", 100, "first seed of TestChaos")
+	chaosSeeds = flag.Uint64("chaos.seeds", 10, "number of seeds of TestChaos")
+)
+
 // register is one key with at most one write under way, so that every read has few right answers.
 type register struct {
 	shard   engine.ShardID
@@ -173,7 +179,7 @@ type register struct {
 // TestChaos writes and reads registers while nodes crash and links fail, and checks that no acknowledged write is lost, that reads are
 // linearizable, and that replicas end up the same.
 func TestChaos(t *testing.T) {
-	for seed := uint64(100); seed < 112; seed++ {
+	for seed := *chaosFirst; seed < *chaosFirst+*chaosSeeds; seed++ {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { chaos(t, seed) })
 	}
 }
