@@ -26,12 +26,14 @@ type Config struct {
 	HeartbeatInterval  engine.Duration // between nodes, and of awake leaders: default 100 ms
 	QuiesceAfter       engine.Duration // default 2 s; negative: never
 	ClockDriftMax      engine.Duration // default a hundredth of ElectionTimeoutMin, at least 1 ms
+	ClockAheadMax      engine.Duration // of the wall clock, before the median of the peers' (rule State8): default 5 s
 	Seed               uint64          // of the engines' random choices
 
 	// Bounds.
 	UncommittedBytesMax int   // per shard: default 16 MiB, at least one write of the largest size
 	InflightBytesMax    int64 // of proposals per node: default 256 MiB
 	MailboxMax          int   // requests waiting per lane: default 64 Ki
+	MailboxBytesMax     int   // of raft frames waiting per lane, over it they are dropped: default 256 MiB
 	InflightMessages    int   // append requests in flight per follower: default 64
 	EntriesPerMessage   int   // default 1024
 
@@ -75,10 +77,12 @@ func (c *Config) defaults() {
 	}
 	c.QuiesceAfter = max(c.QuiesceAfter, 0)
 	def(&c.ClockDriftMax, max(c.ElectionTimeoutMin/100, engine.Duration(time.Millisecond)))
+	def(&c.ClockAheadMax, engine.Duration(5*time.Second))
 	def(&c.UncommittedBytesMax, 16<<20)
 	c.UncommittedBytesMax = max(c.UncommittedBytesMax, shard.WriteBytesMax+1<<10)
 	def(&c.InflightBytesMax, 256<<20)
 	def(&c.MailboxMax, 64<<10)
+	def(&c.MailboxBytesMax, 256<<20)
 	def(&c.InflightMessages, 64)
 	def(&c.EntriesPerMessage, 1024)
 	def(&c.CheckpointInterval, engine.Duration(time.Second))

@@ -31,12 +31,20 @@ func (s *Scheduler) CreateReplicas(ctx context.Context, list []NewReplica) error
 
 func (s *Scheduler) createBatch(ctx context.Context, list []NewReplica) error {
 	var missing []NewReplica
-	for _, n := range list {
-		state := replicaMissing
-		if err := s.call(ctx, s.laneOf(n.Descriptor.Shard), func(l *Lane) { state = l.present(n) }); err != nil {
+	there := make([]presence, len(list))
+	for _, l := range s.lanes {
+		if err := s.call(ctx, l, func(l *Lane) {
+			for i, n := range list {
+				if s.laneOf(n.Descriptor.Shard) == l {
+					there[i] = l.present(n)
+				}
+			}
+		}); err != nil {
 			return err
 		}
-		switch state {
+	}
+	for i, n := range list {
+		switch there[i] {
 		case replicaMissing:
 			missing = append(missing, n)
 		case replicaOther:
@@ -47,22 +55,23 @@ func (s *Scheduler) createBatch(ctx context.Context, list []NewReplica) error {
 	if err != nil {
 		return err
 	}
+	results := make(chan error, len(records))
 	for i := range records {
-		var out error
 		n := missing[i]
-		done := make(chan struct{})
 		s.laneOf(n.Descriptor.Shard).box.putCall(func(l *Lane) {
-			l.create(&records[i], n.Options, func(err error) { out = err; close(done) })
+			l.create(&records[i], n.Options, func(err error) { results <- err })
 		})
+	}
+	for range records {
 		select {
-		case <-done:
+		case err := <-results:
+			if err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.run.stop:
 			return ErrStopped
-		}
-		if out != nil {
-			return out
 		}
 	}
 	return nil

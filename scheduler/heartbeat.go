@@ -23,11 +23,13 @@ type nodeHeartbeat struct {
 	// that they are doing; zero when idle.
 	LaneAge   engine.Duration
 	WriterAge engine.Duration
+	// Wall is the sender's clock, unix ms (rule State8).
+	Wall int64
 	// Awake holds the heartbeats of awake shards: messages of package wire, end to end. It aliases the frame.
 	Awake []byte
 }
 
-const nodeHeartbeatFields = 8
+const nodeHeartbeatFields = 9
 
 func (h *nodeHeartbeat) append(b []byte) []byte {
 	b = mp.AppendArray(b, nodeHeartbeatFields)
@@ -38,6 +40,7 @@ func (h *nodeHeartbeat) append(b []byte) []byte {
 	b = mp.AppendInt(b, int64(h.Promise))
 	b = mp.AppendInt(b, int64(h.LaneAge))
 	b = mp.AppendInt(b, int64(h.WriterAge))
+	b = mp.AppendInt(b, h.Wall)
 	return mp.AppendBin(b, h.Awake)
 }
 
@@ -51,6 +54,7 @@ func (h *nodeHeartbeat) decode(b []byte) error {
 	h.Promise = engine.Duration(r.Int())
 	h.LaneAge = engine.Duration(r.Int())
 	h.WriterAge = engine.Duration(r.Int())
+	h.Wall = r.Int()
 	h.Awake = r.Bin()
 	r.Skip(extra)
 	if err := r.Finish(); err != nil {

@@ -46,6 +46,8 @@ type peerLink struct {
 	// promiseSeq: a promise of the current PromiseEpoch is sent only when every lane has seen the snapshot of this number.
 	// Else a turn in progress could store a grant under the old epoch that the leader believes extended by the new one.
 	promiseSeq uint64
+	// wallAhead is by how many ms their clock was ahead of ours when their newest heartbeat came.
+	wallAhead  int64
 	awake      []byte
 	awakeCount int
 }
@@ -140,6 +142,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 		return nil, nil // of a process that is gone, or not announced yet
 	}
 	stallMax := cfg.ElectionTimeoutMin
+	p.wallAhead = h.Wall - v.s.clock.Wall()
 	p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax
 	if h.SentAt > p.theirSentAt {
 		p.theirSentAt = h.SentAt
@@ -211,11 +214,12 @@ func (v *liveness) tick() {
 			v.send(p, now)
 		}
 	}
+	v.compareClocks()
 }
 
 // send sends one heartbeat to p. The caller holds mu.
 func (v *liveness) send(p *peerLink, now engine.Instant) {
-	h := nodeHeartbeat{Incarnation: v.s.cfg.Incarnation, SentAt: now, Awake: p.awake}
+	h := nodeHeartbeat{Incarnation: v.s.cfg.Incarnation, SentAt: now, Wall: v.s.clock.Wall(), Awake: p.awake}
 	h.LaneAge, h.WriterAge = v.s.ages(now)
 	if p.heard {
 		h.EchoIncarnation, h.EchoSentAt = p.incarnation, p.theirSentAt
@@ -255,4 +259,27 @@ func (v *liveness) reachable(node engine.NodeID) bool {
 	defer v.mu.Unlock()
 	p := v.peers[node]
 	return p != nil && p.connected && p.link.Up
+}
+
+// compareClocks finds out whether our clock is ahead of the median of the living peers' by too much. Then this node stamps nothing
+// and leads nothing, for keys would expire too early, for good (rule State8).
+func (v *liveness) compareClocks() {
+	var offsets []int64
+	for _, id := range v.order {
+		if p := v.peers[id]; p.link.Up {
+			offsets = append(offsets, p.wallAhead)
+		}
+	}
+	ahead := false
+	if n := len(offsets); n > 0 {
+		slices.Sort(offsets)
+		ahead = -offsets[n/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	}
+	if ahead && !v.s.clockAhead.Load() {
+		v.s.logger.Error("the clock of this node is ahead of the others': it gives up its leaderships until that is over")
+	}
+	v.s.clockAhead.Store(ahead)
+	if ahead {
+		v.s.resignAll()
+	}
 }

@@ -69,9 +69,7 @@ func (s *Scheduler) watchWriter(now engine.Instant) {
 	}
 	s.metrics.Stalls.Add(1)
 	s.logger.Error("the raft log does not get on: leaders resign", "for", now-engine.Instant(began))
-	for _, l := range s.lanes {
-		l.box.putCall(func(l *Lane) { l.resignAll() })
-	}
+	s.resignAll()
 }
 
 // logFlushed tells the engines whose I/O is durable now.

@@ -22,6 +22,7 @@ type mail struct {
 	frames   []frame
 	calls    []func(*Lane)
 	requests []*Request
+	bytes    int // of frames
 }
 
 // frame is the body of a raft frame, or of the awake part of a node heartbeat, as it came from a peer.
@@ -55,11 +56,18 @@ func (m *mailbox) putFlushed(c raftlog.Completion) {
 	m.ring()
 }
 
-func (m *mailbox) putFrame(f frame) {
+// putFrame refuses when frames of max bytes wait: Raft repairs what is lost.
+func (m *mailbox) putFrame(f frame, max int) bool {
 	m.mu.Lock()
+	if m.in.bytes > max {
+		m.mu.Unlock()
+		return false
+	}
+	m.in.bytes += len(f.body)
 	m.in.frames = append(m.in.frames, f)
 	m.mu.Unlock()
 	m.ring()
+	return true
 }
 
 func (m *mailbox) putCall(f func(*Lane)) {
@@ -89,4 +97,5 @@ func (m *mail) clear() {
 	clear(m.calls)
 	clear(m.requests)
 	m.flushed, m.frames, m.calls, m.requests = m.flushed[:0], m.frames[:0], m.calls[:0], m.requests[:0]
+	m.bytes = 0
 }

@@ -20,6 +20,7 @@ type Metrics struct {
 	FrameMessages     atomic.Uint64 // messages in them
 	FramesDropped     atomic.Uint64
 	FramesReceived    atomic.Uint64
+	FramesOverflowed  atomic.Uint64 // received and dropped: the lane's mailbox was full
 	MessagesReceived  atomic.Uint64
 	MessagesDropped   atomic.Uint64 // received, but malformed or for no replica of this node
 	HeartbeatsSent    atomic.Uint64

@@ -16,7 +16,6 @@ type running struct {
 	lanes   sync.WaitGroup
 	others  sync.WaitGroup
 	tasks   sync.WaitGroup
-	slots   chan struct{}
 	readers *state.Readers
 
 	mu     sync.Mutex

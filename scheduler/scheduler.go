@@ -40,9 +40,10 @@ type Scheduler struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	stopped   atomic.Bool
-	fatalOnce sync.Once
-	run       running
+	stopped    atomic.Bool
+	clockAhead atomic.Bool // rule State8
+	fatalOnce  sync.Once
+	run        running
 }
 
 // Metrics returns the counters.
@@ -112,9 +113,15 @@ func (s *Scheduler) finish(req *Request, now engine.Instant) {
 // RaftFrame takes the body of a raft frame, which it keeps.
 func (s *Scheduler) RaftFrame(from engine.NodeID, incarnation uint64, body []byte) {
 	s.metrics.FramesReceived.Add(1)
-	f := frame{from: from, incarnation: incarnation, body: body}
-	for _, l := range s.lanes { // with several lanes, each takes its own messages out of the frame
-		l.box.putFrame(f)
+	s.deliver(frame{from: from, incarnation: incarnation, body: body})
+}
+
+// deliver gives a frame to all lanes: each takes its own messages out of it.
+func (s *Scheduler) deliver(f frame) {
+	for _, l := range s.lanes {
+		if !l.box.putFrame(f, s.cfg.MailboxBytesMax) {
+			s.metrics.FramesOverflowed.Add(1)
+		}
 	}
 }
 
@@ -125,10 +132,7 @@ func (s *Scheduler) Heartbeat(from engine.NodeID, incarnation uint64, body []byt
 		return err
 	}
 	if len(awake) > 0 {
-		f := frame{from: from, incarnation: incarnation, body: awake}
-		for _, l := range s.lanes {
-			l.box.putFrame(f)
-		}
+		s.deliver(frame{from: from, incarnation: incarnation, body: awake})
 	}
 	return nil
 }
@@ -194,3 +198,10 @@ func (s *Scheduler) fatal(err error) {
 
 // spawn runs a task that may wait for a disk.
 func (s *Scheduler) spawn(task func()) { s.spawnFunc(task) }
+
+// resignAll makes this node give up all its leaderships.
+func (s *Scheduler) resignAll() {
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) { l.resignAll() })
+	}
+}

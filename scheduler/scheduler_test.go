@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -342,4 +343,23 @@ func BenchmarkTurn(b *testing.B) {
 			}
 		})
 	}
+}
+
+func TestRemoveReplica(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	ctx := context.Background()
+	nodes := startNodes(t, 1, 1)
+	createShards(t, nodes, 2)
+	submit(t, nodes, KindWrite, 1, testPut(1, 1, "x"))
+	if err := nodes[0].s.RemoveReplica(ctx, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nodes[0].s.Status(ctx, 1); !errors.Is(err, shard.ErrShardNotFound) {
+		t.Fatalf("status of a removed replica: %v", err)
+	}
+	if err := nodes[0].s.CreateReplica(ctx, testDescriptor(1, 1), 1, CreateOptions{}); !errors.Is(err, ErrExists) {
+		t.Fatalf("creating it again: %v", err)
+	}
+	submit(t, nodes, KindWrite, 2, testPut(2, 1, "x"))
+	stopNodes(t, nodes)
 }

@@ -22,6 +22,9 @@ func (l *Lane) Turn() engine.Instant {
 	l.box.take(&l.mail)
 	l.now = l.s.clock.Now() // after the mailbox was taken (rule Engine2)
 	l.wall = l.s.clock.Wall()
+	if l.s.clockAhead.Load() {
+		l.wall = 0 // stamps nothing: the shards' times stand still (rule State8)
+	}
 	l.box.busy.Store(int64(l.now))
 	l.turn++
 	if snap := l.s.live.links.Load(); snap.seq != l.linksSeq.Load() {
@@ -222,6 +225,9 @@ func (l *Lane) peerDown(node engine.NodeID) {
 
 // resignAll makes all leaders give up office, as when the disk stalls.
 func (l *Lane) resignAll() {
+	if len(l.sweeps) > 8 {
+		return // one of them is on its way
+	}
 	l.startSweep(func(l *Lane, r *replica) bool {
 		if !r.eng.IsLeader() {
 			return false

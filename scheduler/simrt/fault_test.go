@@ -164,7 +164,7 @@ func TestTransfer(t *testing.T) {
 
 var (
 	chaosFirst = flag.Uint64("chaos.first", 100, "first seed of TestChaos")
-	chaosSeeds = flag.Uint64("chaos.seeds", 10, "number of seeds of TestChaos")
+	chaosSeeds = flag.Uint64("chaos.seeds", 6, "number of seeds of TestChaos")
 )
 
 // register is one key with at most one write under way, so that every read has few right answers.

@@ -1,0 +1,62 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// RemoveReplica destroys a replica of this node for good: it leaves a durable tombstone, so that no late message brings it back. The
+// caller has positive evidence that the replica was removed from its shard (rule Cluster5). One that is not there is no error.
+func (s *Scheduler) RemoveReplica(ctx context.Context, id engine.ShardID, replica engine.ReplicaID) error {
+	l := s.laneOf(id)
+	done := make(chan error, 1)
+	l.box.putCall(func(l *Lane) { l.remove(id, replica, func(err error) { done <- err }) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.run.stop:
+		return ErrStopped
+	}
+}
+
+// remove silences the replica, then writes the tombstone, off the lane, then drops its log (rule Log7).
+func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(error)) {
+	r := l.byShard[id]
+	if r == nil || r.key.Replica != replica {
+		done(nil)
+		return
+	}
+	if r.machine != nil && (r.ckpt.cut || r.linking) || r.snapIn != nil {
+		l.whenCheckpointed(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
+		return
+	}
+	applied := r.eng.Status().Applied
+	l.tombs[r.key] = struct{}{}
+	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
+	l.drop(r)
+	change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}
+	l.s.spawn(func() {
+		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
+		l.box.putCall(func(l *Lane) {
+			switch {
+			case err == nil:
+				l.log.Drop(r.key)
+				if r.machine != nil {
+					r.machine.Close()
+				}
+			case errors.Is(err, state.ErrClosed), errors.Is(err, state.ErrNoSpace):
+				// The replica is silent until the next start, and comes back then.
+			default:
+				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", id, replica, err))
+			}
+			done(err)
+		})
+	})
+}
