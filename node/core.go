@@ -23,6 +23,7 @@ type core struct {
 	meta    *metaClient
 	wake    chan struct{} // look into meta soon
 
+	making   sync.Mutex // held while replicas are made
 	createMu sync.Mutex
 	created  map[engine.ShardID]bool // replicas that this process has asked for, or found
 }

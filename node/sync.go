@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -209,10 +210,24 @@ func (c *core) wanted(rec *placement.ShardRecord, phase syncPhase) (scheduler.Ne
 	return scheduler.NewReplica{Descriptor: d, Replica: r.Replica, Options: scheduler.CreateOptions{Campaign: leads}}, !known
 }
 
-// create makes replicas, and remembers that they need not be asked for again.
+// create makes replicas, and remembers that they need not be asked for again. One at a time: two that make the same replica at once
+// would give it two tablets.
 func (c *core) create(ctx context.Context, list []scheduler.NewReplica) error {
+	c.making.Lock()
+	defer c.making.Unlock()
+	c.createMu.Lock()
+	list = slices.DeleteFunc(slices.Clone(list), func(r scheduler.NewReplica) bool { return c.created[r.Descriptor.Shard] })
+	c.createMu.Unlock()
 	if err := c.sched.CreateReplicas(ctx, list); err != nil {
-		return fmt.Errorf("create replicas: %w", err)
+		if !errors.Is(err, scheduler.ErrExists) || len(list) == 1 {
+			return fmt.Errorf("create replicas: %w", err)
+		}
+		// One of them cannot be made, as it was removed, or another is here: that must not keep back the others.
+		for _, r := range list {
+			if err := c.sched.CreateReplica(ctx, r.Descriptor, r.Replica, r.Options); err != nil {
+				c.n.log.Warn("cannot make a replica", "shard", uint64(r.Descriptor.Shard), "err", err)
+			}
+		}
 	}
 	c.createMu.Lock()
 	defer c.createMu.Unlock()

@@ -1,0 +1,118 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/node"
+	"github.com/kiloraft/kiloraft/node/nodetest"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+)
+
+func open(t *testing.T, cfg node.Config) error {
+	t.Helper()
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	n, err := node.Open(context.Background(), cfg)
+	if err == nil {
+		if err := n.Close(deadline(t, 5*time.Second)); err != nil {
+			t.Error(err)
+		}
+	}
+	return err
+}
+
+func TestOpenRefuses(t *testing.T) {
+	if err := open(t, node.Config{}); !errors.Is(err, node.ErrConfig) {
+		t.Errorf("no directory: %v", err)
+	}
+	if err := open(t, node.Config{DataDir: t.TempDir(), Listen: "nonsense"}); !errors.Is(err, node.ErrConfig) {
+		t.Errorf("bad address: %v", err)
+	}
+	strange := t.TempDir()
+	if err := os.WriteFile(filepath.Join(strange, "thesis.doc"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, node.Config{DataDir: strange}); !errors.Is(err, node.ErrBadDir) || !strings.Contains(err.Error(), "thesis.doc") {
+		t.Errorf("strange directory: %v", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	taken := l.Addr().String()
+	dir := t.TempDir()
+	if err := open(t, node.Config{DataDir: dir, Listen: taken}); !errors.Is(err, node.ErrAddrInUse) || !strings.Contains(err.Error(), taken) {
+		t.Errorf("taken address: %v", err)
+	}
+	if err := open(t, node.Config{DataDir: dir, HTTP: taken}); !errors.Is(err, node.ErrAddrInUse) {
+		t.Errorf("taken http address: %v", err)
+	}
+	if err := open(t, node.Config{DataDir: dir}); err != nil {
+		t.Errorf("after the refusals: %v", err)
+	}
+}
+
+func TestOpenDirectoryInUse(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	if err := open(t, node.Config{DataDir: c.Dir(0)}); !errors.Is(err, node.ErrDirInUse) || !strings.Contains(err.Error(), "pid ") {
+		t.Error(err)
+	}
+}
+
+// A flipped byte in the middle of the log: the node refuses to start and says where.
+func TestOpenCorruptLog(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 3, 1)
+	write(t, c, 0, 20, "a value of some length, so that it can be found in the log")
+	dir := c.Dir(0)
+	c.Stop(0)
+	files, err := filepath.Glob(filepath.Join(node.LogPath(dir), "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	flipped := ""
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.Index(string(b), "a value of some length"); i >= 0 {
+			b[i] ^= 0x40
+			if err := os.WriteFile(f, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			flipped = filepath.Base(f)
+			break
+		}
+	}
+	if err := open(t, node.Config{DataDir: dir}); !errors.Is(err, raftlog.ErrCorrupt) || !strings.Contains(err.Error(), flipped) || flipped == "" {
+		t.Errorf("file %q: %v", flipped, err)
+	}
+}
+
+// A node of another cluster is refused by the peers that it dials, and loses nothing.
+func TestOtherCluster(t *testing.T) {
+	a := nodetest.Start(t, 1, nodetest.Options{})
+	b := nodetest.Start(t, 1, nodetest.Options{})
+	ra, rb := a.Init(0, 2, 1), b.Init(0, 2, 1)
+	b.Stop(0)
+	n, err := node.Open(context.Background(), node.Config{DataDir: b.Dir(0), Listen: "127.0.0.1:0", Join: a.Addrs(), Fatal: func(err error) { t.Error(err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.ClusterID() != rb.Cluster || n.ClusterID() == ra.Cluster {
+		t.Errorf("the directory of cluster %x opens as %x", rb.Cluster, n.ClusterID())
+	}
+	if err := n.Close(deadline(t, 5*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
