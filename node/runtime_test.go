@@ -188,3 +188,19 @@ func TestTransfer(t *testing.T) {
 		to = to%3 + 1
 	}
 }
+
+// A node that is closed hands its shards over first, so nobody has to wait for an election timeout.
+func TestCloseHandsOver(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{ElectionTimeout: time.Second})
+	c.Init(0, 30, 3)
+	write(t, c, 0, 20, "v")
+	c.Stop(1)
+	for _, s := range shards(t, c, 0) {
+		if s.Leader == 0 || s.Leader == 2 {
+			t.Errorf("shard %d is led by node %d", s.Descriptor.Shard, s.Leader)
+		}
+	}
+	read(t, c, 0, 20, "v")
+	c.Restart(1)
+	read(t, c, 1, 20, "v")
+}

@@ -2,11 +2,11 @@ package nodetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,22 +140,19 @@ func (c *Cluster) Restart(i int) {
 	c.open(i, l)
 }
 
+// stop aborts all nodes: together they have nobody to hand their shards to.
 func (c *Cluster) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	done := make(chan error)
-	running := 0
+	var wg sync.WaitGroup
 	for _, n := range c.nodes {
 		if n != nil {
-			running++
-			go func() { done <- n.Close(ctx) }()
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				n.Abort()
+			}()
 		}
 	}
-	for range running {
-		if err := <-done; err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			c.tb.Errorf("close: %v", err)
-		}
-	}
+	wg.Wait()
 }
 
 // Eventually repeats f until it returns nil, and fails the test with its last error if that takes longer than within.
