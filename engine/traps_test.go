@@ -327,3 +327,42 @@ func TestTrapTruncatingWhatIsCommittedPanics(t *testing.T) {
 	}()
 	play(t, s, "append-request from=1 vote=3:1! prev=1.2 runs=3.3-3 seq=1")
 }
+
+func TestTrapCommitIsBoundedByWhatIsVerified(t *testing.T) {
+	s := &script{}
+	// Entries 2.5..9 are of a former leader; only up to 1.4 is the log known to be the new one's.
+	play(t, s, follower3+"vote=3:1! runs=1.2-4,2.5-9", "tick at=10", "append-request from=1 vote=3:1! prev=1.4 seq=1")
+	out := play(t, s, "heartbeat from=1 vote=3:1! commit=3.8 round=1 sent=5")
+	want(t, out, "SaveCommitted id=1.4")
+	want(t, out, "Respond to=n1 heartbeat{vote=3:1! round=1 sent=5 promise=1000 asleep=false last=2.9 behind=true}")
+}
+
+func TestUncommittedBytes(t *testing.T) {
+	u := &uncommitted{}
+	for i := uint64(1); i <= 20; i++ {
+		u.add(i, 10)
+	}
+	if len(u.slots) != byteSlotsMax || u.sum != 200 || u.fits(1, 200) || !u.fits(1, 201) || !u.fits(1, 0) {
+		t.Fatal(u)
+	}
+	u.release(7)
+	if u.sum != 130 {
+		t.Fatal(u.sum)
+	}
+	if u.release(19); u.sum != 130 {
+		t.Fatal("a merged slot is released as a whole", u.sum)
+	}
+	if u.release(20); u.sum != 0 || !u.fits(1000, 1) {
+		t.Fatal("the first batch always fits", u.sum)
+	}
+}
+
+func TestMalformedAppendIsIgnored(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1!", "tick at=10")
+	for _, runs := range []string{"3.3-4", "3.2-4,3.6-7", "3.2-4,2.5-5", "3.4-2", "4.2-3"} {
+		if out := play(t, s, "append-request from=1 vote=3:1! prev=1.1 seq=1 runs="+runs); len(out) != 0 {
+			t.Errorf("%s: %q", runs, out)
+		}
+	}
+}
