@@ -333,7 +333,7 @@ func TestSessionsRenewAndWindow(t *testing.T) {
 func TestScanOverChangingShards(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for round := range 40 {
+	for round := range 12 {
 		f := newFake(t, "f", "m")
 		var want []string
 		for i := range 60 {

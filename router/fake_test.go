@@ -29,6 +29,7 @@ type fake struct {
 	time    int64
 	noInit  bool
 	pageMax int
+	addr    string // of the nodes
 
 	calls map[api.Method]int
 	last  *shard.Write
@@ -69,7 +70,7 @@ func desc(id engine.ShardID, start, end string, version uint64) *shard.Descripto
 // newFake has the meta shard and user shards split at the given keys, led by nodes 1, 2, 3, 1 …
 func newFake(t testing.TB, splits ...string) *fake {
 	f := &fake{t: t, leaders: map[engine.ShardID]engine.NodeID{}, items: map[string]shard.Entry{}, rows: map[row]*done{},
-		expired: map[shard.SessionID]bool{}, calls: map[api.Method]int{}, time: time.Now().UnixMilli(), pageMax: 3}
+		expired: map[shard.SessionID]bool{}, calls: map[api.Method]int{}, time: time.Now().UnixMilli(), pageMax: 3, addr: "node"}
 	f.descs = []*shard.Descriptor{desc(shard.MetaShardID, "", "", 1)}
 	f.leaders[shard.MetaShardID] = 2
 	start := ""
@@ -201,7 +202,7 @@ func (f *fake) serve(node engine.NodeID, method api.Method, body []byte) ([]byte
 func (f *fake) mapPage(q *api.MapRequest) *api.MapPage {
 	p := &api.MapPage{Node: 1, Meta: *f.descs[0]}
 	for n := engine.NodeID(1); n <= 3; n++ {
-		p.Nodes = append(p.Nodes, api.NodeAddr{Node: n, Addr: "node"})
+		p.Nodes = append(p.Nodes, api.NodeAddr{Node: n, Addr: f.addr})
 	}
 	sorted := slices.Clone(f.descs[1:])
 	slices.SortFunc(sorted, func(a, b *shard.Descriptor) int { return bytes.Compare(a.Start, b.Start) })

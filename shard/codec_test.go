@@ -114,7 +114,7 @@ func TestWriteRoundTrip(t *testing.T) {
 		if err := DecodeWrite(b, &got); err != nil {
 			t.Fatal(err)
 		}
-		if got.Conditions == nil || len(got.Conditions) == 0 {
+		if len(got.Conditions) == 0 {
 			got.Conditions = nil
 		}
 		if !reflect.DeepEqual(got, w) {
