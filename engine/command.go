@@ -14,7 +14,8 @@ const (
 	AppendInputEntries CommandKind = iota + 1
 	// TruncateLog (IO, First): forget all entries from First on.
 	TruncateLog
-	// PurgeLog (LogID): entries up to LogID are not needed any more. No completion.
+	// PurgeLog (LogID): entries up to LogID are not needed any more. LogID may lie beyond the last entry (a snapshot): then
+	// the log is empty and goes on behind it. No completion.
 	PurgeLog
 	// SaveVote (IO, Vote): make the vote durable.
 	SaveVote
@@ -23,8 +24,8 @@ const (
 
 	// --- state machine ---
 
-	// Apply (First, Last): apply these entries, in order; then Applied. They are durable in the local log. At most one
-	// Apply is outstanding.
+	// Apply (First, Last): apply these entries, in order; then Applied, which may report a part. They are durable in the local log.
+	// At most one Apply is outstanding; an InstallSnapshot may overtake it, and a later Applied is then ignored.
 	Apply
 	// InstallSnapshot (Token, Snapshot): the StateMachine command: link in the snapshot that came with SnapshotReceived of this
 	// Token; then SnapshotInstalled.
@@ -47,14 +48,14 @@ const (
 	BroadcastHeartbeat
 	// SendHeartbeat (To, Heartbeat): one particular Heartbeat (quiesce, probe, resigned).
 	SendHeartbeat
-	// SendVote (Vote, LogID = last log, TransferOf): a VoteRequest to every voter except self.
+	// SendVote (Vote, LogID = last log, TransferOf): a VoteRequest to every voter, of both sets, except self.
 	SendVote
 	// SendPreVote (Vote, LogID = last log): the same with Pre.
 	SendPreVote
 	// SendTimeoutNow (To, Vote): TransferLeader's message.
 	SendTimeoutNow
 	// Respond (To, and one of VoteResponse, AppendResponse, HeartbeatResponse, SnapshotResponse by Response): an answer to a peer.
-	// The engine has kept it back until its Condition held.
+	// The engine has kept it back until its condition held. Uninitialised answers: the runtime sets Waiting (rule Split4).
 	Respond
 
 	// --- membership ---
@@ -114,24 +115,6 @@ const (
 	RespondAppend
 	RespondHeartbeat
 	RespondSnapshot
-)
-
-// Condition says what must be true before a Respond leaves the engine. The engine holds such a command back until a completion
-// satisfies it, so a runtime only sees commands that may run now.
-type Condition struct {
-	Kind  ConditionKind
-	IO    IOID   // ConditionFlushed: the flushed cursor has reached it
-	Token uint64 // ConditionInstalled: the snapshot of this token is installed
-}
-
-// ConditionKind tells what a Condition waits for.
-type ConditionKind uint8
-
-// The conditions.
-const (
-	ConditionNone ConditionKind = iota
-	ConditionFlushed
-	ConditionInstalled
 )
 
 // Reason tells why a request was refused.

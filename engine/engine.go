@@ -1,17 +1,10 @@
 package engine
 
-// The surface of the package:
-//
-//	func New(cfg Config, rec Recovered) *Engine
-//	func (e *Engine) Handle(now Instant, ev Event, out []Command) []Command
-//	func (e *Engine) Deadline() Instant
-//	func (e *Engine) Status() Status
-
 // Config is what an engine must know and cannot find in the log.
 type Config struct {
 	Self Peer
 	// ElectionTimeoutMin is T: a follower that has not heard from a leader for T to 2T campaigns. It is also the length
-	// of the leases that this replica grants, less ClockDriftMax.
+	// of the leases that this replica grants; who relies on one subtracts ClockDriftMax. Default 1 s.
 	ElectionTimeoutMin Duration
 	// HeartbeatInterval is how often an awake leader sends BroadcastHeartbeat when it has nothing else to say.
 	HeartbeatInterval Duration
@@ -21,12 +14,13 @@ type Config struct {
 	ClockDriftMax Duration
 	// LeaseStart: until this instant the replica gives no vote or pre-vote, its own included (rule Engine2).
 	LeaseStart Instant
-	// Seed makes the engine's random choices; the same seed and events give the same commands.
+	// Seed makes the engine's random choices; the same seed and events give the same commands. All replicas of a shard get the
+	// same one (a hash of the shard): it also orders who campaigns first after the loss of a leader (rule Live5).
 	Seed uint64
 	// Bounds.
-	UncommittedBytesMax int // per shard, over it Write is refused
-	InflightMax         int // messages per follower in the pipeline
-	EntriesPerMessage   int // entries per Replicate
+	UncommittedBytesMax int // per shard, over it Write is refused; zero: no bound
+	InflightMax         int // messages per follower in the pipeline; default 256
+	EntriesPerMessage   int // entries per Replicate; default 256
 	// Links is what the lane knows about the node-level leases between this node and others. It outlives the engine, is shared by
 	// all engines of the lane, and is only read here.
 	Links *Links
