@@ -172,7 +172,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 	}
 	if echo != 0 && p.attested {
 		p.echoedAt = max(p.echoedAt, echo)
-		if !p.link.Up && now-p.echoedAt <= engine.Instant(cfg.ElectionTimeoutMin) {
+		if !p.link.Up && now-p.echoedAt <= v.downAfter() {
 			p.link.Up = true
 			v.s.metrics.PeersUp.Add(1)
 			v.s.logger.Info("peer is up", "node", uint64(p.node), "incarnation", p.incarnation)
@@ -200,14 +200,21 @@ func (v *liveness) down(p *peerLink) {
 	v.s.peerDown(p.node)
 }
 
-// tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for an election timeout.
+// downAfter is how long after the sending of the last echoed heartbeat a node counts as dead. The survivors' promises to it count from
+// when its last message came, up to an interval later: a campaign that began before they have ended would be refused, and lose
+// an election timeout.
+func (v *liveness) downAfter() engine.Instant {
+	return engine.Instant(v.s.cfg.ElectionTimeoutMin + 2*v.s.cfg.HeartbeatInterval)
+}
+
+// tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for too long.
 func (v *liveness) tick() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := v.s.clock.Now()
 	for _, id := range v.order {
 		p := v.peers[id]
-		if p.link.Up && now-p.echoedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin) {
+		if p.link.Up && now-p.echoedAt > v.downAfter() {
 			v.down(p)
 		}
 		if p.connected {
