@@ -49,7 +49,9 @@ func AnswerError(err error) error {
 		return shard.DecodeError(shard.Status(status.Status), status.Body)
 	case errors.Is(err, transport.ErrTooLarge):
 		return fmt.Errorf("%w: %w", &shard.TooLargeError{What: "request"}, err)
-	case errors.Is(err, transport.ErrNotConnected), errors.Is(err, transport.ErrOverloaded):
+	case errors.Is(err, transport.ErrOverloaded): // nothing was sent, and the node is no worse for it
+		return fmt.Errorf("%w: %w", shard.ErrOverloaded, err)
+	case errors.Is(err, transport.ErrNotConnected):
 		return &SendError{Err: err}
 	}
 	return &SendError{Sent: true, Err: err}
@@ -146,7 +148,7 @@ func (p *Pool) Send(node engine.NodeID, addr string, method api.Method, flags ui
 	}
 	if len(c.waiting) >= waitingMax {
 		p.mu.Unlock()
-		done(nil, &SendError{Err: transport.ErrOverloaded})
+		done(nil, AnswerError(transport.ErrOverloaded))
 		return
 	}
 	c.waiting = append(c.waiting, waiting{method, flags, deadline, body, answer})

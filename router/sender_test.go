@@ -133,3 +133,30 @@ func TestPoolSharesDials(t *testing.T) {
 	p.Send(1, "", 1, 0, time.Time{}, nil, func(_ []byte, err error) { answers <- err })
 	<-answers
 }
+
+func TestAnswerError(t *testing.T) {
+	status, body := shard.EncodeError(nil, &shard.NotLeaderError{Leader: 3})
+	for _, c := range []struct {
+		in   error
+		is   error
+		sent bool
+	}{
+		{transport.ErrOverloaded, shard.ErrOverloaded, false}, {transport.ErrTooLarge, shard.ErrTooLarge, false},
+		{transport.ErrNotConnected, transport.ErrNotConnected, false}, {transport.ErrConnectionLost, transport.ErrConnectionLost, true},
+		{transport.ErrDeadline, transport.ErrDeadline, true}, {&transport.StatusError{Status: uint16(status), Body: body}, shard.ErrNotLeader, false},
+		{&transport.StatusError{Status: 9999}, shard.ErrInternal, false},
+	} {
+		got := AnswerError(c.in)
+		var e *SendError
+		if !errors.Is(got, c.is) || errors.As(got, &e) && e.Sent != c.sent || !errors.As(got, &e) && c.sent {
+			t.Errorf("%v: %v", c.in, got)
+		}
+	}
+	var e *SendError
+	if got := AnswerError(&transport.StatusError{Status: transport.StatusExpired}); !errors.As(got, &e) || !e.Sent {
+		t.Error(got)
+	}
+	if AnswerError(nil) != nil {
+		t.Error("nil")
+	}
+}
