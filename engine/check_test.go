@@ -73,6 +73,11 @@ func (c *simCheck) after(n *simNode, was bool) {
 	}
 	if n.eng.IsLeader() && n.eng.LeaseValid(c.s.now) {
 		c.leases++
+		for _, o := range c.s.nodes {
+			if o.eng != nil && o.applied.Index > n.applied.Index { // rule Engine4
+				c.s.fatalf("%v may read by lease at %v, %v has applied %v", n.self, n.applied, o.self, o.applied)
+			}
+		}
 		if n.applied.Index < c.acked {
 			c.s.fatalf("%v may read by lease at %v, acknowledged is %d", n.self, n.applied, c.acked)
 		}
