@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -165,6 +166,9 @@ func (a *app) kvCasCmd() *cobra.Command {
 			}
 			return a.request(cmd.Context(), func(ctx context.Context, c client.Cluster) error {
 				version, err := c.CompareAndSwap(ctx, key, want, []byte(value))
+				if errors.Is(err, client.ErrCondition) {
+					err = client.ErrCondition
+				}
 				if err != nil {
 					return fmt.Errorf("key %s: %w", shorten(escape.String(key), 60), err)
 				}

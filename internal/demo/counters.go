@@ -114,10 +114,10 @@ func (c *Counters) Mark() {
 
 // TakeOver tells how long after Mark shards were writable.
 type TakeOver struct {
-	Shards           int
-	P50, P99, Last   time.Duration
-	LastShard        uint64
-	MissingAfterWait int
+	Shards         int
+	P50, P99, Last time.Duration
+	LastShard      uint64
+	Missing        []uint64 // shards that are not yet
 }
 
 // WaitWritable waits until in every shard an add that began after Mark was acknowledged.
@@ -131,7 +131,7 @@ func (c *Counters) WaitWritable(ctx context.Context) (TakeOver, error) {
 			}
 			d := time.Duration(n.first.Load())
 			if d == 0 {
-				t.MissingAfterWait++
+				t.Missing = append(t.Missing, n.shard)
 				continue
 			}
 			times = append(times, d)
@@ -143,12 +143,12 @@ func (c *Counters) WaitWritable(ctx context.Context) (TakeOver, error) {
 			slices.Sort(times)
 			t.P50, t.P99 = times[len(times)/2], times[len(times)*99/100]
 		}
-		if t.MissingAfterWait == 0 {
+		if len(t.Missing) == 0 {
 			return t, nil
 		}
 		select {
 		case <-ctx.Done():
-			return t, fmt.Errorf("%d of %d shards take no writes: %w", t.MissingAfterWait, t.Shards, ctx.Err())
+			return t, fmt.Errorf("%d of %d shards take no writes, among them %v: %w", len(t.Missing), t.Shards, t.Missing[:min(10, len(t.Missing))], ctx.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

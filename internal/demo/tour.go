@@ -208,7 +208,9 @@ func (g *guide) killOne(ctx context.Context) error {
 	counters := StartCounters(ctx, g.kv, g.shards, fmt.Sprintf("%08x", rand.Uint32()), 200*time.Millisecond)
 	defer counters.Stop()
 	counters.Mark()
-	if _, err := counters.WaitWritable(ctx); err != nil {
+	warm, cancelWarm := context.WithTimeout(ctx, 30*time.Second)
+	defer cancelWarm()
+	if _, err := counters.WaitWritable(warm); err != nil {
 		return err
 	}
 	victim := len(g.c.Nodes) - 1
