@@ -159,7 +159,7 @@ func TestBadInput(t *testing.T) {
 	serveFails(t, 2, []string{"--data-dir", dir, "--config", config}, "raft.elektion-timeout", config)
 	serveFails(t, 2, nil, "data-dir")
 	serveFails(t, 2, []string{"--data-dir", dir, "--raft-election-timeout", "1ms"}, "election")
-	serveFails(t, 1, []string{"--data-dir", "/dev/null/x"}, "/dev/null/x")
+	serveFails(t, 1, []string{"--data-dir", "/dev/null/x"}, "/dev/null")
 	for _, cmd := range []string{"log", "state", "verify"} {
 		if o := runBinary(t, nil, nil, "debug", cmd, "--data-dir", dir); o.code != 1 || !strings.Contains(o.stderr, dir) {
 			t.Errorf("debug %s of a strange directory: %+v", cmd, o)
