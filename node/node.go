@@ -185,6 +185,9 @@ func (n *Node) acceptPeer(p transport.PeerInfo) error {
 		return &transport.Refused{Reason: transport.ReasonClone, Text: fmt.Sprintf(
 			"node %d was seen with an incarnation that this copy of its data does not know", p.Node)}
 	}
+	if known.Identity != (id128{}) && known.Identity != p.Identity {
+		return &transport.Refused{Reason: transport.ReasonClone, Text: fmt.Sprintf("node %d was seen with another identity", p.Node)}
+	}
 	return n.facts.sawPeer(p.Node, peerFact{Incarnation: p.Incarnation(), Identity: p.Identity, Addr: p.AdvertiseAddr})
 }
 

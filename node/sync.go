@@ -14,8 +14,12 @@ import (
 	"github.com/kiloraft/kiloraft/shard"
 )
 
-// syncEvery is how often a node looks into meta unasked, in case that it was not told of something.
-const syncEvery = 30 * time.Second
+// syncEvery is how often a node looks at the nodes in meta unasked, and syncShardsEvery how often at the shards, in case that it was
+// not told of something. There are many shards, and asking after them costs what an idle cluster must not spend.
+const (
+	syncEvery       = 30 * time.Second
+	syncShardsEvery = 10 * time.Minute
+)
 
 // createBatch is how many replicas are made in one transaction.
 const createBatch = 512
@@ -55,10 +59,15 @@ func decodeSync(b []byte) (syncRequest, error) {
 // syncLoop looks into meta at start, when it is told to, and at a low rate.
 func (c *core) syncLoop() {
 	ctx := c.n.ctx
+	var full time.Time // when the shards were looked at last
 	for {
+		shards := time.Since(full) >= syncShardsEvery
 		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := c.syncAll(actx)
+		err := c.syncAll(actx, shards)
 		cancel()
+		if err == nil && shards {
+			full = time.Now()
+		}
 		wait := syncEvery
 		switch {
 		case ctx.Err() != nil:
@@ -77,6 +86,7 @@ func (c *core) syncLoop() {
 			t.Stop()
 			return
 		case <-c.wake:
+			full = time.Time{}
 		case <-t.C:
 		}
 		t.Stop()
@@ -86,8 +96,8 @@ func (c *core) syncLoop() {
 // errNotYet: meta has no cluster record yet, or not all of its first shards.
 var errNotYet = errors.New("the cluster is not made yet: run cluster init")
 
-// syncAll brings this node in line with meta: nodes, shards, and its own record.
-func (c *core) syncAll(ctx context.Context) error {
+// syncAll brings this node in line with meta: nodes, its own record, and if asked for the shards.
+func (c *core) syncAll(ctx context.Context, shards bool) error {
 	rec, version, err := c.clusterRecord(ctx)
 	if err != nil {
 		return err
@@ -100,6 +110,9 @@ func (c *core) syncAll(ctx context.Context) error {
 	}
 	if rec.State != placement.ClusterReady {
 		return errNotYet // the init says when to make which replicas
+	}
+	if !shards {
+		return nil
 	}
 	_, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll})
 	return err

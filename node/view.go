@@ -96,17 +96,6 @@ func (v *view) nodeList() []placement.NodeRecord {
 	return list
 }
 
-// count returns how many user shards are known.
-func (v *view) count() int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	n := len(v.shards)
-	if v.shards[shard.MetaShardID] != nil {
-		n--
-	}
-	return n
-}
-
 // byStart returns the user shards by start key. Where two begin at one key, the higher Version owns it (rule Split5).
 func (v *view) byStart() []*shard.Descriptor {
 	v.mu.RLock()
