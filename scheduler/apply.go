@@ -318,7 +318,6 @@ func (l *Lane) announce(r *replica) {
 // leadershipChanged is called when this replica won or lost its office.
 func (l *Lane) leadershipChanged(r *replica) {
 	r.run = ownRun{}
-	r.lastRound = 0
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
 	}

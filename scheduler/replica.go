@@ -48,9 +48,6 @@ type replica struct {
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int
 
-	// lastRound is the newest read round that was broadcast.
-	lastRound uint64
-
 	ckpt        ckptState
 	snapIn      *snapshotIn
 	linking     bool // a snapshot is being linked in

@@ -259,8 +259,7 @@ func (l *Lane) sendCommits() {
 // broadcastHeartbeat tells all members that the leader is there. A round that somebody waits for goes at once; the others
 // ride in the next node heartbeat.
 func (l *Lane) broadcastHeartbeat(r *replica, c *engine.Command) {
-	urgent := c.Round > r.lastRound
-	r.lastRound = c.Round
+	urgent := len(r.reads.waiting) > 0
 	l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.Vote, Commit: c.LogID, Round: c.Round, SentAt: c.SentAt}
 	for j := range r.peers {
 		p := r.peers[j].peer
