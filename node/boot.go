@@ -246,11 +246,15 @@ func (b *boot) candidate(ctx context.Context, opt InitOptions) (*reservation, er
 		if len(waiting) >= want && (silent == 0 || time.Now().After(grace)) {
 			return newReservation(waiting, opt.Shards, opt.Replicas, time.Now().UnixMilli()), nil
 		}
+		tooFew := &shard.UnavailableError{Reason: fmt.Sprintf(
+			"too few nodes: %d wait for a cluster, %d are needed; start the others with --join %s", len(waiting), want, b.info().Addr)}
 		if len(waiting) < want && time.Now().After(grace) {
-			return nil, &shard.UnavailableError{Reason: fmt.Sprintf(
-				"too few nodes: %d wait for a cluster, %d are needed; start the others with --join %s", len(waiting), want, b.info().Addr)}
+			return nil, tooFew
 		}
 		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			if len(waiting) < want { // nothing was begun: say what it waited for, not that it waited
+				return nil, tooFew
+			}
 			return nil, err
 		}
 	}
