@@ -302,29 +302,38 @@ func flippedByte(t *testing.T, c *cluster) {
 	}
 }
 
-// otherCluster starts a node on a directory of another cluster and has it join this one: neither may take the other for its own.
+// otherCluster starts a node on a directory of another cluster in the place of one of ours, as by a wrong mount: neither side may take the
+// other for its own, both say why, and the right directory is welcome again.
 func otherCluster(t *testing.T, c *cluster) {
 	other := start(t, 1)
 	other.want(0, "cluster", "init", "--replicas", "1")
-	stranger := other.Nodes[0]
-	stranger.Kill()
-	spec := stranger.Spec
-	spec.Join = c.Servers
+	other.Nodes[0].Kill()
+	c.Nodes[2].Kill()
+	spec := c.Nodes[2].Spec
+	spec.Dir, spec.Name = other.Nodes[0].Dir, other.Nodes[0].Name
 	p, err := demo.Start(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Kill()
-	eventually(t, 20*time.Second, func() error {
-		if text := p.LogTail(1000); !strings.Contains(text, "another cluster") {
-			return fmt.Errorf("the log of the stranger does not say that it belongs to another cluster:\n%s", text)
-		}
-		return nil
-	})
-	var st struct{ Nodes struct{ Total int } }
+	for _, who := range []*demo.Process{p, c.Nodes[0], c.Nodes[1]} {
+		eventually(t, 20*time.Second, func() error {
+			if text := who.LogTail(1000); !strings.Contains(text, "another cluster") {
+				return fmt.Errorf("the log of %s does not say that there is another cluster:\n%s", who.LogFile(), who.LogTail(10))
+			}
+			return nil
+		})
+	}
+	var st struct{ Nodes struct{ Total, Up int } }
 	c.json(&st, "cluster", "status")
-	if st.Nodes.Total != 3 {
-		t.Errorf("the cluster has %d nodes", st.Nodes.Total)
+	if st.Nodes.Total != 3 || st.Nodes.Up != 2 {
+		t.Errorf("the cluster has %d nodes, %d up", st.Nodes.Total, st.Nodes.Up)
+	}
+	p.Kill()
+	c.restart(2)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := demo.WaitEqual(ctx, c.kv, c.shards()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -243,13 +243,7 @@ func coalescing(t *testing.T, c *cluster) {
 	}()
 	time.Sleep(2 * time.Second)
 	c.oneConnectionPerPair()
-	for _, p := range c.Nodes {
-		m := metrics(t, p)
-		t.Logf("%s under load with %d shards: %.0f goroutines, %d threads", p.Name, manyShards, m["go_goroutines"], threads(t, p))
-		if m["go_goroutines"] > 300 {
-			t.Errorf("%s: %.0f goroutines with %d shards", p.Name, m["go_goroutines"], manyShards)
-		}
-	}
+	c.measureSize(manyShards)
 	r := <-done
 	if r.code != 0 {
 		t.Fatalf("bench: exit %d, %s", r.code, r.out)
@@ -274,6 +268,27 @@ func coalescing(t *testing.T, c *cluster) {
 			d("kiloraft_log_entries_total")/syncs, frames, perFrame)
 		if perSync < 8 || perFrame < 4 {
 			t.Errorf("%s does not coalesce: %.1f shards a sync, %.1f messages a frame", p.Name, perSync, perFrame)
+		}
+	}
+}
+
+// sizes holds the largest numbers of goroutines and threads of a node that were seen, by the number of shards.
+var sizes = map[int][2]float64{}
+
+// measureSize looks at how many goroutines and threads the nodes have under load, and compares that with clusters of other numbers of
+// shards that were measured before.
+func (c *cluster) measureSize(shards int) {
+	c.t.Helper()
+	size := [2]float64{}
+	for _, p := range c.Nodes {
+		size[0] = max(size[0], metrics(c.t, p)["go_goroutines"])
+		size[1] = max(size[1], float64(threads(c.t, p)))
+	}
+	c.t.Logf("a node with %d shards has up to %.0f goroutines and %.0f threads", shards, size[0], size[1])
+	sizes[shards] = size
+	for n, other := range sizes {
+		if math.Abs(other[0]-size[0]) > 40 || math.Abs(other[1]-size[1]) > 12 {
+			c.t.Errorf("with %d shards: %v goroutines and threads, with %d: %v", shards, size, n, other)
 		}
 	}
 }
