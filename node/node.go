@@ -371,12 +371,19 @@ func prepareDir(dir string) error {
 	return nil
 }
 
+// listenWait is how long to wait for a process that is just ending to let go of the address.
+const listenWait = 300 * time.Millisecond
+
 // listen opens a listener, or takes the given one.
 func listen(what, addr string, given net.Listener) (net.Listener, error) {
 	if given != nil {
 		return given, nil
 	}
 	l, err := net.Listen("tcp", addr)
+	for end := time.Now().Add(listenWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+		time.Sleep(listenWait / 10)
+		l, err = net.Listen("tcp", addr)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%w: %s address %s: another process listens there", ErrAddrInUse, what, addr)
 	}
