@@ -311,7 +311,7 @@ func (l *Lane) announce(r *replica) {
 		return
 	}
 	l.s.cfg.OnDescriptor(DescriptorEvent{
-		Shard: r.key.Shard, Descriptor: r.machine.Desc(), Leader: r.eng.Leader().Node, IsLeader: r.eng.IsLeader(),
+		Shard: r.key.Shard, Replica: r.key.Replica, Descriptor: r.machine.Desc(), Leader: r.eng.Leader().Node, IsLeader: r.eng.IsLeader(),
 	})
 }
 

@@ -58,11 +58,15 @@ type Config struct {
 	Fatal func(error)
 	// OnDescriptor is told of every descriptor that was applied, and of changes of leadership. It is called on a lane: it must not block.
 	OnDescriptor func(DescriptorEvent)
+	// OnStray is told of a shard for whose later replica on this node a message came, while an earlier one is here: that one
+	// was probably removed. It is called on a lane, maybe often: it must not block.
+	OnStray func(engine.ShardID)
 }
 
 // DescriptorEvent tells what a replica of this node has learnt.
 type DescriptorEvent struct {
 	Shard      engine.ShardID
+	Replica    engine.ReplicaID  // of this node
 	Descriptor *shard.Descriptor // immutable
 	Leader     engine.NodeID     // 0: unknown
 	IsLeader   bool

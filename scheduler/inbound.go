@@ -43,11 +43,8 @@ func (l *Lane) receive(f *frame) {
 // for it (rule Split4) and it was not removed; another replica of the shard on this node is in the way of that.
 func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 	r := l.byShard[m.Shard]
-	if r != nil {
-		if r.key.Replica == m.To {
-			return r
-		}
-		return nil
+	if r != nil && r.key.Replica == m.To {
+		return r
 	}
 	if m.Kind != wire.KindVoteRequest && m.Kind != wire.KindAppendRequest || m.To == 0 || m.Shard == 0 {
 		return nil
@@ -55,6 +52,16 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 	key := store.Key{Shard: m.Shard, Replica: m.To}
 	if _, dead := l.tombs[key]; dead || l.tombAbove(key) {
 		return nil
+	}
+	switch {
+	case r == nil:
+	case m.To < r.key.Replica:
+		return nil
+	case r.machine != nil || r.snapIn != nil || r.linking:
+		l.stray(r)
+		return nil
+	default:
+		l.discard(r)
 	}
 	return l.newUninitialised(key)
 }
@@ -72,6 +79,9 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 		ev = &l.ev.appendReq
 	case wire.KindAppendResponse:
 		err = m.AppendResponse(from, &l.ev.appendRes)
+		if s := r.slot(l.ev.appendRes.From); s != nil && !s.voter {
+			l.ev.appendRes.Waiting = false // a learner is somebody new, who waits for nothing but a snapshot (rule Split4)
+		}
 		ev = &l.ev.appendRes
 	case wire.KindHeartbeat:
 		err = m.Heartbeat(from, &l.ev.hb)

@@ -37,6 +37,7 @@ type Lane struct {
 	pinned          []store.Key
 	delayed         []delayed
 	transferRefused uint64
+	refusedReason   engine.Reason // of transferRefused
 
 	// cmds is the stack of commands being run.
 	cmds []engine.Command

@@ -133,7 +133,7 @@ func (l *Lane) refused(r *replica, c *engine.Command) {
 		return
 	}
 	if c.Token != l.ev.write.Token {
-		l.transferRefused = c.Token
+		l.transferRefused, l.refusedReason = c.Token, c.Reason
 		return
 	}
 	l.s.metrics.ProposalsRefused.Add(uint64(r.writeCount))

@@ -148,6 +148,7 @@ func (s *Scheduler) checkpointLoop() {
 			case <-time.After(s.cfg.CheckpointPause):
 			}
 		}
+		s.collectGarbage()
 	}
 }
 

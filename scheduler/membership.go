@@ -1,0 +1,267 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/state"
+)
+
+// MembershipChange is a step of an operation on one shard.
+type MembershipChange struct {
+	Shard engine.ShardID
+	// Version and ConfVersion are those of the descriptor for which the change was made: at any other the step is void, whoever
+	// repeats it (rule Cluster6).
+	Version     uint64
+	ConfVersion uint64
+	// Replicas is the membership wanted: voters and learners. If the voters differ from the present ones the change goes by way of a
+	// joint membership, which the leader, or the next one, leaves by itself.
+	Replicas []shard.ReplicaDesc
+}
+
+// ChangeMembership proposes a change to the leader of a shard, which must be this node. It returns when the change is in the
+// leader's log; it is done when an applied descriptor says so. A void step is a MovedError with the descriptor in force.
+func (s *Scheduler) ChangeMembership(ctx context.Context, ch MembershipChange) error {
+	var out error
+	if err := s.call(ctx, s.laneOf(ch.Shard), func(l *Lane) { out = l.changeMembership(&ch) }); err != nil {
+		return err
+	}
+	return out
+}
+
+// ChangeMembershipAsync is ChangeMembership for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) ChangeMembershipAsync(ch MembershipChange, done func(error)) {
+	s.laneOf(ch.Shard).box.putCall(func(l *Lane) { done(l.changeMembership(&ch)) })
+}
+
+func (l *Lane) changeMembership(ch *MembershipChange) error {
+	r := l.byShard[ch.Shard]
+	if r == nil || r.machine == nil {
+		return fmt.Errorf("shard %d: %w", ch.Shard, shard.ErrShardNotFound)
+	}
+	if !r.eng.IsLeader() {
+		l.provoke(r)
+		return l.notLeader(r)
+	}
+	d := r.machine.Desc()
+	if d.Version != ch.Version || d.ConfVersion != ch.ConfVersion {
+		return &shard.MovedError{Descriptors: []shard.Descriptor{*d}}
+	}
+	if r.machine.Membership().LogID != r.eng.Status().Membership.LogID {
+		return busyError("a membership change is in progress")
+	}
+	target, err := targetMembership(d, ch.Replicas)
+	if err != nil {
+		return err
+	}
+	l.token++
+	l.transferRefused = 0
+	l.feed(r, &engine.ChangeMembership{Token: l.token, Target: *target})
+	if l.transferRefused != l.token {
+		return nil
+	}
+	switch l.refusedReason {
+	case engine.ReasonInvalid:
+		return busyError("a replica that is to vote has not caught up")
+	case engine.ReasonNotLeader:
+		return l.notLeader(r)
+	}
+	return busyError("the leader cannot change the membership now")
+}
+
+func busyError(reason string) error {
+	return &shard.UnavailableError{RetryAfter: retryAfter, Reason: reason}
+}
+
+// targetMembership turns the wanted replicas into a membership. A node holds at most one replica of a shard, and who is there stays
+// under its name (rule Engine5).
+func targetMembership(d *shard.Descriptor, replicas []shard.ReplicaDesc) (*engine.Membership, error) {
+	next := *d
+	next.Replicas = replicas
+	if err := next.Validate(); err != nil {
+		return nil, err
+	}
+	var voters, learners []engine.Peer
+	for _, r := range replicas {
+		switch r.Role {
+		case shard.RoleVoter:
+			voters = append(voters, r.Peer())
+		case shard.RoleLearner:
+			learners = append(learners, r.Peer())
+		default:
+			return nil, &shard.InvalidError{What: fmt.Sprintf("a membership cannot be asked for with a replica that is %s", r.Role)}
+		}
+		if old, ok := d.OnNode(r.Node); ok && old.Replica != r.Replica {
+			return nil, &shard.InvalidError{What: fmt.Sprintf("node %d holds replica %d of shard %d, %d cannot be added", r.Node, old.Replica, d.Shard, r.Replica)}
+		}
+		if old, ok := d.Replica(r.Replica); ok && old.Node != r.Node {
+			return nil, &shard.InvalidError{What: fmt.Sprintf("replica %d of shard %d is on node %d", r.Replica, d.Shard, old.Node)}
+		}
+	}
+	if len(voters) == 0 {
+		return nil, &shard.InvalidError{What: "a membership without voters"}
+	}
+	return &engine.Membership{Voters: [][]engine.Peer{voters}, Learners: learners}, nil
+}
+
+// RemoveReplicaAsync is RemoveReplica for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) RemoveReplicaAsync(id engine.ShardID, replica engine.ReplicaID, done func(error)) {
+	s.laneOf(id).box.putCall(func(l *Lane) { l.remove(id, replica, done) })
+}
+
+// RemoveGone removes this node's replica of d.Shard if d proves that it is not a member any more: d was applied by a replica of the
+// shard, is of no earlier membership than this replica has applied, and does not name it (rule Cluster5). It tells whether it did.
+// An uninitialised replica has applied nothing, and may be named by a later descriptor than d: it stays.
+func (s *Scheduler) RemoveGone(ctx context.Context, d *shard.Descriptor) (bool, error) {
+	var gone engine.ReplicaID
+	err := s.call(ctx, s.laneOf(d.Shard), func(l *Lane) {
+		if r := l.byShard[d.Shard]; r != nil && r.machine != nil && provesGone(d, r.machine.Desc(), r.key.Replica) {
+			gone = r.key.Replica
+		}
+	})
+	if err != nil || gone == 0 {
+		return false, err
+	}
+	s.logger.Info("a replica was removed from its shard", "shard", uint64(d.Shard), "replica", uint64(gone), "conf_version", d.ConfVersion)
+	return true, s.RemoveReplica(ctx, d.Shard, gone)
+}
+
+// provesGone tells whether d, the descriptor of a replica of the same shard, proves that replica id, which has applied mine, was removed.
+// The membership is compared by ConfVersion alone, whatever Version says (FAULTS R11).
+func provesGone(d, mine *shard.Descriptor, id engine.ReplicaID) bool {
+	_, named := d.Replica(id)
+	return !named && d.ConfVersion >= mine.ConfVersion
+}
+
+// discard forgets an uninitialised replica on the word of a leader that names a later one on this node: replica ids grow, a node has
+// one replica of a shard at most, and a membership is proposed only after the one before it is committed; so the earlier
+// one was removed, or never was a member. It holds nothing but a vote that nobody counts.
+func (l *Lane) discard(r *replica) {
+	l.drop(r)
+	l.log.Drop(r.key)
+}
+
+// stray tells the node that a message came for a later replica than the one that is here: that one was probably removed. It looks for
+// proof.
+func (l *Lane) stray(r *replica) {
+	if f := l.s.cfg.OnStray; f != nil {
+		f(r.key.Shard)
+	}
+}
+
+// Lead is what a leader knows of its shard.
+type Lead struct {
+	Descriptor *shard.Descriptor // immutable
+	Replica    engine.ReplicaID  // the leader's own
+	Term       uint64
+	Committed  uint64
+	Changing   bool // a membership change is not applied yet
+	Keys       uint64
+	Bytes      uint64
+	Writes     uint64 // so far: its growth is the load
+	Progress   []engine.Progress
+}
+
+// LeadsOf lists the shards that this node leads: of the named ones, or all. Progress is filled in for named ones only.
+func (s *Scheduler) LeadsOf(ctx context.Context, shards ...engine.ShardID) ([]Lead, error) {
+	var out []Lead
+	for _, l := range s.lanes {
+		var part []Lead
+		err := s.call(ctx, l, func(l *Lane) {
+			if len(shards) == 0 {
+				for _, r := range l.list {
+					part = l.appendLead(part, r, false)
+				}
+				return
+			}
+			for _, id := range shards {
+				if r := l.byShard[id]; r != nil {
+					part = l.appendLead(part, r, true)
+				}
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, part...)
+	}
+	return out, nil
+}
+
+func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
+	if r.machine == nil || !r.eng.IsLeader() {
+		return out
+	}
+	st := r.eng.Status()
+	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
+		Changing: r.machine.Membership().LogID != st.Membership.LogID}
+	lead.Keys, lead.Bytes = r.machine.Estimate()
+	if progress {
+		lead.Progress = r.eng.Progress(nil)
+	}
+	return append(out, lead)
+}
+
+// Evacuate orders the leaders of this node to hand over to voters on living nodes that are not among avoid, spread over them. It
+// returns how many shards this node still leads that others could; call it until there are none.
+func (s *Scheduler) Evacuate(ctx context.Context, avoid []engine.NodeID) (left int, err error) {
+	for _, l := range s.lanes {
+		if err := s.call(ctx, l, func(l *Lane) { left += l.evacuate(avoid) }); err != nil {
+			return left, err
+		}
+	}
+	return left, nil
+}
+
+func (l *Lane) evacuate(avoid []engine.NodeID) int {
+	left := 0
+	for _, r := range l.list {
+		if !r.eng.IsLeader() || len(r.peers) == 0 {
+			continue
+		}
+		start := int(uint64(r.key.Shard) * 0x9e3779b97f4a7c15 >> 33)
+		for i := range r.peers {
+			p := &r.peers[(start+i)%len(r.peers)]
+			if !p.voter || !l.s.live.reachable(p.peer.Node) || slices.Contains(avoid, p.peer.Node) {
+				continue
+			}
+			left++
+			l.token++
+			l.feed(r, &engine.TransferLeader{Token: l.token, To: p.peer}) // refused while one is under way
+			break
+		}
+	}
+	return left
+}
+
+// garbageBudget is how many keys one transaction of the cleaning removes.
+const garbageBudget = 1024
+
+// CollectGarbage cleans a little of what removed and replaced replicas have left (rule State4), and tells whether there is more.
+func (s *Scheduler) CollectGarbage() bool {
+	more, err := s.state.CollectGarbage(garbageBudget)
+	switch {
+	case err == nil:
+		return more
+	case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrClosed):
+	default:
+		s.fatal(fmt.Errorf("cleaning the state: %w", err))
+	}
+	return false
+}
+
+// collectGarbage cleans what there is, unless checkpoints wait or the scheduler stops.
+func (s *Scheduler) collectGarbage() {
+	for !s.CheckpointsWaiting() && s.CollectGarbage() {
+		select {
+		case <-s.run.stop:
+			return
+		case <-time.After(s.cfg.CheckpointPause):
+		}
+	}
+}
