@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,6 +25,9 @@ type ckptState struct {
 	queued     bool
 	change     state.Change // of the cut
 	base       state.Record // as the store has it while the cut stands
+	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
+	streams []context.CancelFunc
+	failed  int
 	// after are called on the lane when the cut was written.
 	after []func(*Lane)
 }
@@ -157,6 +161,9 @@ func (l *Lane) ckptLook(pinned bool) {
 		n++
 		total += int64(r.machine.LiveBytes())
 		if r.ckpt.cut {
+			if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
+				l.abandonSnapshots(r)
+			}
 			continue
 		}
 		if r.machine.LiveBytes() > cfg.CheckpointShard || l.now-r.ckpt.dirtySince > engine.Instant(cfg.CheckpointAge) ||
@@ -200,6 +207,9 @@ func (l *Lane) unpin() {
 		if r == nil || r.key != k {
 			continue
 		}
+		if r.ckpt.cut && !r.ckpt.queued {
+			l.abandonSnapshots(r)
+		}
 		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > 64<<10) && !r.ckpt.cut {
 			r.purgeAll = true
 			l.checkpoint(r)
@@ -238,6 +248,17 @@ func (l *Lane) checkpoint(r *replica) {
 	if l.hold(r) {
 		l.letGo(r)
 	}
+}
+
+// snapshotOverlayMax is how many times the size at which a shard is checkpointed its overlay may reach while snapshots hold the cut.
+const snapshotOverlayMax = 4
+
+// abandonSnapshots ends the snapshots that keep r from being checkpointed; the next attempt runs unthrottled (rule State3).
+func (l *Lane) abandonSnapshots(r *replica) {
+	for _, cancel := range r.ckpt.streams {
+		cancel()
+	}
+	r.ckpt.streams = nil
 }
 
 // hold cuts r, or joins the cut that stands. False: a cut is just being written, or a snapshot linked; try again after that.
@@ -288,7 +309,7 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		r.machine.Release()
 		after := r.ckpt.after
 		r.ckpt.after = nil
-		r.ckpt.cut, r.ckpt.queued = false, false
+		r.ckpt.cut, r.ckpt.queued, r.ckpt.streams = false, false, nil
 		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
 		r.ckpt.dirtySince = l.now
 		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}

@@ -89,10 +89,17 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	h := snapshotHeader{shard: r.key.Shard, from: r.key.Replica, to: to.Replica, vote: vote, stream: stream}
 	src := l.s.state.OpenSnapshot(r.ckpt.base, r.ckpt.change.Record, frozenOf(r)...)
 	node := to.Node
+	ctx, cancel := context.WithTimeout(l.s.ctx, snapshotTimeout)
+	r.ckpt.streams = append(r.ckpt.streams, cancel)
+	throttle := r.ckpt.failed == 0
 	l.s.spawn(func() {
-		err := l.s.streamSnapshot(node, &h, src)
+		err := l.s.streamSnapshot(ctx, node, &h, src, throttle)
+		cancel()
 		l.s.snaps.out.Add(-1)
 		l.box.putCall(func(l *Lane) {
+			if r.ckpt.failed++; err == nil {
+				r.ckpt.failed = 0
+			}
 			l.letGo(r)
 			l.snapshotOver(r, to, stream, err, true)
 		})
@@ -134,9 +141,7 @@ func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error
 const snapshotTimeout = 10 * time.Minute
 
 // streamSnapshot sends one snapshot, off the lane.
-func (s *Scheduler) streamSnapshot(node engine.NodeID, h *snapshotHeader, src *state.Snapshot) (err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, snapshotTimeout)
-	defer cancel()
+func (s *Scheduler) streamSnapshot(ctx context.Context, node engine.NodeID, h *snapshotHeader, src *state.Snapshot, throttle bool) (err error) {
 	w, err := s.net.OpenSnapshot(ctx, node, h.append(nil))
 	if err != nil {
 		return err
@@ -158,7 +163,7 @@ func (s *Scheduler) streamSnapshot(node engine.NodeID, h *snapshotHeader, src *s
 		if err := w.Write(ctx, buf); err != nil {
 			return err
 		}
-		if rate := s.cfg.SnapshotBytesPerSec; rate > 0 && s.run.started {
+		if rate := s.cfg.SnapshotBytesPerSec; rate > 0 && throttle && s.run.started {
 			select {
 			case <-time.After(time.Duration(len(buf)) * time.Second / time.Duration(rate)):
 			case <-ctx.Done():
