@@ -170,3 +170,74 @@ func TestWriteRead(t *testing.T) {
 }
 
 func shardAmbiguous(err error) bool { return errors.Is(err, shard.ErrAmbiguous) }
+
+// TestExpiry checks that a leader whose clock says that a key is due proposes a time entry and answers after it (rule State8).
+func TestExpiry(t *testing.T) {
+	c := newCluster(t, Options{Seed: 9}, 1)
+	body := shard.AppendWrite(nil, &shard.Write{Shard: 1, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: key(1, 1), Value: []byte("short"), Expire: -1500}}})
+	if _, err := do(t, c, scheduler.KindWrite, 1, body); err != nil {
+		t.Fatal(err)
+	}
+	put(t, c, 1, 2, "long")
+	if v := get(t, c, 1, 1); v != "short" {
+		t.Fatalf("%q before its time", v)
+	}
+	c.Run(2 * time.Second)
+	for range 2 {
+		if v := get(t, c, 1, 1); v != "" {
+			t.Fatalf("%q after its time", v)
+		}
+		b, err := do(t, c, scheduler.KindScan, 1, shard.AppendScan(nil, &shard.Scan{Shard: 1, Version: 1, Start: key(1, 0), End: key(1, 9)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p shard.Page
+		if err := shard.DecodePage(b, &p); err != nil || len(p.Entries) != 1 || !p.Done {
+			t.Fatalf("page %+v, %v", p, err)
+		}
+	}
+	c.Run(time.Second) // so that followers have applied it all
+	checkReplicas(t, c, 1)
+}
+
+// TestConditionalWrites adds to counters on three nodes while their overlays are checkpointed all the time, so that applies are
+// suspended for cold values, and while a node is away.
+func TestConditionalWrites(t *testing.T) {
+	const shards = 4
+	c := newCluster(t, Options{Seed: 10, Config: func(cfg *scheduler.Config) {
+		cfg.CheckpointInterval = engine.Duration(50 * time.Millisecond)
+		cfg.CheckpointAge = engine.Duration(20 * time.Millisecond)
+	}}, shards)
+	for i := 1; i <= 60; i++ {
+		for id := engine.ShardID(1); id <= shards; id++ {
+			w := shard.Write{Shard: id, Version: 1, Ops: []shard.Op{{Kind: shard.OpAdd, Key: key(id, i%3), Delta: 1}}}
+			b, err := do(t, c, scheduler.KindWrite, id, shard.AppendWrite(nil, &w))
+			var res shard.Result
+			if err == nil {
+				err = shard.DecodeResult(b, &res)
+			}
+			if err != nil || len(res.Values) != 1 || res.Values[0] != int64((i+2)/3) {
+				t.Fatalf("add %d: %+v, %v", i, res, err)
+			}
+		}
+		c.Run(300 * time.Millisecond)
+		if i == 20 {
+			c.Crash(2)
+			waitLeaders(t, c, shards)
+		}
+		if i == 40 {
+			if err := c.Start(2); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	suspended := uint64(0)
+	for _, n := range c.Nodes {
+		suspended += n.Sched.Metrics().AppliesSuspended.Load()
+	}
+	if suspended == 0 {
+		t.Fatal("no apply was suspended: the test tests nothing")
+	}
+	c.Run(3 * time.Second)
+	checkReplicas(t, c, shards)
+}
