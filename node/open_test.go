@@ -116,3 +116,43 @@ func TestOtherCluster(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A copy of a data directory that missed a start of the original is refused by the peers, for good (rule Cluster9).
+func TestCloneIsRefused(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{})
+	c.Init(0, 3, 3)
+	c.Stop(2)
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(c.Dir(2))); err != nil {
+		t.Fatal(err)
+	}
+	c.Restart(2) // with an incarnation that the copy does not know
+	read(t, c, 2, 0, "")
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		if conns, nodes := c.Node(2).Peers(); conns != 2 || nodes != 2 {
+			return errors.New("not connected yet")
+		}
+		return nil
+	})
+	c.Stop(2)
+	fatal := make(chan error, 1)
+	cfg := node.Config{DataDir: copied, Listen: "127.0.0.1:0", Fatal: func(err error) { fatal <- err }}
+	n, err := node.Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-fatal:
+		if !errors.Is(err, node.ErrRefused) {
+			t.Errorf("fatal: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the copy is not refused")
+	}
+	n.Abort()
+	if err := open(t, cfg); !errors.Is(err, node.ErrRefused) {
+		t.Errorf("opened again: %v", err)
+	}
+	c.Restart(2) // the original goes on
+	write(t, c, 2, 10, "v")
+}
