@@ -285,3 +285,33 @@ func TestFacts(t *testing.T) {
 		t.Errorf("%+v %v %v", b, p, err)
 	}
 }
+
+// What comes from the network is refused when cut, and never panics.
+func TestBootCodecsCut(t *testing.T) {
+	net := newBootNet(3)
+	net.gossip()
+	b := net.nodes["h:1"]
+	r := newReservation(b.waiting(), 1, 3, 0)
+	h, a := b.hello(), held{Reservation: r}
+	for name, c := range map[string]struct {
+		body   []byte
+		decode func([]byte) error
+	}{
+		"reservation": {r.append(nil), func(b []byte) error { _, err := decodeReservation(b); return err }},
+		"hello":       {h.append(nil), func(b []byte) error { _, err := decodeHello(b); return err }},
+		"held":        {a.append(nil), func(b []byte) error { _, err := decodeHeld(b); return err }},
+		"sync":        {(&syncRequest{1, 2, 0}).append(nil), func(b []byte) error { _, err := decodeSync(b); return err }},
+	} {
+		if err := c.decode(c.body); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for i := range c.body {
+			if c.decode(c.body[:i]) == nil {
+				t.Errorf("%s cut at %d: no error", name, i)
+			}
+			flipped := append([]byte(nil), c.body...)
+			flipped[i] ^= 0xff
+			_ = c.decode(flipped) // anything but a panic
+		}
+	}
+}
