@@ -38,6 +38,7 @@ type peerLink struct {
 	node        engine.NodeID
 	incarnation uint64
 	connected   bool
+	endedAt     engine.Instant // when the last session ended, while there is none
 	heard       bool           // a heartbeat of this incarnation has come
 	theirSentAt engine.Instant // of their newest heartbeat, on their clock
 	attested    bool           // it attested progress
@@ -113,7 +114,7 @@ func (v *liveness) disconnected(node engine.NodeID, incarnation uint64) {
 	defer v.mu.Unlock()
 	p := v.peer(node)
 	if p.incarnation == incarnation {
-		p.connected = false
+		p.connected, p.endedAt = false, v.s.clock.Now()
 		p.awake, p.awakeCount = p.awake[:0], 0
 	}
 }
@@ -207,6 +208,11 @@ func (v *liveness) downAfter() engine.Instant {
 	return engine.Instant(v.s.cfg.ElectionTimeoutMin + 2*v.s.cfg.HeartbeatInterval)
 }
 
+// gone tells whether the session with p ended so long ago that no promise to it can still stand.
+func (v *liveness) gone(p *peerLink, now engine.Instant) bool {
+	return !p.connected && now-p.endedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin+v.s.cfg.ClockDriftMax)
+}
+
 // tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for too long.
 func (v *liveness) tick() {
 	v.mu.Lock()
@@ -214,7 +220,7 @@ func (v *liveness) tick() {
 	now := v.s.clock.Now()
 	for _, id := range v.order {
 		p := v.peers[id]
-		if p.link.Up && now-p.echoedAt > v.downAfter() {
+		if p.link.Up && (now-p.echoedAt > v.downAfter() || v.gone(p, now)) {
 			v.down(p)
 		}
 		if p.connected {

@@ -366,3 +366,34 @@ func TestLogIsFreed(t *testing.T) {
 	}
 	checkReplicas(t, c, shards)
 }
+
+// TestSameSeedSameRun checks that a run is a function of its seed.
+func TestSameSeedSameRun(t *testing.T) {
+	run := func() string {
+		const shards = 8
+		c := newCluster(t, Options{Seed: 11, Drop: 0.05, Dup: 0.05}, shards)
+		for k := range 20 {
+			for id := engine.ShardID(1); id <= shards; id++ {
+				put(t, c, id, k, "x")
+			}
+			if k == 7 {
+				c.Crash(1)
+			}
+			if k == 14 {
+				if err := c.Start(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		c.Run(5 * time.Second)
+		out := fmt.Sprint(c.Now(), " ")
+		for _, n := range c.Nodes {
+			m := n.Sched.Metrics()
+			out += fmt.Sprint(m.Turns.Load(), m.Commands.Load(), m.FrameBytes.Load(), m.LogSyncs.Load(), " ")
+		}
+		return out
+	}
+	if a, b := run(), run(); a != b {
+		t.Fatalf("two runs of one seed differ:\n%s\n%s", a, b)
+	}
+}
