@@ -208,9 +208,10 @@ func (v *liveness) downAfter() engine.Instant {
 	return engine.Instant(v.s.cfg.ElectionTimeoutMin + 2*v.s.cfg.HeartbeatInterval)
 }
 
-// gone tells whether the session with p ended so long ago that no promise to it can still stand.
+// gone tells whether the session with p ended so long ago that no promise to it can still stand, with some room for a survivor that
+// came to its last messages late.
 func (v *liveness) gone(p *peerLink, now engine.Instant) bool {
-	return !p.connected && now-p.endedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin+v.s.cfg.ClockDriftMax)
+	return !p.connected && now-p.endedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin+v.s.cfg.HeartbeatInterval)
 }
 
 // tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for too long.
