@@ -118,6 +118,9 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 			l.stopReplica(r, err)
 			return false
 		}
+		if l.s.probe != nil {
+			l.s.probe.Applied(r.key, id, it.Kind, it.Payload)
+		}
 		a.next = id.Index + 1
 		count++
 		if r.waiters.front() != nil {

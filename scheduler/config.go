@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/raftlog"
 	"github.com/kiloraft/kiloraft/store/state"
 )
@@ -179,6 +180,20 @@ type Deps struct {
 	Spawn func(task func())
 	// ReadJob runs a read of cold keys and then calls job.Done. Nil: a pool of Config.Readers goroutines.
 	ReadJob func(job *state.ReadJob)
+	// Probe watches the lanes, for tests. Nil: nobody does.
+	Probe Probe
+}
+
+// Probe watches what happens in a lane. Its methods are called on the lane; they must not block, nor keep what they are given.
+type Probe interface {
+	// Fed is called when an event was handled and all its commands have run.
+	Fed(k store.Key, eng *engine.Engine, ev engine.Event)
+	// Command is called before a command runs.
+	Command(k store.Key, eng *engine.Engine, c *engine.Command)
+	// Applied is called for each entry that was applied.
+	Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte)
+	// Linked is called when a snapshot has become the applied state.
+	Linked(k store.Key, id engine.LogID)
 }
 
 // Errors.

@@ -133,7 +133,13 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 		l.cmds = r.eng.Handle(l.now, ev, l.cmds)
 		n := len(l.cmds)
 		for i := base; i < n; i++ {
+			if l.s.probe != nil {
+				l.s.probe.Command(r.key, r.eng, &l.cmds[i])
+			}
 			l.runCommand(r, &l.cmds[i])
+		}
+		if l.s.probe != nil {
+			l.s.probe.Fed(r.key, r.eng, ev)
 		}
 		clear(l.cmds[base:n])
 		l.cmds = l.cmds[:base]

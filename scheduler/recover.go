@@ -21,7 +21,7 @@ const promiseKey = "promise"
 // Turn.
 func New(cfg Config, deps Deps) (*Scheduler, error) {
 	cfg.defaults()
-	s := &Scheduler{cfg: cfg, log: deps.Log, state: deps.State, net: deps.Network, clock: deps.Clock, logger: cfg.Logger}
+	s := &Scheduler{cfg: cfg, log: deps.Log, state: deps.State, net: deps.Network, clock: deps.Clock, probe: deps.Probe, logger: cfg.Logger}
 	if s.clock == nil {
 		s.clock = SystemClock{}
 	}

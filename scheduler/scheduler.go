@@ -22,6 +22,7 @@ type Scheduler struct {
 	state   state.Store
 	net     Network
 	clock   Clock
+	probe   Probe
 	logger  *slog.Logger
 	metrics Metrics
 

@@ -362,6 +362,9 @@ func (l *Lane) snapshotLinked(r *replica, snap *snapshotIn, meta engine.Snapshot
 		r.machine = m
 		r.apply.active, r.apply.done, r.apply.parked, r.apply.job = false, false, false, nil
 		r.run = ownRun{}
+		if l.s.probe != nil {
+			l.s.probe.Linked(r.key, snap.record.Applied)
+		}
 		l.settleSnapshot(r, snap.record.Applied)
 	}
 	l.feed(r, &engine.SnapshotInstalled{Token: snap.token, Meta: meta, Superseded: !linked})

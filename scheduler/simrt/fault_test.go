@@ -232,7 +232,7 @@ func chaos(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	c.Opt.Drop, c.Opt.Dup = 0, 0
+	c.Net = NetFaults{}
 	c.Run(5 * time.Second)
 	waitLeaders(t, c, shards)
 	for _, r := range regs {

@@ -2,10 +2,8 @@ package simrt
 
 import (
 	"container/heap"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -32,6 +30,17 @@ type Options struct {
 	Crash  vfs.CrashPolicy
 	Config func(*scheduler.Config)
 	Logger *slog.Logger
+
+	// FailStop makes a fatal error of a node crash that node, as it would in earnest. Otherwise it is in Cluster.Failed.
+	FailStop bool
+	// OnFatal is told of fatal errors with FailStop.
+	OnFatal func(*Node, error)
+	// Disk is asked before every operation on a node's disk and may fail it. It may call Crash.
+	Disk func(*Node, *vfs.Op) error
+	// Probe watches the lanes of a node.
+	Probe func(*Node) scheduler.Probe
+	// Skew gives each life of a node a monotonic clock of its own.
+	Skew bool
 }
 
 // Cluster is a set of simulated nodes.
@@ -40,10 +49,16 @@ type Cluster struct {
 	Rand  *rand.Rand
 	Nodes []*Node
 
-	now    engine.Instant
-	seq    uint64
-	events eventHeap
-	cut    map[[2]engine.NodeID]bool // from, to
+	// Net may be changed at any time.
+	Net NetFaults
+
+	now     engine.Instant
+	seq     uint64
+	events  eventHeap
+	cut     map[[2]engine.NodeID]bool // from, to
+	arrival map[[3]uint64]engine.Instant
+	session map[[2]engine.NodeID]uint64 // by the lower and the higher id
+	running *task
 	// Failed is the first fatal error of a node.
 	Failed error
 }
@@ -64,6 +79,13 @@ type Node struct {
 	turnAt      []engine.Instant // per lane: when a turn is scheduled; 0: none
 	writing     bool
 	idle        uint64
+
+	clock    localClock
+	paused   engine.Instant // nothing runs before
+	tasks    []*task
+	SyncTime time.Duration // how long the next syncs take; zero: the usual
+	// Lives counts how often the node was started.
+	Lives uint64
 }
 
 type event struct {
@@ -111,7 +133,9 @@ func New(opt Options) (*Cluster, error) {
 	if opt.Lanes == 0 {
 		opt.Lanes = 1
 	}
-	c := &Cluster{Opt: opt, Rand: rand.New(rand.NewPCG(opt.Seed, 1)), now: 1e9, cut: map[[2]engine.NodeID]bool{}}
+	c := &Cluster{Opt: opt, Rand: rand.New(rand.NewPCG(opt.Seed, 1)), now: 1e9, cut: map[[2]engine.NodeID]bool{},
+		arrival: map[[3]uint64]engine.Instant{}, session: map[[2]engine.NodeID]uint64{}}
+	c.Net.Drop, c.Net.Dup = opt.Drop, opt.Dup
 	for i := range opt.Nodes {
 		n := &Node{c: c, ID: engine.NodeID(i + 1), disk: vfs.NewMem(), db: state.NewMem(state.Options{})}
 		c.Nodes = append(c.Nodes, n)
@@ -130,11 +154,6 @@ func (c *Cluster) Now() engine.Instant { return c.now }
 // Node returns a node by its id.
 func (c *Cluster) Node(id engine.NodeID) *Node { return c.Nodes[id-1] }
 
-type clock struct{ c *Cluster }
-
-func (k clock) Now() engine.Instant { return k.c.now }
-func (k clock) Wall() int64         { return 1_700_000_000_000 + int64(k.c.now)/1e6 }
-
 func (c *Cluster) after(d time.Duration, do func()) {
 	c.seq++
 	heap.Push(&c.events, event{c.now + engine.Instant(d), c.seq, do})
@@ -149,6 +168,10 @@ func (n *Node) after(d time.Duration, do func()) {
 	life := n.life
 	n.c.after(d, func() {
 		if n.Up && n.life == life {
+			if n.paused > n.c.now {
+				n.after(time.Duration(n.paused-n.c.now), do)
+				return
+			}
 			do()
 		}
 	})
@@ -158,36 +181,44 @@ func (n *Node) after(d time.Duration, do func()) {
 func (c *Cluster) Start(id engine.NodeID) error {
 	n := c.Node(id)
 	n.life++
+	n.Lives++
 	n.incarnation = n.life*1000 + uint64(id)
+	n.startClock()
+	life := n.life
 	synced, err := n.db.SyncedSeq()
 	if err != nil {
 		return err
 	}
 	salt := rand.New(rand.NewPCG(c.Opt.Seed, n.incarnation))
-	log, rec, err := raftlog.Open(n.disk, "log", raftlog.Options{SegmentBytes: c.Opt.SegmentBytes, CacheBytes: 1 << 20, SyncedHint: synced,
+	log, rec, err := raftlog.Open(n.fs(), "log", raftlog.Options{SegmentBytes: c.Opt.SegmentBytes, CacheBytes: 1 << 20, SyncedHint: synced,
 		Salt: salt.Uint64, Logger: c.Opt.Logger})
+	if n.life != life {
+		return ErrCrashed
+	}
 	if err != nil {
 		return fmt.Errorf("node %d: %w", id, err)
 	}
 	cfg := scheduler.Config{Node: id, Incarnation: n.incarnation, Lanes: c.Opt.Lanes, Seed: c.Opt.Seed, Logger: c.Opt.Logger,
-		Fatal: func(err error) {
-			if c.Failed == nil {
-				c.Failed = fmt.Errorf("node %d: %w", id, err)
-			}
-		}}
+		Fatal: func(err error) { n.fatal(life, err) }}
 	if c.Opt.Config != nil {
 		c.Opt.Config(&cfg)
 	}
-	life := n.life
-	n.Sched, err = scheduler.New(cfg, scheduler.Deps{Log: log, Recovery: rec, State: n.db, Network: network{n}, Clock: clock{c},
-		Spawn: func(task func()) { n.after(c.jitter(taskDelay), task) },
+	deps := scheduler.Deps{Log: log, Recovery: rec, State: n.db, Network: network{n, life}, Clock: n.clock,
+		Spawn: func(f func()) { n.spawn(c.jitter(taskDelay), f) },
 		ReadJob: func(job *state.ReadJob) {
 			n.after(c.jitter(taskDelay), func() { n.db.RunJob(job); job.Done(job) })
-		}})
+		}}
+	if c.Opt.Probe != nil {
+		deps.Probe = c.Opt.Probe(n)
+	}
+	n.Sched, err = scheduler.New(cfg, deps)
+	if n.life != life {
+		return ErrCrashed
+	}
 	if err != nil {
 		return fmt.Errorf("node %d: %w", id, err)
 	}
-	n.log, n.Up, n.flushing, n.writing = log, true, false, false
+	n.log, n.Up, n.flushing, n.writing, n.paused = log, true, false, false, 0
 	n.turnAt = make([]engine.Instant, c.Opt.Lanes)
 	for i := range n.turnAt {
 		n.turnIn(i, turnDelay)
@@ -221,6 +252,7 @@ func (c *Cluster) Crash(id engine.NodeID) {
 	n := c.Node(id)
 	n.Up = false
 	n.life++
+	defer n.stopTasks()
 	n.disk = n.disk.Crash(rand.New(rand.NewPCG(c.Opt.Seed, n.life)), c.Opt.Crash)
 	n.db = n.db.Clone(state.Options{})
 	inc := n.incarnation
@@ -284,8 +316,13 @@ func (n *Node) turnIn(lane int, d time.Duration) {
 			return // a sooner one came in between
 		}
 		n.turnAt[lane] = 0
-		if next := n.Sched.Lanes()[lane].Turn(); next != 0 {
-			n.turnIn(lane, time.Duration(max(next-n.c.now, engine.Instant(turnDelay))))
+		life := n.life
+		next := n.Sched.Lanes()[lane].Turn()
+		if n.life != life {
+			return
+		}
+		if next != 0 {
+			n.turnIn(lane, time.Duration(max(next-n.clock.Now(), engine.Instant(turnDelay))))
 		}
 		n.pump()
 	})
@@ -293,6 +330,9 @@ func (n *Node) turnIn(lane int, d time.Duration) {
 
 // pump schedules what the last event has made necessary on this node.
 func (n *Node) pump() {
+	if !n.Up || n.paused > n.c.now {
+		return
+	}
 	for i, l := range n.Sched.Lanes() {
 		if l.HasMail() {
 			n.turnIn(i, n.c.jitter(turnDelay))
@@ -302,21 +342,7 @@ func (n *Node) pump() {
 		select {
 		case <-n.log.Pending():
 			n.flushing = true
-			n.after(n.c.jitter(flushDelay), func() {
-				n.flushing = false
-				if n.Sched.FlushLog() && !n.Sched.LogFull() {
-					n.Sched.MaintainLog()
-					n.idle++
-					idle := n.idle
-					n.after(time.Second, func() {
-						if n.idle == idle {
-							n.Sched.SealLog()
-							n.Sched.MaintainLog()
-						}
-					})
-				}
-				n.pump()
-			})
+			n.spawn(0, n.flush)
 		default:
 		}
 	}
@@ -435,94 +461,6 @@ func (c *Cluster) Leader(id engine.ShardID) *Node {
 	}
 	return nil
 }
-
-type network struct{ n *Node }
-
-// SendRaft implements scheduler.Network.
-func (w network) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
-	c := w.n.c
-	copies := 1
-	if c.Rand.Float64() < c.Opt.Drop {
-		copies = 0
-	} else if c.Rand.Float64() < c.Opt.Dup {
-		copies = 2
-	}
-	for range copies {
-		w.send(to, msgs, c.jitter(netDelay), func(s *scheduler.Scheduler, body []byte) {
-			s.RaftFrame(w.n.ID, w.n.incarnation, body)
-		})
-	}
-	return true
-}
-
-// SendHeartbeat implements scheduler.Network.
-func (w network) SendHeartbeat(to engine.NodeID, body []byte) bool {
-	w.send(to, body, w.n.c.jitter(netDelay), func(s *scheduler.Scheduler, body []byte) {
-		if err := s.Heartbeat(w.n.ID, w.n.incarnation, body); err != nil && w.n.c.Failed == nil {
-			w.n.c.Failed = err
-		}
-	})
-	return true
-}
-
-func (w network) send(to engine.NodeID, b []byte, d time.Duration, deliver func(*scheduler.Scheduler, []byte)) {
-	c := w.n.c
-	dst := c.Node(to)
-	if !dst.Up || c.cut[[2]engine.NodeID{w.n.ID, to}] {
-		return
-	}
-	body := slices.Clone(b)
-	inc := w.n.incarnation
-	dst.after(d, func() {
-		if w.n.incarnation == inc {
-			deliver(dst.Sched, body)
-			dst.pump()
-		}
-	})
-}
-
-// OpenSnapshot implements scheduler.Network. Chunks arrive all at once when the snapshot is finished.
-func (w network) OpenSnapshot(_ context.Context, to engine.NodeID, header []byte) (scheduler.SnapshotWriter, error) {
-	if !w.n.c.Node(to).Up || w.n.c.cut[[2]engine.NodeID{w.n.ID, to}] {
-		return nil, errors.New("no connection")
-	}
-	return &snapWriter{w: w, to: to, header: slices.Clone(header)}, nil
-}
-
-type snapWriter struct {
-	w      network
-	to     engine.NodeID
-	header []byte
-	chunks [][]byte
-}
-
-func (s *snapWriter) Write(_ context.Context, chunk []byte) error {
-	s.chunks = append(s.chunks, slices.Clone(chunk))
-	return nil
-}
-
-func (s *snapWriter) Finish(context.Context) error {
-	from, inc := s.w.n.ID, s.w.n.incarnation
-	s.w.send(s.to, nil, s.w.n.c.jitter(10*netDelay), func(sched *scheduler.Scheduler, _ []byte) {
-		sched.Snapshot(from, inc, s.header, &snapReader{chunks: s.chunks})
-	})
-	return nil
-}
-
-func (s *snapWriter) Abort(string) {}
-
-type snapReader struct{ chunks [][]byte }
-
-func (r *snapReader) Next(context.Context) ([]byte, error) {
-	if len(r.chunks) == 0 {
-		return nil, io.EOF
-	}
-	b := r.chunks[0]
-	r.chunks = r.chunks[1:]
-	return b, nil
-}
-
-func (r *snapReader) Finish(error) error { return nil }
 
 // Transfer asks the node, which must lead the shard, to hand it over.
 func (n *Node) Transfer(id engine.ShardID, to engine.NodeID) error {
