@@ -162,6 +162,7 @@ func (l *Lane) resume(r *replica, gen uint64, cold []raftlog.Run) {
 	if r.removed || !r.apply.active || r.apply.gen != gen {
 		return
 	}
+	r.apply.gen++ // nothing else that is under way for this apply counts any more
 	r.apply.parked = false
 	l.applyMore(r, cold)
 	l.tellApplied(r)

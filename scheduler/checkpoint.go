@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/store/raftlog"
@@ -46,6 +47,8 @@ type checkpointer struct {
 	mu    sync.Mutex
 	queue []ckptItem
 	step1 sync.Mutex // one step at a time
+
+	full atomic.Bool // the last step found no space
 }
 
 func newCheckpointer(s *Scheduler) *checkpointer {
@@ -108,7 +111,9 @@ func (c *checkpointer) step() bool {
 	err := c.s.state.Write(changes, c.s.log.Synced())
 	switch {
 	case errors.Is(err, state.ErrNoSpace):
-		c.s.logger.Error("no space for a checkpoint", "error", err)
+		if !c.full.Swap(true) {
+			c.s.logger.Error("no space for a checkpoint: writes are refused", "error", err)
+		}
 		c.mu.Lock()
 		c.queue = append(items, c.queue...)
 		c.mu.Unlock()
@@ -119,6 +124,7 @@ func (c *checkpointer) step() bool {
 		c.s.fatal(fmt.Errorf("checkpoint of %d shards: %w", len(items), err))
 		return false
 	}
+	c.full.Store(false)
 	m := &c.s.metrics
 	m.CheckpointTx.Add(1)
 	m.Checkpoints.Add(uint64(len(items)))
@@ -199,6 +205,9 @@ func (l *Lane) ckptLargest(want int64) {
 // unpinMax is how many replicas one look frees from the oldest segment.
 const unpinMax = 256
 
+// rewriteBytesMax is the log of a replica over which it is checkpointed and purged instead of rewritten.
+const rewriteBytesMax = 64 << 10
+
 // unpin frees the oldest segment (rules Log5, Log6): what is dirty is checkpointed and purged, the rest rewritten.
 func (l *Lane) unpin() {
 	l.pinned = l.log.Pinned(l.pinned[:0], unpinMax)
@@ -210,7 +219,11 @@ func (l *Lane) unpin() {
 		if r.ckpt.cut && !r.ckpt.queued {
 			l.abandonSnapshots(r)
 		}
-		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > 64<<10) && !r.ckpt.cut {
+		if r.ckpt.cut && l.log.Stats(k).Bytes > rewriteBytesMax {
+			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
+			continue
+		}
+		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && !r.ckpt.cut {
 			r.purgeAll = true
 			l.checkpoint(r)
 			continue

@@ -135,9 +135,14 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 		done(fmt.Errorf("shard %d: %w", rec.Shard, ErrExists))
 		return
 	}
+	if l.tombAbove(rec.Key) { // removed since its record was written, which is a tombstone now
+		done(fmt.Errorf("shard %d: %w: replica %d was removed", rec.Shard, ErrExists, rec.Replica))
+		return
+	}
 	var vote engine.Vote
 	if old != nil {
-		if old.logged || old.ioPending > 0 {
+		// A snapshot that is being linked fills it instead, and its engine must live to hear of that.
+		if old.logged || old.ioPending > 0 || old.snapIn != nil || old.linking {
 			l.later(createRetry, func(l *Lane) { l.create(rec, opt, done) })
 			return
 		}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store/raftlog"
 )
 
@@ -14,6 +16,14 @@ type writerState struct {
 	busy    atomic.Int64 // when the flush in progress began; 0 if there is none
 	stalled atomic.Bool
 	full    atomic.Int32 // 1 while there is no space for the log
+}
+
+// errFull refuses writes while log or state find no space: what is left is for what makes room (rule State6).
+var errFull = &shard.UnavailableError{RetryAfter: time.Second, Reason: "the disk of the node is full"}
+
+// full tells whether log or state have found no space. The log says so when it cannot prepare its next segment, half a segment ahead.
+func (s *Scheduler) full() bool {
+	return s.log.Metrics().OutOfSpace.Load() || s.ckpt.full.Load()
 }
 
 // FlushLog does one step of the log writer: one write and one sync of everything that all lanes have submitted. False means that

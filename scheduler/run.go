@@ -106,9 +106,15 @@ func (s *Scheduler) writerLoop() {
 		case <-idle.C:
 			if !sealed {
 				sealed = true
-				if !s.SealLog() || !s.MaintainLog() {
+				if !s.SealLog() {
 					return
 				}
+			}
+			if !s.MaintainLog() {
+				return
+			}
+			if s.log.Metrics().OutOfSpace.Load() {
+				idle.Reset(fullRetry) // writes are refused, so nothing else would notice that there is space again
 			}
 		}
 	}

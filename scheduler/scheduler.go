@@ -82,6 +82,8 @@ func (s *Scheduler) Submit(req *Request) {
 	switch {
 	case s.stopped.Load():
 		err = errStopping
+	case req.Kind == KindWrite && s.full():
+		err = errFull
 	case req.Kind == KindWrite && s.metrics.InflightBytes.Load()+int64(len(req.Body)) > s.cfg.InflightBytesMax:
 		err = shard.ErrOverloaded
 	default:

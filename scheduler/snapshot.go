@@ -324,7 +324,7 @@ func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMe
 	}
 	r.linking = true
 	r.apply.gen++ // what is read for an apply in progress is void
-	r.apply.parked = true
+	r.apply.parked = r.apply.active
 	change := state.Change{Record: snap.record}
 	l.s.spawn(func() {
 		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())

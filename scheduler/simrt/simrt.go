@@ -284,6 +284,7 @@ func (n *Node) heartbeat() {
 
 func (n *Node) checkpoint() {
 	n.Sched.LookForCheckpoints()
+	n.Sched.CollectGarbage()
 	n.pump()
 	n.after(time.Second, n.checkpoint)
 	n.write()

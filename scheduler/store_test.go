@@ -1,0 +1,245 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+	"github.com/kiloraft/kiloraft/store/vfs"
+	"golang.org/x/sys/unix"
+)
+
+// fullStore is a state whose disk may be full.
+type fullStore struct {
+	*state.DB
+	full bool
+}
+
+func (f *fullStore) Write(changes []state.Change, seq uint64) error {
+	if f.full {
+		return state.ErrNoSpace
+	}
+	return f.DB.Write(changes, seq)
+}
+
+// storeNode is one node with one shard of one voter, on disks that may be full.
+type storeNode struct {
+	t     *testing.T
+	s     *Scheduler
+	l     *Lane
+	r     *replica
+	clock *manualClock
+	db    *fullStore
+	full  bool // for segments of the log
+}
+
+func newStoreNode(t *testing.T) *storeNode {
+	n := &storeNode{t: t, clock: &manualClock{now: 1e9}, db: &fullStore{DB: state.NewMem(state.Options{})}}
+	fs := vfs.Inject(vfs.NewMem(), func(op *vfs.Op) error {
+		if n.full && op.Kind == vfs.OpAllocate {
+			return unix.ENOSPC
+		}
+		return nil
+	})
+	log, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.s, err = New(Config{Node: 1, Incarnation: 1, Fatal: func(err error) { t.Fatal(err) }}, Deps{Log: log, Recovery: rec,
+		State: n.db, Network: noNet{}, Clock: n.clock, Spawn: func(f func()) { f() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.s.run.readers.Close)
+	n.s.CreateReplicaAsync(NewReplica{testDescriptor(1, 1), 1, CreateOptions{Campaign: true}}, func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	n.l = n.s.lanes[0]
+	n.spin(20)
+	n.r = n.l.byShard[1]
+	return n
+}
+
+func (n *storeNode) spin(turns int) {
+	for range turns {
+		spin(n.s, n.clock)
+		if !n.s.MaintainLog() {
+			n.t.Fatal("the log has failed")
+		}
+	}
+}
+
+func (n *storeNode) put(k int, size int) error {
+	done := false
+	req := &Request{Kind: KindWrite, Shard: 1, Body: testPut(1, k, string(make([]byte, size))), Done: func(*Request) { done = true }}
+	n.s.Submit(req)
+	for i := 0; !done; i++ {
+		if i == 100 {
+			n.t.Fatal("no answer")
+		}
+		n.spin(1)
+	}
+	return req.Err
+}
+
+// TestFullLogRefusesWrites: rule State6. Writes are refused while half a segment is left for what frees some, the process goes on,
+// and so do writes once there is space.
+func TestFullLogRefusesWrites(t *testing.T) {
+	n := newStoreNode(t)
+	n.full = true
+	var err error
+	for k := 0; err == nil && k < 40; k++ {
+		err = n.put(k, 60_000)
+	}
+	if !errors.Is(err, shard.ErrUnavailable) || n.s.LogFull() {
+		t.Fatalf("error %v, log full %v", err, n.s.LogFull())
+	}
+	n.full = false
+	n.spin(1)
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFullStateRefusesWrites: rule State6.
+func TestFullStateRefusesWrites(t *testing.T) {
+	n := newStoreNode(t)
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+	n.db.full = true
+	n.l.checkpoint(n.r)
+	n.s.WriteCheckpoint()
+	if err := n.put(1, 10); !errors.Is(err, shard.ErrUnavailable) {
+		t.Fatalf("error %v", err)
+	}
+	n.db.full = false
+	n.s.WriteCheckpoint()
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUnpinLeavesCutsAlone: a replica whose checkpoint is under way is purged by it; rewriting hundreds of such logs in one
+// turn would make a batch that no frame can hold (rules Log5, Log6).
+func TestUnpinLeavesCutsAlone(t *testing.T) {
+	n := newStoreNode(t)
+	for k := range 4 {
+		if err := n.put(k, 40_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.l.checkpoint(n.r)
+	before := n.s.log.Metrics().Bytes.Load()
+	n.l.unpin()
+	n.spin(3)
+	if wrote := n.s.log.Metrics().Bytes.Load() - before; wrote > rewriteBytesMax {
+		t.Fatalf("%d bytes were rewritten", wrote)
+	}
+	n.s.WriteCheckpoint()
+	n.spin(3)
+	if st := n.l.log.Stats(n.r.key); st.Bytes > 0 {
+		t.Fatalf("the log still holds %d bytes", st.Bytes)
+	}
+}
+
+// TestLinkFails: a snapshot that cannot be linked leaves nothing behind that would start a later apply twice.
+func TestLinkFails(t *testing.T) {
+	n := newStoreNode(t)
+	n.db.full = true
+	tablet, _ := n.db.AllocTablet()
+	in, err := n.db.NewIngest(tablet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap := &snapshotIn{token: 1, ingest: in, record: n.r.machine.Record()}
+	snap.record.Applied.Index += 10
+	n.r.snapIn = snap
+	n.l.linkSnapshot(n.r, snap, engine.SnapshotMeta{Last: snap.record.Applied})
+	n.spin(2)
+	if n.r.linking || n.r.snapIn != nil || n.r.apply.parked {
+		t.Fatalf("linking %v, snapshot %v, parked %v", n.r.linking, n.r.snapIn, n.r.apply.parked)
+	}
+}
+
+// TestCreateBesideSnapshot: a replica is not made anew while a snapshot fills it, for the engine that waits for it must hear of it;
+// nor after it was removed.
+func TestCreateBesideSnapshot(t *testing.T) {
+	n := newStoreNode(t)
+	key := store.Key{Shard: 2, Replica: 1}
+	r := n.l.newUninitialised(key)
+	n.spin(3)
+	r.linking = true
+	eng := r.eng
+	rec, err := shard.NewReplicaRecord(testDescriptor(2, 1), 1, 99)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	n.l.create(&rec, CreateOptions{}, func(error) { made++ })
+	n.clock.now += 1e9
+	n.spin(3)
+	if made != 0 || r.eng != eng || r.machine != nil {
+		t.Fatal("made while a snapshot is being linked")
+	}
+	r.linking = false
+	n.clock.now += 1e9
+	n.spin(3)
+	if made != 1 || r.machine == nil {
+		t.Fatal("not made")
+	}
+
+	gone := store.Key{Shard: 3, Replica: 1}
+	n.l.tombs[gone] = struct{}{}
+	rec3, err := shard.NewReplicaRecord(testDescriptor(3, 1), 1, 98)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.l.create(&rec3, CreateOptions{}, func(e error) { err = e })
+	if !errors.Is(err, ErrExists) || n.l.byShard[3] != nil {
+		t.Fatalf("a removed replica was made again: %v", err)
+	}
+}
+
+// TestGarbageIsCollected: rule State4, by the goroutines of a scheduler.
+func TestGarbageIsCollected(t *testing.T) {
+	log, rec, err := raftlog.Open(vfs.NewMem(), "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := state.NewMem(state.Options{})
+	s, err := New(Config{Node: 1, Incarnation: 1, CheckpointInterval: 1e6, Fatal: func(err error) { t.Error(err) }},
+		Deps{Log: log, Recovery: rec, State: db, Network: noNet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateReplicas(ctx, []NewReplica{{testDescriptor(1, 1), 1, CreateOptions{}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RemoveReplica(ctx, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	for db.Stats().GarbageRanges > 0 {
+		select {
+		case <-ctx.Done():
+			t.Fatal("garbage stays for ever")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := s.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
