@@ -88,7 +88,9 @@
 //     frame, written when the log is idle.
 //  5. The segments must reach back to the oldest that the last frame needs.
 //  6. Rebuild the indexes. Records about entries in freed segments are tolerated, gaps among what is there are not.
-//  7. Go on in a new segment, whose header says where the last one ended; if that has no frame, in the same file with a new salt. So
+//  7. Write the last frame again, as it is, and sync: after a failed sync the page cache may hold it as clean although it is not on
+//     the disk.
+//  8. Go on in a new segment, whose header says where the last one ended; if that has no frame, in the same file with a new salt. So
 //     nothing that lies behind a cut is ever looked at again.
 //
 // # Crash cases

@@ -3,6 +3,7 @@ package raftlog_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -141,6 +142,64 @@ func TestOpenFailsOnSync(t *testing.T) {
 		})
 		if _, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes}); !errors.Is(err, unix.EIO) {
 			t.Fatalf("open with failing %v: %v", kind, err)
+		}
+	}
+}
+
+// TestFailedSyncThenClean: a sync fails, and the kernel takes the pages for clean (FAULTS D6). What the next process reads of them, and
+// counts as durable, must be on the disk before (rule Log1).
+func TestFailedSyncThenClean(t *testing.T) {
+	mem := vfs.NewMem()
+	fail := false
+	l, _, err := raftlog.Open(vfs.Inject(mem, func(op *vfs.Op) error {
+		if fail && op.Kind == vfs.OpDatasync {
+			if err := mem.ForgetDirty("log/0000000001.seg"); err != nil {
+				t.Fatal(err)
+			}
+			return unix.EIO
+		}
+		return nil
+	}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	submitVote(l, 100)
+	if _, err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	fail = true
+	l.Lane(0).SaveVote(raftlog.Key{Shard: 99, Replica: 1}, engine.Vote{Term: 2})
+	l.Lane(0).Submit()
+	if _, err := l.Flush(); !errors.Is(err, raftlog.ErrPoisoned) {
+		t.Fatalf("flush on a failing disk: %v", err)
+	}
+	_, rec, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rec.Replicas[raftlog.Key{Shard: 99, Replica: 1}].Vote
+	_, rec, err = raftlog.Open(mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.CrashPolicy{}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rec.Replicas[raftlog.Key{Shard: 99, Replica: 1}].Vote; got != want {
+		t.Fatalf("vote %v was recovered, and is %v after a power cut", want, got)
+	}
+}
+
+// TestSealWithoutSpace: that no segment can be had for a seal is no failure of the log.
+func TestSealWithoutSpace(t *testing.T) {
+	for size := segmentBytes - 4096 - 200; size < segmentBytes-4096; size++ {
+		l, _, fail := faulty(t, vfs.OpAllocate, false)
+		a := l.Lane(0)
+		a.Append(raftlog.Key{Shard: 9, Replica: 1}, raftlog.Run{Term: 1, First: 1, Count: 1, Body: raftlog.AppendEntry(nil, engine.EntryNormal, make([]byte, size))})
+		a.Submit()
+		if _, err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		*fail = unix.ENOSPC
+		if err := l.Seal(); err != nil {
+			t.Fatalf("seal behind %d bytes: %v", size, err)
 		}
 	}
 }

@@ -331,7 +331,9 @@ func (l *Log) seal() error {
 	if l.sealed || l.needSegment || l.tail == segmentStart {
 		return nil // the header of an empty segment seals the one before
 	}
-	if err := l.room(frameHeaderSize); err != nil {
+	if err := l.room(frameHeaderSize); errors.Is(err, ErrNoSpace) {
+		return nil // without a seal only the end of the log is less sure
+	} else if err != nil {
 		return err
 	}
 	if l.tail == segmentStart {

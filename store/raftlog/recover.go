@@ -215,7 +215,7 @@ func Open(fs vfs.FS, dir string, opt Options) (*Log, *Recovery, error) {
 	return l, rec, nil
 }
 
-// recover reads the log and builds the indexes. Nothing is changed on the disk.
+// recover reads the log and builds the indexes. It changes nothing on the disk but what confirm does.
 func (l *Log) recover(sc *scanned) (*Recovery, error) {
 	// Log1: what a killed process has left in the page cache is made durable before it is believed.
 	for _, seg := range sc.segs {
@@ -240,7 +240,10 @@ func (l *Log) recover(sc *scanned) (*Recovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	sc.buf = nil
+	if err := sc.confirm(); err != nil {
+		return nil, err
+	}
+	sc.buf, sc.last = nil, nil
 	l.recovered = p.replicas
 	l.unadopted.Store(int64(len(p.replicas)))
 	for _, seg := range sc.segs {
@@ -251,6 +254,20 @@ func (l *Log) recover(sc *scanned) (*Recovery, error) {
 		rec.Replicas[k] = r.report(sc.segs)
 	}
 	return rec, nil
+}
+
+// confirm writes the last frame again, as it is, and syncs it. Its sync may have failed before the process was started again: then
+// the page cache holds it as clean, and to sync the file says that all is well and writes nothing (rule Log1). It can be the last one
+// only, for one write is in flight at a time.
+func (sc *scanned) confirm() error {
+	if sc.last == nil {
+		return nil
+	}
+	seg := sc.segs[len(sc.segs)-1]
+	if _, err := seg.file.WriteAt(sc.last, sc.lastAt); err != nil {
+		return fmt.Errorf("write %s again: %w", seg.path, err)
+	}
+	return seg.file.Datasync()
 }
 
 func (r *replica) report(segs []*segment) *ReplicaLog {

@@ -45,7 +45,9 @@ func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 type scanned struct {
 	segs    []*segment
 	lastSeq uint64
-	tail    int64 // where the frames of the newest segment end
+	tail    int64  // where the frames of the newest segment end
+	last    []byte // its last frame, if it has one, which is at lastAt
+	lastAt  int64
 	sealed  bool
 	oldest  uint64
 	buf     []byte
@@ -225,6 +227,7 @@ func (sc *scanned) scanNewest(seg *segment, syncedHint uint64, visit visitor) er
 		if !ok {
 			break
 		}
+		sc.last, sc.lastAt = sc.buf[off:min(next, int64(seg.size))], off
 		off = next
 	}
 	sc.tail = min(off, int64(seg.size))

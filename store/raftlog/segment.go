@@ -225,7 +225,11 @@ func (l *Log) prepareNext() error {
 		}
 		return nil
 	}
-	if len(l.spares) > 0 || seg == nil || l.tail < int64(seg.size)/2 {
+	if len(l.spares) > 0 {
+		l.metrics.OutOfSpace.Store(false)
+		return nil
+	}
+	if seg == nil || !l.needSegment && l.tail < int64(seg.size)/2 {
 		return nil
 	}
 	if !l.opt.Background {

@@ -37,7 +37,6 @@ type boltKV struct {
 }
 
 func openBolt(path string, opt Options) (*boltKV, error) {
-	_, statErr := os.Stat(path)
 	b := &boltKV{opt: opt}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         opt.LockTimeout,
@@ -58,22 +57,20 @@ func openBolt(path string, opt Options) (*boltKV, error) {
 	}
 	b.db = db
 	b.pageSize = int64(db.Info().PageSize)
-	if err := b.prepare(path, errors.Is(statErr, os.ErrNotExist)); err != nil {
+	if err := b.prepare(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("open state %s: %w", path, err), db.Close())
 	}
 	return b, nil
 }
 
-func (b *boltKV) prepare(path string, fresh bool) error {
-	if fresh { // bbolt syncs the file, not the directory
-		d, err := os.Open(filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		err = errors.Join(d.Sync(), d.Close())
-		if err != nil {
-			return err
-		}
+func (b *boltKV) prepare(path string) error {
+	// bbolt syncs the file, not the directory; nor did, maybe, a process that was killed when it had made the file.
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if err = errors.Join(d.Sync(), d.Close()); err != nil {
+		return err
 	}
 	info, err := b.file.Stat()
 	if err != nil {

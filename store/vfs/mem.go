@@ -131,7 +131,7 @@ func (m *Mem) List(dir string) ([]string, error) {
 	return names, nil
 }
 
-// MkdirAll implements FS. Directories are durable at once: nothing in the project depends on the difference.
+// MkdirAll implements FS.
 func (m *Mem) MkdirAll(dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -252,6 +252,20 @@ func (m *Mem) Corrupt(name string, fn func(data []byte)) error {
 	}
 	fn(n.data)
 	n.durable = append(n.durable[:0], n.data...)
+	n.dirty = nil
+	return nil
+}
+
+// ForgetDirty does to a file what a kernel may do when a sync fails: what was written stays readable, and is never written to the
+// disk, however often it is synced, unless it is written again.
+func (m *Mem) ForgetDirty(name string) error {
+	name = filepath.Clean(name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.names[name]
+	if n == nil {
+		return pathError("forget", name, fs.ErrNotExist)
+	}
 	n.dirty = nil
 	return nil
 }

@@ -35,7 +35,26 @@ func (osFS) Open(name string) (File, error) {
 
 func (osFS) Remove(name string) error             { return os.Remove(name) }
 func (osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
-func (osFS) MkdirAll(dir string) error            { return os.MkdirAll(dir, 0o700) }
+
+// MkdirAll makes the new directories durable, and dir even if it is there: an earlier process may have been killed before that.
+func (fs osFS) MkdirAll(dir string) error {
+	var parents []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		parents = append(parents, filepath.Dir(d))
+		if _, err := os.Stat(d); err == nil || d == filepath.Dir(d) {
+			break
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, p := range parents {
+		if err := fs.SyncDir(p); err != nil && !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+	}
+	return nil
+}
 
 func (osFS) List(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)

@@ -26,7 +26,7 @@ type FS interface {
 	Rename(oldName, newName string) error
 	// List returns the sorted base names of the files in dir.
 	List(dir string) ([]string, error)
-	// MkdirAll makes a directory, and its parents.
+	// MkdirAll makes a directory, and its parents. They are durable.
 	MkdirAll(dir string) error
 	// SyncDir makes the entries of dir durable.
 	SyncDir(dir string) error
