@@ -69,7 +69,6 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		ElectionTimeoutMin: engine.Duration(n.cfg.ElectionTimeout),
 		HeartbeatInterval:  engine.Duration(n.cfg.HeartbeatInterval),
 		QuiesceAfter:       engine.Duration(n.cfg.QuiesceAfter),
-		Seed:               n.facts.incarnations[len(n.facts.incarnations)-1],
 		ShardLogBytesMax:   n.cfg.LogKeepBytes,
 		Logger:             n.log,
 		Fatal:              n.fatal,

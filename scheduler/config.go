@@ -28,7 +28,6 @@ type Config struct {
 	QuiesceAfter       engine.Duration // default 2 s; negative: never
 	ClockDriftMax      engine.Duration // default a hundredth of ElectionTimeoutMin, at least 1 ms
 	ClockAheadMax      engine.Duration // of the wall clock, before the median of the peers' (rule State8): default 5 s
-	Seed               uint64          // of the engines' random choices
 
 	// Bounds.
 	UncommittedBytesMax int   // per shard: default 16 MiB, at least one write of the largest size

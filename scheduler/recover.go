@@ -232,7 +232,9 @@ func (l *Lane) startEngine(r *replica, rec engine.Recovered) {
 	r.eng = engine.New(engine.Config{
 		Self: r.self, ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval,
 		QuiesceAfter: c.QuiesceAfter, ClockDriftMax: c.ClockDriftMax, LeaseStart: l.s.leaseStart,
-		Seed: c.Seed ^ uint64(r.key.Shard)*0x9e3779b97f4a7c15, UncommittedBytesMax: c.UncommittedBytesMax,
+		// The same on all nodes: by it the replicas of a shard agree who campaigns first (rule Live5). The engine mixes in node and
+		// incarnation where it rolls dice.
+		Seed: uint64(r.key.Shard) * 0x9e3779b97f4a7c15, UncommittedBytesMax: c.UncommittedBytesMax,
 		InflightMax: c.InflightMessages, EntriesPerMessage: c.EntriesPerMessage, Links: &l.links,
 	}, rec)
 	r.peers, r.memberAt = nil, engine.LogID{}

@@ -182,7 +182,7 @@ func (c *Cluster) Start(id engine.NodeID) error {
 	n := c.Node(id)
 	n.life++
 	n.Lives++
-	n.incarnation = n.life*1000 + uint64(id)
+	n.incarnation = (c.Opt.Seed+1)*1_000_000 + n.life*1000 + uint64(id)
 	n.startClock()
 	life := n.life
 	synced, err := n.db.SyncedSeq()
@@ -198,7 +198,7 @@ func (c *Cluster) Start(id engine.NodeID) error {
 	if err != nil {
 		return fmt.Errorf("node %d: %w", id, err)
 	}
-	cfg := scheduler.Config{Node: id, Incarnation: n.incarnation, Lanes: c.Opt.Lanes, Seed: c.Opt.Seed, Logger: c.Opt.Logger,
+	cfg := scheduler.Config{Node: id, Incarnation: n.incarnation, Lanes: c.Opt.Lanes, Logger: c.Opt.Logger,
 		Fatal: func(err error) { n.fatal(life, err) }}
 	if c.Opt.Config != nil {
 		c.Opt.Config(&cfg)
