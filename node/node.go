@@ -119,7 +119,7 @@ func (n *Node) open() error {
 // openStores opens state and log, and reads the facts.
 func (n *Node) openStores() error {
 	var err error
-	if n.state, err = state.Open(StatePath(n.cfg.DataDir), state.Options{Logger: n.log}); err != nil {
+	if n.state, err = state.Open(StatePath(n.cfg.DataDir), state.Options{Logger: n.log, Failed: n.stateFailed}); err != nil {
 		n.state = nil
 		return fmt.Errorf("node: open state: %w", err)
 	}
@@ -150,6 +150,12 @@ func (n *Node) openStores() error {
 		return fmt.Errorf("node: open raft log: %w", err)
 	}
 	return nil
+}
+
+// stateFailed ends the node when the state cannot be written, be it a checkpoint, a snapshot that comes in, a new replica or a fact
+// (rule State6).
+func (n *Node) stateFailed(err error) {
+	n.spawn(func() { n.fatal(fmt.Errorf("node: %w", err)) }) // the state is locked
 }
 
 func (n *Node) openTransport() error {

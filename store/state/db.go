@@ -22,6 +22,9 @@ type Options struct {
 	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
 	LockTimeout time.Duration
 	Logger      *slog.Logger
+	// Failed is told of the first failed write or sync, after which nothing is written any more: the process must end, whoever
+	// wrote (rule State6). It is called while the DB is locked, and must not call it.
+	Failed func(error)
 	// Fault, for tests, is called before each commit; an error fails it.
 	Fault func() error
 	// FreeBytes, for tests, replaces the question to the file system.
@@ -50,6 +53,7 @@ func (o *Options) defaults() {
 type DB struct {
 	kv  backend
 	log *slog.Logger
+	bad func(error) // Options.Failed
 
 	writes, jobs, moved    atomic.Uint64
 	garbageN, liveTabletsN atomic.Int64
@@ -94,7 +98,7 @@ func NewMem(opt Options) *DB {
 }
 
 func newDB(kv backend, opt Options) *DB {
-	return &DB{kv: kv, log: opt.Logger, live: make(map[TabletID]int), unlinked: make(map[TabletID]*unlinked)}
+	return &DB{kv: kv, log: opt.Logger, bad: opt.Failed, live: make(map[TabletID]int), unlinked: make(map[TabletID]*unlinked)}
 }
 
 // Clone returns a copy of a store made by NewMem, as if it had been opened again after a crash at this moment.
@@ -134,6 +138,9 @@ func (db *DB) update(n need, fn func(kvTx) error) error {
 	case errors.As(err, &failed):
 		db.failed.Store(&err)
 		db.log.Error("the state can not be written any more", "error", err)
+		if db.bad != nil {
+			db.bad(fmt.Errorf("%w: %w", ErrFailed, err))
+		}
 		return fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	return err

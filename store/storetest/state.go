@@ -514,7 +514,8 @@ func stateGarbage(t *testing.T, open OpenState) {
 func stateFailed(t *testing.T, open OpenState) {
 	boom := errors.New("boom")
 	var fail error
-	s := open(t, state.Options{Fault: func() error { return fail }})
+	var told []error
+	s := open(t, state.Options{Fault: func() error { return fail }, Failed: func(err error) { told = append(told, err) }})
 	r := create(t, s, key(1, 1), "", "", overlay("a", "1"))
 	fail = boom
 	r2 := r
@@ -525,6 +526,9 @@ func stateFailed(t *testing.T, open OpenState) {
 	fail = nil // it stays failed (rule State6)
 	wantErr(t, s.Write([]state.Change{{Record: r2}}, 0), state.ErrFailed)
 	wantErr(t, s.NodePut("x", nil), state.ErrFailed)
+	if len(told) != 1 || !errors.Is(told[0], boom) {
+		t.Fatalf("told of %v", told)
+	}
 	s = reopen(t, s, open)
 	defer s.Close()
 	wantValue(t, s, r, "a", "1")
