@@ -64,7 +64,7 @@ in .jsonl is jsonl, and all else tsv. --prefix is put before every key.`,
 			if err != nil {
 				return err
 			}
-			stop := a.progressBar("import", opt.Progress)
+			stop := a.progressBar("import", opt.Progress, args[0] != "-")
 			report, err := load.Import(cmd.Context(), c, args[0], a.env.Stdin, opt)
 			stop()
 			return a.loadReport("imported", report, err, a.env.Stdout)
@@ -104,7 +104,7 @@ With dir, a key that is no clean relative path is reported and skipped, and the 
 			if err != nil {
 				return err
 			}
-			stop := a.progressBar("export", opt.Progress)
+			stop := a.progressBar("export", opt.Progress, false)
 			report, err := load.Export(cmd.Context(), c, path, a.env.Stdout, opt)
 			stop()
 			out := a.env.Stdout
@@ -157,8 +157,8 @@ func (a *app) loadReport(verb string, r load.Report, err error, out io.Writer) e
 	return nil
 }
 
-// progressBar shows p on a terminal until stop is called.
-func (a *app) progressBar(name string, p *load.Progress) (stop func()) {
+// progressBar shows p on a terminal until stop is called: a bar if the total will be known, else only the counts.
+func (a *app) progressBar(name string, p *load.Progress, total bool) (stop func()) {
 	if !isTerminal(a.env.Stderr) {
 		return func() {}
 	}
@@ -167,7 +167,11 @@ func (a *app) progressBar(name string, p *load.Progress) (stop func()) {
 	text := func(decor.Statistics) string {
 		return fmt.Sprintf("%s  %d keys  %s  %d rejected ", name, p.Keys.Load(), humanBytes(p.Bytes.Load()), p.Rejected.Load())
 	}
-	bar := bars.AddBar(p.BytesTotal.Load(), mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Any(text)), mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_MMSS)))
+	style := mpb.NopStyle()
+	if total {
+		style = mpb.BarStyle()
+	}
+	bar := bars.New(0, style, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Any(text)), mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_MMSS)))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for tick := time.NewTicker(120 * time.Millisecond); ; {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,9 +20,11 @@ import (
 
 // remote is client.Cluster over connections to nodes.
 type remote struct {
-	servers []string
-	pool    *router.Pool
-	c       *router.Client
+	pool *router.Pool
+	c    *router.Client
+
+	mu      sync.Mutex
+	servers []string // guarded by mu: the one that answered last comes first
 }
 
 var _ client.Cluster = (*remote)(nil)
@@ -32,7 +35,7 @@ func dialRemote(ctx context.Context, cfg *config.Config) (client.Cluster, error)
 
 // Dial gives a client of the cluster that the servers belong to. It connects when it is first used.
 func Dial(_ context.Context, servers []string) (client.Cluster, error) {
-	r := &remote{servers: servers}
+	r := &remote{servers: slices.Clone(servers)}
 	r.pool = router.NewPool(router.Config{}.Transport)
 	r.c = router.New(r.pool, servers, router.Config{})
 	return r, nil
@@ -135,36 +138,73 @@ func (r *remote) Scan(ctx context.Context, q client.Range) iter.Seq2[client.Item
 	}
 }
 
-// attemptMax bounds the wait for one node when others may be asked.
-const attemptMax = 3 * time.Second
+// hedgeAfter is how long a question waits for one node before the next one is asked as well.
+const hedgeAfter = 300 * time.Millisecond
 
-// ask sends a question that any node answers to one after the other, until one does.
+// ask sends a question that any node answers. The nodes are asked one after the other, without waiting long for one that hangs; the first
+// answer counts, and who gave it is asked first the next time.
 func (r *remote) ask(ctx context.Context, method api.Method, q, answer api.Body) error {
 	var body []byte
 	if q != nil {
 		body = q.Append(nil)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		server string
+		body   []byte
+		err    error
+	}
+	servers := r.order()
+	results := make(chan result, len(servers))
 	var errs []error
-	for _, s := range r.servers {
-		try, cancel := context.WithTimeout(ctx, attemptMax)
-		b, err := r.c.Call(try, 0, s, method, body)
-		cancel()
-		if err == nil {
-			return api.Decode(b, answer)
+	for asked := 0; ; {
+		var hedge <-chan time.Time
+		if asked < len(servers) {
+			s := servers[asked]
+			asked++
+			go func() {
+				b, err := r.c.Call(ctx, 0, s, method, body)
+				results <- result{s, b, err}
+			}()
+			hedge = time.After(hedgeAfter)
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", s, err))
-		if ctx.Err() != nil || !errors.Is(mark(err), client.ErrUnavailable) {
-			break
+		select {
+		case <-hedge:
+			continue
+		case a := <-results:
+			if a.err == nil {
+				r.prefer(a.server)
+				return api.Decode(a.body, answer)
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", a.server, a.err))
+			if len(errs) == len(servers) || !errors.Is(mark(a.err), client.ErrUnavailable) {
+				return mark(errors.Join(errs...))
+			}
 		}
 	}
-	return mark(errors.Join(errs...))
+}
+
+// order gives the servers, the one that answered last first.
+func (r *remote) order() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.servers)
+}
+
+func (r *remote) prefer(server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.servers, server); i > 0 {
+		r.servers = slices.Insert(slices.Delete(r.servers, i, i+1), 0, server)
+	}
 }
 
 // Init implements client.Cluster. One node does it; asking another after a lost answer completes what the first began.
 func (r *remote) Init(ctx context.Context, shards, replicas int) (client.InitResult, error) {
 	body := (&api.InitRequest{Shards: uint64(shards), Replicas: uint64(replicas)}).Append(nil)
 	var errs []error
-	for _, s := range r.servers {
+	for _, s := range r.order() {
 		b, err := r.c.Call(ctx, 0, s, api.MethodInit, body)
 		if err == nil {
 			var a api.InitAnswer

@@ -191,6 +191,9 @@ func (im *importer) readDir(ctx context.Context, dir string) error {
 		return err
 	}
 	defer root.Close()
+	if im.opt.Progress != nil {
+		im.tally.p.BytesTotal.Store(treeSize(ctx, root))
+	}
 	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
@@ -208,6 +211,20 @@ func (im *importer) readDir(ctx context.Context, dir string) error {
 		}
 		return im.send(ctx, record{where: path, key: []byte(filepath.ToSlash(path)), value: value})
 	})
+}
+
+// treeSize adds up what there is to read, for a progress bar; what it cannot see does not count.
+func treeSize(ctx context.Context, root *os.Root) (sum int64) {
+	_ = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return ctx.Err()
+		}
+		if info, err := d.Info(); err == nil {
+			sum += info.Size()
+		}
+		return ctx.Err()
+	})
+	return sum
 }
 
 func readRegular(root *os.Root, path string, d fs.DirEntry) ([]byte, error) {
