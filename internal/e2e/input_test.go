@@ -411,3 +411,15 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
+
+// TestTour runs the guided tour.
+func TestTour(t *testing.T) {
+	if !full {
+		t.Skip("its steps are those of TestThousandShards; KILORAFT_E2E=full runs it too")
+	}
+	o := runBinary(t, nil, nil, "demo", "--once", "--dir", t.TempDir(), "-o", "json")
+	var tour demo.Tour
+	if err := json.Unmarshal([]byte(o.stdout), &tour); err != nil || o.code != 0 || tour.Adds == 0 || tour.Files == 0 {
+		t.Errorf("exit %d, %+v, %v\n%s", o.code, tour, err, o.stderr)
+	}
+}
