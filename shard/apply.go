@@ -259,12 +259,15 @@ func (m *Machine) adds(w *Write, now int64, job *state.ReadJob, res *Result) (bo
 	return failed < 0, nil
 }
 
+// integerBytesMax is the longest text of an integer, with its sign.
+const integerBytesMax = 20
+
 // addTo adds delta to a decimal integer.
 func addTo(value []byte, found bool, delta int64) (int64, bool) {
 	var old int64
 	if found {
 		var err error
-		if len(value) > 20 {
+		if len(value) > integerBytesMax {
 			return 0, false
 		}
 		if old, err = strconv.ParseInt(string(value), 10, 64); err != nil {

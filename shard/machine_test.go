@@ -636,3 +636,55 @@ func TestAddEdges(t *testing.T) {
 		t.Errorf("%d writes counted", w)
 	}
 }
+
+// A delete-range ends whatever its keys hold: the page that is prefetched has all keys up to its limit, not all that fit into some bytes.
+func TestDeleteRangeOfLargeValues(t *testing.T) {
+	r := newReplica(t, bornDescriptor(), 1)
+	for i := range 6 {
+		r.apply(entryOf(testStamp, Write{Ops: []Op{{Kind: OpPut, Key: fmt.Appendf(nil, "c%d", i), Value: make([]byte, 1<<20)}}}))
+	}
+	r.checkpoint()
+	if ans := r.apply(entryOf(testStamp, Write{Ops: []Op{{Kind: OpDeleteRange, Key: []byte("c"), End: []byte("d")}}})); ans.Values[0] != 6 || ans.More {
+		t.Fatalf("%+v", ans)
+	}
+	if c := r.content(); c != "[]" {
+		t.Fatal(c)
+	}
+}
+
+// A condition brings no more of a value into memory than it is compared with.
+func TestConditionsReadLittle(t *testing.T) {
+	r := newReplica(t, bornDescriptor(), 1)
+	big := bytes.Repeat([]byte("7"), 1<<20)
+	r.apply(entryOf(testStamp, Write{Ops: []Op{{Kind: OpPut, Key: []byte("c"), Value: big}, {Kind: OpPut, Key: []byte("d"), Value: []byte("42")}}}))
+	r.checkpoint()
+	w := entryOf(testStamp, Write{
+		Conditions: []Condition{{Kind: ConditionExists, Key: []byte("c")}, {Kind: ConditionValue, Key: []byte("d"), Value: []byte("42")}},
+		Ops:        []Op{{Kind: OpAdd, Key: []byte("d"), Delta: 1}},
+	})
+	var need Need
+	var job state.ReadJob
+	r.m.Collect(w, &need)
+	r.m.FillNeed(&need, &job)
+	r.db.RunJob(&job)
+	for _, p := range job.Points {
+		if len(p.Value) > 100 {
+			t.Errorf("%d bytes of a value", len(p.Value))
+		}
+	}
+	if ans := r.apply(w); ans.Outcome != OutcomeApplied || ans.Values[0] != 43 {
+		t.Fatalf("%+v", ans)
+	}
+	for _, w := range []Write{
+		{Conditions: []Condition{{Kind: ConditionValue, Key: []byte("c"), Value: big[:100]}}, Ops: []Op{{Kind: OpDelete, Key: []byte("c")}}},
+		{Ops: []Op{{Kind: OpAdd, Key: []byte("c"), Delta: 1}}},
+	} {
+		if ans := r.apply(entryOf(testStamp, w)); ans.Outcome == OutcomeApplied {
+			t.Fatalf("%+v", ans)
+		}
+	}
+	whole := Write{Conditions: []Condition{{Kind: ConditionValue, Key: []byte("c"), Value: big}}, Ops: []Op{{Kind: OpDelete, Key: []byte("c")}}}
+	if ans := r.apply(entryOf(testStamp, whole)); ans.Outcome != OutcomeApplied {
+		t.Fatalf("%+v", ans)
+	}
+}

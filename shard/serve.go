@@ -2,6 +2,7 @@ package shard
 
 import (
 	"bytes"
+	"math"
 	"slices"
 
 	"github.com/kiloraft/kiloraft/store/state"
@@ -14,6 +15,9 @@ type Need struct {
 	Ranged     bool
 	Start, End []byte
 	Limit      int
+	// ValueMax is how much of the values matters: one more byte than the longest that one is compared with. A condition that a key
+	// exists does not bring a value of megabytes into memory.
+	ValueMax int
 }
 
 // Reset empties the need, keeping its memory.
@@ -40,7 +44,7 @@ func (m *Machine) Collect(payload []byte, need *Need) bool {
 			return false
 		}
 		o := &w.Ops[0]
-		*need = Need{Keys: need.Keys, Ranged: true, Start: o.Key, End: m.rangeEnd(o)}
+		*need = Need{Keys: need.Keys, ValueMax: need.ValueMax, Ranged: true, Start: o.Key, End: m.rangeEnd(o)}
 		// Enough for the limit even if all tombstones of the overlays hide a key of the page each.
 		need.Limit = rangeLimit(o) + tombstones(m.live, need) + tombstones(m.frozen, need)
 		return true
@@ -50,6 +54,7 @@ func (m *Machine) Collect(payload []byte, need *Need) bool {
 	}
 	for i := range w.Conditions {
 		m.collectKey(w.Conditions[i].Key, need)
+		need.ValueMax = max(need.ValueMax, len(w.Conditions[i].Value)+1, integerBytesMax+1)
 	}
 	for i := range w.Ops {
 		if w.Ops[i].Kind == OpAdd {
@@ -80,14 +85,18 @@ func tombstones(o *state.Overlay, need *Need) (n int) {
 	return n
 }
 
-// FillNeed makes a read job of a need. The job's keys alias the need's and are sorted.
+// FillNeed makes a read job of a need. The job's keys are the need's, sorted; the need must not be used again.
 func (m *Machine) FillNeed(need *Need, job *state.ReadJob) {
 	m.FillJob(job)
 	job.Keys, job.Start, job.End, job.Limit, job.Bytes, job.Reverse = nil, nil, nil, 0, 0, false
+	job.KeysOnly, job.ValueMax = false, 0
 	if need.Ranged {
+		// Never less than Limit keys, if there are so many, whatever they hold: else Apply would ask again for ever.
 		job.Start, job.End, job.Limit = need.Start, need.End, need.Limit
+		job.KeysOnly, job.Bytes = true, math.MaxInt
 		return
 	}
+	job.ValueMax = max(need.ValueMax, integerBytesMax+1)
 	slices.SortFunc(need.Keys, bytes.Compare)
 	need.Keys = slices.CompactFunc(need.Keys, bytes.Equal)
 	job.Keys = need.Keys

@@ -24,7 +24,7 @@ type ReadJob struct {
 	Extents []Extent
 	Applied engine.LogID
 
-	// Keys asks for these keys; if it is nil, the job reads a page of the range from Start up to, not including, End (empty:
+	// Keys asks for these keys, or the first of them: Points ends with the one whose value brings it to Bytes (0 is no limit). If it is nil, the job reads a page of the range from Start up to, not including, End (empty:
 	// plus infinity). The page ends after Limit items or when it holds Bytes bytes, with one item at least; 0 is no limit of
 	// items, and 4 MiB.
 	Keys       [][]byte
@@ -32,6 +32,10 @@ type ReadJob struct {
 	Limit      int
 	Bytes      int
 	Reverse    bool
+	// KeysOnly leaves the values of a page out, and out of Bytes.
+	KeysOnly bool
+	// ValueMax, if not 0, is how much of the value of each of Keys is wanted; of longer ones the rest is left out.
+	ValueMax int
 
 	// Done is called by Readers, on one of their goroutines, when the job is finished.
 	Done func(*ReadJob)
@@ -171,8 +175,14 @@ func (j *ReadJob) points(tx kvTx) error {
 		if err != nil {
 			return err
 		}
+		if j.ValueMax > 0 && len(it.Value) > j.ValueMax {
+			it.Value = it.Value[:j.ValueMax]
+		}
 		it.Value = j.copy(it.Value)
 		j.Points = append(j.Points, Point{Item: it, Found: true})
+		if j.Bytes > 0 && len(j.buf) >= j.Bytes {
+			return nil
+		}
 	}
 	return nil
 }
@@ -228,6 +238,9 @@ func (j *ReadJob) pageOf(tx kvTx, e Extent) (full bool, err error) {
 		it, err := j.items.read(e.Tablet, k, v)
 		if err != nil {
 			return false, err
+		}
+		if j.KeysOnly {
+			it.Value = nil
 		}
 		it.Value = j.copy(it.Value)
 		j.Page.Items = append(j.Page.Items, KV{Key: j.copy(k), Item: it})
