@@ -226,6 +226,7 @@ func (l *Lane) submitNeed(r *replica) {
 	gen := a.gen
 	job := &state.ReadJob{}
 	r.machine.FillNeed(&a.need, job)
+	a.need, a.job = shard.Need{}, nil // the job owns the keys now, and a reader reads them; an earlier job is no more needed
 	l.readCold(job, func(l *Lane, job *state.ReadJob) {
 		if r.removed || !a.active || a.gen != gen {
 			return

@@ -174,9 +174,15 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 	var cold [][]byte
 	size, point := 0, 0
 	for _, key := range l.get.Keys {
+		if size > shard.AnswerBytesMax && len(l.items) > 0 {
+			break
+		}
+		if point > 0 && point == len(job.Points) && point < len(job.Keys) && string(job.Keys[point]) == string(key) {
+			break // the job ends before, for it is full: the client asks for the rest
+		}
 		it, hit := r.machine.Get(key)
-		if job != nil { // it has a point for each key that was missing, in order
-			if point < len(job.Keys) && string(job.Keys[point]) == string(key) {
+		if job != nil { // it has a point for each key that was missing, or the first of them, in order
+			if point < len(job.Points) && string(job.Keys[point]) == string(key) {
 				p := &job.Points[point]
 				point++
 				if hit == state.Miss {
@@ -206,7 +212,7 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 		l.items = append(l.items, it)
 	}
 	if len(cold) > 0 {
-		job := &state.ReadJob{Keys: cold}
+		job := &state.ReadJob{Keys: cold, Bytes: shard.AnswerBytesMax} // an answer holds no more, however many are asked for
 		r.machine.FillJob(job)
 		l.fetch(r, req, job, wall)
 		return

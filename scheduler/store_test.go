@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -241,5 +242,65 @@ func TestGarbageIsCollected(t *testing.T) {
 	}
 	if err := s.Stop(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestReadOfLargeColdValues: a read brings no more into memory than its answer holds, however many keys it names.
+func TestReadOfLargeColdValues(t *testing.T) {
+	n := newStoreNode(t)
+	var keys [][]byte
+	for k := range 6 {
+		if err := n.put(k, 3<<20); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, fmt.Appendf(nil, "%05d/%d", 1, k))
+	}
+	n.l.checkpoint(n.r)
+	n.s.WriteCheckpoint()
+	n.spin(3)
+	var jobs []*state.ReadJob
+	n.s.readJob = func(job *state.ReadJob) {
+		jobs = append(jobs, job)
+		n.db.RunJob(job)
+		job.Done(job)
+	}
+	for len(keys) > 0 {
+		done := false
+		req := &Request{Kind: KindRead, Shard: 1, Body: shard.AppendRead(nil, &shard.Read{Shard: 1, Version: 1, Keys: keys}), Done: func(*Request) { done = true }}
+		n.s.Submit(req)
+		for i := 0; !done && i < 100; i++ {
+			n.spin(1)
+		}
+		entries, err := shard.DecodeAnswer(req.Answer, keys, nil)
+		if req.Err != nil || err != nil || !done || len(entries) == 0 {
+			t.Fatal(req.Err, err, done, entries)
+		}
+		for _, e := range entries {
+			if len(e.Value) != 3<<20 {
+				t.Fatalf("%d bytes", len(e.Value))
+			}
+		}
+		keys = keys[len(entries):]
+	}
+	for _, job := range jobs {
+		if len(job.Points) > 2 {
+			t.Fatalf("%d values of 3 MiB in one job", len(job.Points))
+		}
+	}
+}
+
+// TestNeedIsTheJobs: what a lane collects for the next entries must not change the keys of a job that a reader has, or that was read: their
+// values would be taken for those of others (rule State1).
+func TestNeedIsTheJobs(t *testing.T) {
+	n := newStoreNode(t)
+	var job *state.ReadJob
+	n.s.readJob = func(j *state.ReadJob) { job = j }
+	a := &n.r.apply
+	a.need.Keys = append(a.need.Keys, []byte("00001/a"), []byte("00001/b"))
+	n.l.submitNeed(n.r)
+	a.need.Reset()
+	a.need.Keys = append(a.need.Keys, []byte("00001/c"))
+	if got := string(job.Keys[0]); got != "00001/a" || a.job != nil {
+		t.Fatalf("the job's key is %q, an earlier job %v", got, a.job)
 	}
 }
