@@ -173,6 +173,8 @@ func TestDirectories(t *testing.T) {
 	c.init(10)
 	p := c.Nodes[2]
 	serveFails(t, 1, []string{"--data-dir", p.DataDir()}, "in use", fmt.Sprint(p.PID()))
+	serveFails(t, 1, []string{"--data-dir", t.TempDir(), "--listen", p.Addr}, p.Addr, "in use")
+	serveFails(t, 1, []string{"--data-dir", t.TempDir(), "--http", p.HTTP}, p.HTTP, "in use")
 	if o := c.run(nil, "debug", "verify", "--data-dir", p.DataDir()); o.code != 1 || !strings.Contains(o.stderr, "in use") {
 		t.Errorf("debug verify of a directory in use: %+v", o)
 	}

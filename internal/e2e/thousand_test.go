@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,7 +30,7 @@ func TestThousandShards(t *testing.T) {
 		name string
 		f    func(*testing.T, *cluster)
 	}{
-		{"even", even}, {"init again", initAgain}, {"commands", commands}, {"limits", limits}, {"garbage", garbage}, {"files", files},
+		{"even", even}, {"http", endpoints}, {"init again", initAgain}, {"commands", commands}, {"limits", limits}, {"garbage", garbage}, {"files", files},
 		{"coalescing and connections", coalescing}, {"kill one under load", killOne}, {"kill all", killAll}, {"stop", stop},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.f(t, &cluster{Cluster: c.Cluster, t: t, kv: c.kv}) }) {
@@ -76,6 +78,24 @@ func even(t *testing.T, c *cluster) {
 				t.Errorf("%s: node %d has %d, the mean is %.0f", what, node, n, mean)
 			}
 		}
+	}
+}
+
+// endpoints asks for what monitoring asks.
+func endpoints(t *testing.T, c *cluster) {
+	for path, want := range map[string]string{"/livez": "", "/readyz": "", "/readyz?verbose": "", "/metrics": "kiloraft_log_syncs_total", "/debug/pprof/": "goroutine"} {
+		eventually(t, 10*time.Second, func() error {
+			resp, err := http.Get("http://" + c.Nodes[0].HTTP + path)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
+				return fmt.Errorf("%s: %s, %w, %s", path, resp.Status, err, shorten(string(b)))
+			}
+			return nil
+		})
 	}
 }
 
