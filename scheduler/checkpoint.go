@@ -58,7 +58,9 @@ func newCheckpointer(s *Scheduler) *checkpointer {
 // look asks the lanes for what should be written.
 func (c *checkpointer) look() {
 	oldest, active := c.s.log.Segments()
-	pinned := active-oldest >= uint64(c.s.cfg.LogSegmentsMax)
+	segments := active - oldest
+	// On a full disk the next segment comes from freeing the oldest (rule State6).
+	pinned := segments >= uint64(c.s.cfg.LogSegmentsMax) || segments > 0 && c.s.log.Metrics().OutOfSpace.Load()
 	for _, l := range c.s.lanes {
 		l.box.putCall(func(l *Lane) { l.ckptLook(pinned) })
 	}

@@ -304,3 +304,32 @@ func TestNeedIsTheJobs(t *testing.T) {
 		t.Fatalf("the job's key is %q, an earlier job %v", got, a.job)
 	}
 }
+
+// TestFullLogFreesItself: on a full disk the log makes room of its own oldest segments, though nobody may write (rules Log5, State6).
+func TestFullLogFreesItself(t *testing.T) {
+	n := newStoreNode(t)
+	for k := range 30 {
+		if err := n.put(k, 60_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.full = true
+	var err error
+	for k := 0; err == nil && k < 40; k++ {
+		err = n.put(k, 60_000)
+	}
+	if oldest, active := n.s.log.Segments(); !errors.Is(err, shard.ErrUnavailable) || oldest == active {
+		t.Fatalf("error %v, segments %d to %d", err, oldest, active)
+	}
+	for range 5 {
+		n.s.LookForCheckpoints()
+		n.spin(2)
+		for n.s.WriteCheckpoint() {
+			n.spin(3)
+		}
+	}
+	if err := n.put(1, 10); err != nil {
+		oldest, active := n.s.log.Segments()
+		t.Fatalf("still refused: %v, segments %d to %d", err, oldest, active)
+	}
+}

@@ -310,6 +310,13 @@ func (l *Log) Maintain() error {
 	if l.err != nil {
 		return l.err
 	}
+	if l.metrics.OutOfSpace.Load() && l.floor() > l.oldest.Load() {
+		// There may be no other frame to say what is needed no more, for writes are refused: a seal does.
+		l.sealed = false
+		if err := l.seal(); err != nil {
+			return err
+		}
+	}
 	if err := l.freeSegments(); err != nil {
 		return err
 	}
