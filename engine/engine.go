@@ -42,6 +42,9 @@ type Recovered struct {
 	// Newborn: the replica was made just now, of a new shard. It leaves the first election to the designated leader: unless
 	// told to Campaign it waits an ordinary election timeout.
 	Newborn bool
+	// GrantUntil: until then a promise to the leader of Vote stands. An uninitialised replica gave it, and now gets the engine that
+	// its parent's split, or its creation, makes (rule Engine2). Zero: none.
+	GrantUntil Instant
 }
 
 // Status is a copy of what an engine is at a moment.

@@ -44,6 +44,9 @@ func (e *Engine) handleHeartbeatResponse(m *HeartbeatResponse) {
 	switch {
 	case m.Quiesced:
 		e.acceptedSleep(f, m)
+	case m.Behind && f.state == ProgressProbe && f.emptySince != 0 && m.Last.Index > 0: // its parent's split has filled it (rule Split4)
+		f.emptySince, f.waiting = 0, false
+		e.send(f)
 	case m.Behind && f.state == ProgressPipeline && f.inflight() == 0:
 		e.probe(f, f.match+1)
 		e.send(f)

@@ -56,7 +56,8 @@ func New(cfg Config, rec Recovered) *Engine {
 	if cfg.EntriesPerMessage <= 0 {
 		cfg.EntriesPerMessage = 256
 	}
-	e := &Engine{cfg: cfg, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied}
+	e := &Engine{cfg: cfg, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied,
+		grant: grant{until: rec.GrantUntil}}
 	e.rng = mix(cfg.Seed ^ mix(uint64(cfg.Self.Node)) ^ mix(uint64(cfg.Self.Replica)<<1) ^ mix(rec.Incarnation<<2))
 	e.log.purged = rec.Purged
 	for _, r := range rec.Runs {

@@ -98,11 +98,17 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 	for it := raftlog.NewIter(cut.Body); it.Next(); id.Index++ {
 		var err error
 		switch it.Kind {
-		case engine.EntryNormal, engine.EntryBarrier:
+		case engine.EntryNormal:
 			err = r.machine.Apply(id, it.Payload, a.job, &l.ans)
 			if errors.Is(err, shard.ErrCold) {
 				l.s.metrics.Applied.Add(uint64(count))
 				l.applyFetch(r, cut, id.Index)
+				return false
+			}
+		case engine.EntryBarrier:
+			var wait bool
+			if wait, err = l.applyBarrier(r, id, it.Payload); wait {
+				l.s.metrics.Applied.Add(uint64(count))
 				return false
 			}
 		case engine.EntryBlank:
@@ -210,7 +216,10 @@ func (l *Lane) applyFetch(r *replica, run raftlog.Run, index uint64) {
 	a.need.Reset()
 	rest := raftlog.CutRun(run, index, run.Last())
 	for it := raftlog.NewIter(rest.Body); it.Next() && len(a.need.Keys) < needKeysMax; {
-		if it.Kind != engine.EntryNormal && it.Kind != engine.EntryBarrier {
+		if it.Kind == engine.EntryBarrier {
+			break // behind it the shard is another one
+		}
+		if it.Kind != engine.EntryNormal {
 			continue
 		}
 		if !r.machine.Collect(it.Payload, &a.need) {
@@ -315,9 +324,24 @@ func (l *Lane) announce(r *replica) {
 	if l.s.cfg.OnDescriptor == nil || r.machine == nil {
 		return
 	}
-	l.s.cfg.OnDescriptor(DescriptorEvent{
-		Shard: r.key.Shard, Replica: r.key.Replica, Descriptor: r.machine.Desc(), Leader: r.eng.Leader().Node, IsLeader: r.eng.IsLeader(),
-	})
+	l.s.cfg.OnDescriptor(l.descriptorEvent(r))
+}
+
+func (l *Lane) descriptorEvent(r *replica) DescriptorEvent {
+	return DescriptorEvent{Shard: r.key.Shard, Replica: r.key.Replica, Descriptor: r.machine.Desc(), Leader: r.eng.Leader().Node, IsLeader: r.eng.IsLeader()}
+}
+
+// announceAll tells the node of all descriptors that one entry has changed, in one go (rule Split5).
+func (l *Lane) announceAll(events []DescriptorEvent) {
+	if f := l.s.cfg.OnDescriptors; f != nil {
+		f(events)
+		return
+	}
+	if f := l.s.cfg.OnDescriptor; f != nil {
+		for _, ev := range events {
+			f(ev)
+		}
+	}
 }
 
 // leadershipChanged is called when this replica won or lost its office.

@@ -23,6 +23,7 @@ type ckptState struct {
 	dirtySince engine.Instant
 	cut        bool
 	holders    int
+	gen        uint64 // of the cut: a holder of an abandoned one lets go of nothing
 	queued     bool
 	change     state.Change // of the cut
 	base       state.Record // as the store has it while the cut stands
@@ -37,6 +38,7 @@ type ckptState struct {
 type ckptItem struct {
 	r      *replica
 	change state.Change
+	birth  *birth // a split checkpoint: its changes are written instead, all in this transaction
 }
 
 // checkpointer writes cuts in bounded transactions, each holding whole shards (DESIGN 5).
@@ -91,6 +93,11 @@ func (c *checkpointer) take() (items []ckptItem, size int) {
 		c.queue = c.queue[1:]
 		items = append(items, it)
 		size += len(it.change.Record.Meta) + 256
+		if it.birth != nil {
+			for i := range it.birth.changes {
+				size += len(it.birth.changes[i].Record.Meta) + 256
+			}
+		}
 		if it.change.Overlay != nil {
 			size += it.change.Overlay.DataBytes()
 		}
@@ -106,9 +113,13 @@ func (c *checkpointer) step() bool {
 	if len(items) == 0 {
 		return false
 	}
-	changes := make([]state.Change, len(items))
+	changes := make([]state.Change, 0, len(items))
 	for i := range items {
-		changes[i] = items[i].change
+		if b := items[i].birth; b != nil {
+			changes = append(changes, b.changes...)
+		} else {
+			changes = append(changes, items[i].change)
+		}
 	}
 	err := c.s.state.Write(changes, c.s.log.Synced())
 	switch {
@@ -134,12 +145,17 @@ func (c *checkpointer) step() bool {
 	for _, l := range c.s.lanes {
 		var mine []ckptItem
 		for _, it := range items {
-			if it.r.lane == l {
+			if it.r.lane == l && it.birth == nil {
 				mine = append(mine, it)
 			}
 		}
 		if len(mine) > 0 {
 			l.box.putCall(func(l *Lane) { l.ckptDone(mine) })
+		}
+	}
+	for _, it := range items {
+		if it.birth != nil {
+			c.s.birthWritten(it.birth)
 		}
 	}
 	return true
@@ -261,7 +277,7 @@ func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
 // checkpoint cuts r and writes it.
 func (l *Lane) checkpoint(r *replica) {
 	if l.hold(r) {
-		l.letGo(r)
+		l.letGo(r, r.ckpt.gen)
 	}
 }
 
@@ -276,10 +292,11 @@ func (l *Lane) abandonSnapshots(r *replica) {
 	r.ckpt.streams = nil
 }
 
-// hold cuts r, or joins the cut that stands. False: a cut is just being written, or a snapshot linked; try again after that.
+// hold cuts r, or joins the cut that stands. False: a cut is just being written, a snapshot linked, or a split or merge under way; try
+// again after that.
 func (l *Lane) hold(r *replica) bool {
 	c := &r.ckpt
-	if c.queued || r.linking {
+	if c.queued || r.linking || r.birth != nil || r.barrier {
 		return false
 	}
 	if !c.cut {
@@ -295,18 +312,21 @@ func (l *Lane) hold(r *replica) bool {
 }
 
 // letGo ends a hold. The cut of the last holder is written: what was frozen cannot be forgotten before that.
-func (l *Lane) letGo(r *replica) {
+func (l *Lane) letGo(r *replica, gen uint64) {
 	c := &r.ckpt
-	if c.holders--; c.holders > 0 || r.removed {
+	if gen != c.gen {
+		return
+	}
+	if c.holders--; c.holders > 0 || r.removed || c.queued {
 		return
 	}
 	c.queued = true
-	l.s.ckpt.put(ckptItem{r, c.change})
+	l.s.ckpt.put(ckptItem{r: r, change: c.change})
 }
 
-// whenCheckpointed calls f after the cut that stands now was written, or at once if none does.
+// whenCheckpointed calls f after what keeps hold from making a cut, or at once if nothing does.
 func (l *Lane) whenCheckpointed(r *replica, f func(*Lane)) {
-	if r.ckpt.cut || r.linking {
+	if l.settling(r) || r.barrier {
 		r.ckpt.after = append(r.ckpt.after, f)
 		return
 	}
@@ -322,17 +342,13 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		}
 		at := it.change.Record.Applied
 		r.machine.Release()
-		after := r.ckpt.after
-		r.ckpt.after = nil
-		r.ckpt.cut, r.ckpt.queued, r.ckpt.streams = false, false, nil
+		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders, r.ckpt.streams = false, false, 0, nil
+		r.ckpt.gen++
 		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
 		r.ckpt.dirtySince = l.now
 		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}
 		l.feed(r, &l.ev.ckpt)
-		l.recordReplaced(r)
-		for _, f := range after {
-			f(l)
-		}
+		l.runAfter(r)
 	}
 }
 

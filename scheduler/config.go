@@ -61,6 +61,9 @@ type Config struct {
 	// OnStray is told of a shard for whose later replica on this node a message came, while an earlier one is here: that one
 	// was probably removed. It is called on a lane, maybe often: it must not block.
 	OnStray func(engine.ShardID)
+	// OnDescriptors is told of all descriptors that one split or merge has changed, in one go (rule Split5); the first is that of the
+	// shard whose entry it was. Without it OnDescriptor is called for each.
+	OnDescriptors func([]DescriptorEvent)
 }
 
 // DescriptorEvent tells what a replica of this node has learnt.

@@ -139,34 +139,21 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 		done(fmt.Errorf("shard %d: %w: replica %d was removed", rec.Shard, ErrExists, rec.Replica))
 		return
 	}
-	var vote engine.Vote
-	if old != nil {
-		// A snapshot that is being linked fills it instead, and its engine must live to hear of that.
-		if old.logged || old.ioPending > 0 || old.snapIn != nil || old.linking {
-			l.later(createRetry, func(l *Lane) { l.create(rec, opt, done) })
-			return
-		}
-		vote = old.eng.Status().Vote
+	// A snapshot that is being linked fills it instead, and its engine must live to hear of that.
+	if old != nil && (old.logged || old.ioPending > 0 || old.snapIn != nil || old.linking) {
+		l.later(createRetry, func(l *Lane) { l.create(rec, opt, done) })
+		return
 	}
 	m, err := shard.Open(l.env, rec)
 	if err != nil {
 		done(err)
 		return
 	}
-	l.log.Init(rec.Key, vote, rec.Applied)
-	rc := engine.Recovered{Vote: vote, Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
-		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
-	r := old
-	if r == nil {
-		r = l.newReplica(rec.Key, rc)
-		if err := l.add(r); err != nil {
-			done(err)
-			return
-		}
-	} else {
-		l.startEngine(r, rc)
+	r, err := l.initialise(old, rec, m)
+	if err != nil {
+		done(err)
+		return
 	}
-	r.machine = m
 	l.announce(r)
 	l.feed(r, tickEvent)
 	if opt.Campaign {

@@ -50,7 +50,7 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 		return nil
 	}
 	key := store.Key{Shard: m.Shard, Replica: m.To}
-	if _, dead := l.tombs[key]; dead || l.tombAbove(key) {
+	if _, dead := l.tombs[key]; dead || l.tombAbove(key) || l.orphans[key] != nil {
 		return nil
 	}
 	switch {

@@ -30,11 +30,14 @@ type Lane struct {
 	// list holds all replicas; sweeps walk over it in pieces.
 	list []*replica
 	// tombs are the replicas that were removed for good: a late message never brings one back.
-	tombs           map[store.Key]struct{}
-	timers          timers
-	sweeps          []sweep
-	dirtyList       []*replica // with something applied that no checkpoint holds
-	pinned          []store.Key
+	tombs     map[store.Key]struct{}
+	timers    timers
+	sweeps    []sweep
+	dirtyList []*replica // with something applied that no checkpoint holds
+	pinned    []store.Key
+	// orphans are what the log holds of replicas that have no record: children whose parent has not been replayed to its split. They
+	// are silent until then, for they have voted and acknowledged entries (rule Log7).
+	orphans         map[store.Key]*orphan
 	delayed         []delayed
 	transferRefused uint64
 	refusedReason   engine.Reason // of transferRefused
@@ -46,6 +49,11 @@ type Lane struct {
 	// The log batch in the making, and those that wait to be durable.
 	ios     []*replica
 	batches batchQueue
+
+	// What waits for the log to be durable: see afterSync.
+	syncNew                []func(*Lane)
+	syncWaits              []syncWait
+	lastBatch, syncedBatch uint64
 
 	outs      map[engine.NodeID]*outbox
 	dirtyOuts []*outbox
@@ -84,6 +92,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		log:     s.log.Lane(id),
 		byShard: map[engine.ShardID]*replica{},
 		tombs:   map[store.Key]struct{}{},
+		orphans: map[store.Key]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},
 		inbound: &wire.Message{},
 		env:     &shard.Env{},

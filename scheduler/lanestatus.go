@@ -69,11 +69,12 @@ func (l *Lane) checksum(id engine.ShardID, tries int, done func(state.Content, e
 		l.whenCheckpointed(r, func(l *Lane) { l.checksum(id, tries, done) })
 		return
 	}
+	gen := r.ckpt.gen
 	base, at, frozen := r.ckpt.base, r.ckpt.change.Record.Applied, frozenOf(r)
 	l.s.spawn(func() {
 		content, err := l.s.state.Checksum(base, frozen...)
 		l.box.putCall(func(l *Lane) {
-			l.letGo(r)
+			l.letGo(r, gen)
 			if errors.Is(err, state.ErrMoved) && tries < checksumTries {
 				l.checksum(id, tries+1, done)
 				return

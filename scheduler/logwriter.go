@@ -85,6 +85,7 @@ func (s *Scheduler) watchWriter(now engine.Instant) {
 // logFlushed tells the engines whose I/O is durable now.
 func (l *Lane) logFlushed(c *raftlog.Completion) {
 	l.log.Flushed(*c)
+	defer l.noteSynced(c.Batch)
 	for {
 		ios, ok := l.batches.pop(c.Batch)
 		if !ok {

@@ -132,6 +132,11 @@ func (l *Lane) refused(r *replica, c *engine.Command) {
 	if l.readRefused(r, c) {
 		return
 	}
+	if req := r.proposal; req != nil && c.Token == l.ev.write.Token {
+		r.proposal = nil
+		l.answer(req, l.reason(r, c.Reason))
+		return
+	}
 	if c.Token != l.ev.write.Token {
 		l.transferRefused, l.refusedReason = c.Token, c.Reason
 		return

@@ -262,6 +262,10 @@ func (l *Lane) fetched(r *replica, req *Request, job *state.ReadJob, wall int64)
 		l.answer(req, err)
 		return
 	}
+	if !r.machine.Fits(job) { // a split came in between
+		l.read(r, req)
+		return
+	}
 	out, due := r.machine.FinishScan(&l.scan, job, wall, req.Answer[:0])
 	if due && r.eng.IsLeader() {
 		r.reads.due = append(r.reads.due, req)

@@ -102,7 +102,9 @@ func (s *Scheduler) recover(rec *raftlog.Recovery) error {
 	}
 	slices.SortFunc(keys, store.Key.Compare)
 	for _, k := range keys {
-		s.laneOf(k.Shard).recoverVoteOnly(logs[k])
+		if err := s.laneOf(k.Shard).recoverLog(logs[k]); err != nil {
+			return err
+		}
 	}
 	for _, l := range s.lanes {
 		l.log.Submit()
@@ -132,7 +134,11 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 	default:
 		l.log.Adopt(rec.Key)
 		out.Vote, out.Purged, out.Runs, out.Committed = rl.Vote, rl.Purged, rl.Runs, rl.Committed
-		if err := addSpecials(&out, rl); err != nil {
+		specials, err := rl.Specials()
+		if err == nil {
+			err = addSpecials(&out, specials)
+		}
+		if err != nil {
 			return fmt.Errorf("shard %d: %w", rec.Shard, err)
 		}
 	}
@@ -159,11 +165,7 @@ func chains(rl *raftlog.ReplicaLog, applied engine.LogID) bool {
 }
 
 // addSpecials finds the memberships and barriers among the entries behind applied.
-func addSpecials(out *engine.Recovered, rl *raftlog.ReplicaLog) error {
-	specials, err := rl.Specials()
-	if err != nil {
-		return err
-	}
+func addSpecials(out *engine.Recovered, specials []raftlog.Special) error {
 	for _, sp := range specials {
 		if sp.LogID.Index <= out.Applied.Index {
 			continue
@@ -184,17 +186,33 @@ func addSpecials(out *engine.Recovered, rl *raftlog.ReplicaLog) error {
 	return nil
 }
 
-// recoverVoteOnly makes an uninitialised replica of what the log knows without a record: its vote must be kept, its entries lead nowhere
-// (rules Split3, Log7). A replica that an older one of the same shard stands in the way of is forgotten.
-func (l *Lane) recoverVoteOnly(rl *raftlog.ReplicaLog) {
+// orphan is what the log holds of a replica that has no record (yet).
+type orphan struct {
+	log      *raftlog.ReplicaLog
+	specials []raftlog.Special
+}
+
+// recoverLog takes what the log knows of a replica without a record. One that was never initialised is made again, for its vote must be
+// kept (rule Split3). One that was is the child of a split whose checkpoint was not written: it is silent until its parent has been
+// replayed (rule Log7). A replica that another one of the same shard stands in the way of is forgotten.
+func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 	l.log.Adopt(rl.Key)
 	if l.byShard[rl.Key.Shard] != nil || l.tombAbove(rl.Key) {
 		l.log.Drop(rl.Key)
-		return
+		return nil
+	}
+	if rl.Purged.Index > 0 {
+		specials, err := rl.Specials()
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", rl.Key.Shard, err)
+		}
+		l.orphans[rl.Key] = &orphan{rl, specials}
+		l.s.logger.Info("replica waits for its parent to be replayed", "shard", uint64(rl.Key.Shard), "replica", uint64(rl.Key.Replica))
+		return nil
 	}
 	l.log.Init(rl.Key, rl.Vote, engine.LogID{})
 	r := l.newReplica(rl.Key, engine.Recovered{Vote: rl.Vote, Incarnation: l.s.cfg.Incarnation})
-	_ = l.add(r)
+	return l.add(r)
 }
 
 // tombAbove tells whether this replica of the shard, or a later one, was removed.

@@ -33,8 +33,8 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		done(nil)
 		return
 	}
-	if r.machine != nil && (r.ckpt.cut || r.linking) || r.snapIn != nil {
-		l.whenCheckpointed(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
+	if r.machine != nil && l.settling(r) || r.snapIn != nil {
+		l.whenSettled(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
 		return
 	}
 	applied := r.eng.Status().Applied

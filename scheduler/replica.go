@@ -49,6 +49,9 @@ type replica struct {
 	ioPending int
 
 	ckpt        ckptState
+	birth       *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
+	barrier     bool     // a barrier entry was proposed here and is not decided: no cut is made
+	proposal    *Request // it is just being handed to the engine
 	snapIn      *snapshotIn
 	linking     bool // a snapshot is being linked in
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room

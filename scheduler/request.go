@@ -12,6 +12,8 @@ const (
 	KindWrite Kind = iota + 1 // shard.AppendWrite; shard.AppendResult
 	KindRead                  // shard.AppendRead; shard.AppendAnswerHeader and entries
 	KindScan                  // shard.AppendScan; shard.AppendPage
+
+	kindBarrier // a split or merge step of this node's own
 )
 
 // Request is one request to a shard of this node. It may be used again once it was answered.

@@ -97,6 +97,8 @@ func (l *Lane) appendEntries(r *replica, c *engine.Command) {
 		l.appendOwn(r, c, raftlog.AppendEntry(l.enc.grab(raftlog.EntrySize(0)), engine.EntryBlank, nil))
 	case c.Entry == engine.EntryMembership:
 		l.appendOwn(r, c, raftlog.AppendEntry(nil, engine.EntryMembership, raftlog.AppendMembership(nil, c.Membership)))
+	case c.Entry == engine.EntryBarrier:
+		l.appendBarrier(r, c)
 	default:
 		l.appendWrites(r, c)
 	}
@@ -226,6 +228,9 @@ func (l *Lane) queueCommit(r *replica, c *engine.Command) {
 			l.commitAt = l.now + engine.Instant(commitDelay)
 		}
 		l.commits = append(l.commits, r)
+	}
+	if r.birth != nil { // the keys have no leader until the followers know
+		l.commitAt = l.now
 	}
 }
 

@@ -86,6 +86,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 		})
 		return
 	}
+	gen := r.ckpt.gen
 	h := snapshotHeader{shard: r.key.Shard, from: r.key.Replica, to: to.Replica, vote: vote, stream: stream}
 	src := l.s.state.OpenSnapshot(r.ckpt.base, r.ckpt.change.Record, frozenOf(r)...)
 	node := to.Node
@@ -100,7 +101,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 			if r.ckpt.failed++; err == nil {
 				r.ckpt.failed = 0
 			}
-			l.letGo(r)
+			l.letGo(r, gen)
 			l.snapshotOver(r, to, stream, err, true)
 		})
 	})
@@ -260,7 +261,7 @@ func (l *Lane) snapshotArrived(key store.Key, incarnation uint64, snap *snapshot
 	}
 	r := l.byShard[key.Shard]
 	if r == nil {
-		if _, dead := l.tombs[key]; dead || l.tombAbove(key) {
+		if _, dead := l.tombs[key]; dead || l.tombAbove(key) || l.orphans[key] != nil {
 			return false
 		}
 		r = l.newUninitialised(key)
@@ -306,15 +307,15 @@ func (l *Lane) installSnapshot(r *replica, c *engine.Command) {
 		return
 	}
 	meta := *c.Snapshot
-	l.whenCheckpointed(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
+	l.whenSettled(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
 }
 
 func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMeta) {
 	if r.removed || r.snapIn != snap {
 		return
 	}
-	if r.ckpt.cut || r.linking {
-		l.whenCheckpointed(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
+	if l.settling(r) {
+		l.whenSettled(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
 		return
 	}
 	if r.machine != nil && r.machine.Applied().Index >= snap.record.Applied.Index { // it came too late (rule Log7)
@@ -370,10 +371,5 @@ func (l *Lane) snapshotLinked(r *replica, snap *snapshotIn, meta engine.Snapshot
 	l.feed(r, &engine.SnapshotInstalled{Token: snap.token, Meta: meta, Superseded: !linked})
 	r.refreshPeers()
 	l.announce(r)
-	l.recordReplaced(r)
-	after := r.ckpt.after
-	r.ckpt.after = nil
-	for _, f := range after {
-		f(l)
-	}
+	l.runAfter(r)
 }

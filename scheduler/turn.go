@@ -103,10 +103,11 @@ func (l *Lane) tick() {
 // submitLog hands the turn's I/O to the log writer as one batch.
 func (l *Lane) submitLog() {
 	if len(l.ios) == 0 {
-		l.log.Submit() // records without a completion may be waiting (committed, purge)
+		l.noteSubmitted(l.log.Submit()) // records without a completion may be waiting (committed, purge)
 		return
 	}
 	number := l.log.Submit()
+	l.noteSubmitted(number)
 	l.batches.push(number, l.now, l.ios)
 	for i, r := range l.ios {
 		r.logged = false

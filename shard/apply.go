@@ -49,9 +49,11 @@ func (m *Machine) Apply(id engine.LogID, payload []byte, prefetched *state.ReadJ
 			err = fmt.Errorf("%w: %w", ErrUnknownCommand, derr)
 		}
 	}
+	if err == nil && kind != CommandWrite && kind != CommandTime {
+		err = fmt.Errorf("%w: command %d in an ordinary entry", ErrUnknownCommand, kind)
+	}
 	if err != nil {
-		m.stopped = fmt.Errorf("replica %v stops before entry %d/%d: %w", m.key, id.Term, id.Index, err)
-		return m.stopped
+		return m.stop(id, err)
 	}
 	ans.Reset()
 	now := max(m.time, stamp)
@@ -64,11 +66,22 @@ func (m *Machine) Apply(id engine.LogID, payload []byte, prefetched *state.ReadJ
 		}
 	}
 	m.applied = id
-	if now > m.time {
-		m.time = now
-		m.sessions.expire(now)
-	}
+	m.passTime(now)
 	return nil
+}
+
+// passTime moves the shard's time on (rule State8).
+func (m *Machine) passTime(stamp int64) {
+	if stamp > m.time {
+		m.time = stamp
+		m.sessions.expire(stamp)
+	}
+}
+
+// stop remembers why nothing is applied any more.
+func (m *Machine) stop(id engine.LogID, err error) error {
+	m.stopped = fmt.Errorf("replica %v stops before entry %d/%d: %w", m.key, id.Term, id.Index, err)
+	return m.stopped
 }
 
 // ApplyBlank passes over the blank entry of a term.
@@ -110,7 +123,7 @@ func (m *Machine) next(id engine.LogID) error {
 // before; only after it said no may the other keys decide.
 func (m *Machine) write(w *Write, now int64, job *state.ReadJob, ans *Answer) error {
 	if !m.owns(&w.Ops, 0) {
-		ans.Refused = m.moved(false)
+		ans.Refused = m.moved(false, w.FirstKey())
 		return nil
 	}
 	inSession := !w.Session.IsZero()
@@ -119,7 +132,7 @@ func (m *Machine) write(w *Write, now int64, job *state.ReadJob, ans *Answer) er
 		case verdictReplay:
 			row.result(&ans.Result)
 			if row.outcome == OutcomeMoved {
-				ans.Refused = m.moved(true)
+				ans.Refused = m.moved(true, w.FirstKey())
 			}
 			return nil
 		case verdictExpired, verdictReused:
@@ -130,7 +143,7 @@ func (m *Machine) write(w *Write, now int64, job *state.ReadJob, ans *Answer) er
 	if !m.ownsAll(w) {
 		// The row makes sure that a stray copy is not applied if the keys come back by a merge.
 		ans.Outcome = OutcomeMoved
-		ans.Refused = m.moved(inSession)
+		ans.Refused = m.moved(inSession, m.firstOutside(w))
 	} else if err := m.perform(w, now, job, &ans.Result); err != nil {
 		return err
 	}
@@ -140,9 +153,32 @@ func (m *Machine) write(w *Write, now int64, job *state.ReadJob, ans *Answer) er
 	return nil
 }
 
-// moved returns the answer to a request for keys that are not here.
-func (m *Machine) moved(notApplied bool) error {
-	return &MovedError{Descriptors: []Descriptor{*m.desc}, NotApplied: notApplied}
+// moved returns the answer to a request for key, which is not here: this shard's descriptor, and that of the shard where it went,
+// as far as that is known.
+func (m *Machine) moved(notApplied bool, key []byte) error {
+	e := &MovedError{Descriptors: []Descriptor{*m.desc}, NotApplied: notApplied}
+	if d := m.leftAt(key); d != nil {
+		e.Descriptors = append(e.Descriptors, *d)
+	}
+	return e
+}
+
+// firstOutside returns a key of the write that is not here.
+func (m *Machine) firstOutside(w *Write) []byte {
+	for i := range w.Conditions {
+		if !m.desc.Contains(w.Conditions[i].Key) {
+			return w.Conditions[i].Key
+		}
+	}
+	for i := range w.Ops {
+		if !m.owns(&w.Ops, i) {
+			if o := &w.Ops[i]; o.Kind == OpDeleteRange && m.desc.Contains(o.Key) {
+				return m.desc.End // it ends behind this shard
+			}
+			return w.Ops[i].Key
+		}
+	}
+	return nil
 }
 
 // owns tells whether operation i is about keys of this shard.

@@ -274,6 +274,7 @@ func TestErrorsRoundTrip(t *testing.T) {
 		{&InvalidError{What: "x"}, ErrInvalid},
 		{&TooLargeError{What: "key", Size: 9, Max: 8}, ErrKeyTooLarge},
 		{&TooLargeError{What: "value", Size: 9, Max: 8}, ErrTooLarge},
+		{&VoidError{What: "split of version 1.1", Now: d}, ErrVoid},
 		{&ConditionError{Index: 2, Exists: true, Version: 8}, ErrConditionFailed},
 		{ErrShardNotFound, ErrShardNotFound}, {ErrOverloaded, ErrOverloaded}, {ErrAmbiguous, ErrAmbiguous}, {ErrCrossShard, ErrCrossShard},
 		{ErrStale, ErrStale}, {ErrNotInitialized, ErrNotInitialized}, {ErrNotInteger, ErrNotInteger}, {ErrNotFound, ErrNotFound},
@@ -338,6 +339,7 @@ func FuzzDecode(f *testing.F) {
 		_ = DecodeResult(b, &res)
 		_, _ = DecodeAnswer(b, [][]byte{nil, nil}, nil)
 		_, _ = DecodeDescriptor(b)
+		_, _ = DecodeSplit(b)
 		for status := StatusOK + 1; status <= StatusInternal+1; status++ {
 			if DecodeError(status, b) == nil {
 				t.Fatalf("status %d is no error", status)

@@ -9,13 +9,13 @@ import (
 // CommandKind is the first byte of an entry's payload: what the state machine is to do. Stored in the raft log: never renumber.
 type CommandKind uint8
 
-// The commands. Those that are reserved have no implementation in this version; a replica that meets one stops
-// (ErrUnknownCommand), and a cluster version keeps it from being proposed before all nodes know it (rule Cluster8).
+// The commands. From CommandSplit on they stand in barrier entries, one each. Those that are reserved have no implementation in this
+// version; a replica that meets one stops (ErrUnknownCommand), and a cluster version keeps it from being proposed before all nodes know it (rule Cluster8).
 const (
 	CommandWrite CommandKind = 1 // a stamp and a Write
 	CommandTime  CommandKind = 2 // a stamp alone (rule State8)
 
-	CommandSplit        CommandKind = 16 // reserved: Split1
+	CommandSplit        CommandKind = 16 // a stamp and a Split
 	CommandPrepareMerge CommandKind = 17 // reserved: Merge1
 	CommandFreeze       CommandKind = 18 // reserved: Merge2
 	CommandUnfreeze     CommandKind = 19 // reserved: Merge2
@@ -49,7 +49,7 @@ func SplitEntry(payload []byte) (kind CommandKind, stampMs int64, body []byte, e
 		return 0, 0, nil, fmt.Errorf("%w: empty payload", ErrUnknownCommand)
 	}
 	kind = CommandKind(payload[0])
-	if kind != CommandWrite && kind != CommandTime {
+	if kind != CommandWrite && kind != CommandTime && kind != CommandSplit {
 		return kind, 0, nil, fmt.Errorf("%w: command %d: this binary is too old for the cluster, or the log is damaged", ErrUnknownCommand, kind)
 	}
 	if len(payload) < EntryHeaderBytes {

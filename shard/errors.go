@@ -47,6 +47,8 @@ var (
 	ErrConditionFailed = errors.New("condition failed")
 	// ErrNotFound: what was asked for does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrVoid: a step of a split or merge names versions that the shard does not have. It had no effect, and never will. See VoidError.
+	ErrVoid = errors.New("void")
 	// ErrInternal: the node met an error of its own; its log has more.
 	ErrInternal = errors.New("internal error")
 )
@@ -84,6 +86,20 @@ func (e *MovedError) Error() string {
 
 // Is matches ErrShardMoved.
 func (e *MovedError) Is(target error) bool { return target == ErrShardMoved }
+
+// VoidError says what was void, and what the shard is instead (rule Cluster6).
+type VoidError struct {
+	What string
+	Now  Descriptor
+}
+
+// Error implements error.
+func (e *VoidError) Error() string {
+	return fmt.Sprintf("%s is void: shard %d is at version %d.%d", e.What, e.Now.Shard, e.Now.Version, e.Now.ConfVersion)
+}
+
+// Is matches ErrVoid.
+func (e *VoidError) Is(target error) bool { return target == ErrVoid }
 
 // UnavailableError says when to try again, and why.
 type UnavailableError struct {
@@ -183,6 +199,8 @@ const (
 	StatusConditionFailed
 	StatusNotFound
 	StatusInternal
+
+	StatusVoid Status = 32
 )
 
 // plain maps the statuses whose body is a message only.
@@ -214,6 +232,7 @@ func EncodeError(b []byte, err error) (Status, []byte) {
 		bad       *InvalidError
 		large     *TooLargeError
 		cond      *ConditionError
+		void      *VoidError
 	)
 	switch {
 	case err == nil:
@@ -229,6 +248,8 @@ func EncodeError(b []byte, err error) (Status, []byte) {
 			b = AppendDescriptor(b, &ds[i])
 		}
 		return StatusShardMoved, b
+	case errors.As(err, &void):
+		return StatusVoid, AppendDescriptor(appendText(mp.AppendArray(b, 2), void.What), &void.Now)
 	case errors.As(err, &unavail):
 		b = mp.AppendInt(mp.AppendArray(b, 2), int64(unavail.RetryAfter/time.Millisecond))
 		return StatusUnavailable, appendText(b, unavail.Reason)
@@ -315,6 +336,9 @@ func decodeError(s Status, r *mp.Reader) error {
 			e.Descriptors = append(e.Descriptors, ReadDescriptor(r))
 		}
 		return e
+	case StatusVoid:
+		r.ArrayMin(2)
+		return &VoidError{What: r.String(), Now: ReadDescriptor(r)}
 	case StatusUnavailable:
 		r.ArrayMin(2)
 		ms := r.Int()

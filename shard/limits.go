@@ -25,6 +25,8 @@ const (
 	DeleteRangeMax = 1024
 	// DescriptorReplicasMax bounds the replicas of a descriptor.
 	DescriptorReplicasMax = 64
+	// SplitChildrenMax bounds the children of one split.
+	SplitChildrenMax = 4096
 	// MovedDescriptorsMax bounds the descriptors of one ErrShardMoved answer.
 	MovedDescriptorsMax = 64
 

@@ -41,8 +41,8 @@ type Machine struct {
 	key  store.Key
 	desc *Descriptor // replaced, never changed
 
-	applied   engine.LogID
-	persisted engine.LogID // of the record that the store holds (rule State1)
+	applied engine.LogID
+	base    Base // what the store holds (rule State1)
 
 	membership engine.MembershipAt
 	previous   engine.MembershipAt
@@ -57,7 +57,12 @@ type Machine struct {
 	frozen   *state.Overlay // nil: empty, or nothing is frozen
 	freezing bool           // between Freeze and Release
 	frozenAt engine.LogID
-	stopped  error // set once an entry could not be understood: nothing is applied any more
+	// shared: the frozen overlay is that of a split, so several machines lie upon it and none may give its memory back.
+	// borrowed: it is the parent's.
+	shared, borrowed bool
+	// left are the shards that splits in this life have made, in order: hints for those who come for their keys.
+	left    []*Descriptor
+	stopped error // set once an entry could not be understood: nothing is applied any more
 }
 
 // metaFormat is the first element of Meta.
@@ -68,7 +73,8 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	if rec.Tombstone {
 		return nil, fmt.Errorf("%w: replica %v was removed", ErrBadRecord, rec.Key)
 	}
-	m := &Machine{env: env, key: rec.Key, applied: rec.Applied, persisted: rec.Applied,
+	m := &Machine{env: env, key: rec.Key, applied: rec.Applied,
+		base:       Base{Key: rec.Key, Extents: rec.Extents, Applied: rec.Applied},
 		membership: rec.Membership, previous: rec.Previous, extents: rec.Extents}
 	r := mp.NewReader(rec.Meta)
 	r.ArrayOf(6)
@@ -99,6 +105,9 @@ func (m *Machine) appendMeta(b []byte) []byte {
 	return appendEstimate(b, &m.estimate)
 }
 
+// bornAt is the entry that every shard is born with, applied and purged (rule Split3).
+var bornAt = engine.LogID{Term: 1, Index: 1}
+
 // NewReplicaRecord returns the record with which a shard is born on a node: applied = purged = LogID{1, 1} (rule Split3), empty
 // data in a new tablet. A replica is made from a descriptor only while that is the shard's first (rule Split6).
 func NewReplicaRecord(desc *Descriptor, replica engine.ReplicaID, tablet state.TabletID) (state.Record, error) {
@@ -111,9 +120,8 @@ func NewReplicaRecord(desc *Descriptor, replica engine.ReplicaID, tablet state.T
 	if _, ok := desc.Replica(replica); !ok {
 		return state.Record{}, invalid("%v does not name replica %d", desc, replica)
 	}
-	born := engine.LogID{Term: 1, Index: 1}
-	m := Machine{key: store.Key{Shard: desc.Shard, Replica: replica}, desc: desc.Clone(), applied: born,
-		membership: engine.MembershipAt{LogID: born, Membership: MembershipOf(desc)},
+	m := Machine{key: store.Key{Shard: desc.Shard, Replica: replica}, desc: desc.Clone(), applied: bornAt,
+		membership: engine.MembershipAt{LogID: bornAt, Membership: MembershipOf(desc)},
 		extents:    []state.Extent{{Start: bytes.Clone(desc.Start), End: bytes.Clone(desc.End), Tablet: tablet}}}
 	return m.Record(), nil
 }
@@ -142,7 +150,7 @@ func (m *Machine) Desc() *Descriptor { return m.desc }
 func (m *Machine) Applied() engine.LogID { return m.applied }
 
 // Persisted returns the applied entry of the record that the store holds.
-func (m *Machine) Persisted() engine.LogID { return m.persisted }
+func (m *Machine) Persisted() engine.LogID { return m.base.Applied }
 
 // Membership returns the newest applied membership.
 func (m *Machine) Membership() engine.MembershipAt { return m.membership }
@@ -173,13 +181,18 @@ func (m *Machine) SessionsExpireAt() int64 {
 }
 
 // Dirty tells whether something was applied that is in no checkpoint yet.
-func (m *Machine) Dirty() bool { return m.applied != m.persisted }
+func (m *Machine) Dirty() bool { return m.applied != m.base.Applied }
 
 // LiveBytes and FrozenBytes return the memory that the overlays hold; LiveKeys the keys of the live one.
 func (m *Machine) LiveBytes() int { return overlayBytes(m.live) }
 
 // FrozenBytes returns the memory that the frozen overlay holds.
-func (m *Machine) FrozenBytes() int { return overlayBytes(m.frozen) }
+func (m *Machine) FrozenBytes() int {
+	if m.borrowed {
+		return 0
+	}
+	return overlayBytes(m.frozen)
+}
 
 // LiveKeys returns the number of keys and tombstones in the live overlay.
 func (m *Machine) LiveKeys() int {
@@ -233,34 +246,40 @@ func (m *Machine) Release() {
 	if !m.freezing {
 		return
 	}
-	m.persisted, m.freezing = m.frozenAt, false
-	if m.frozen != nil {
+	m.base = Base{Key: m.key, Extents: m.extents, Applied: m.frozenAt}
+	m.freezing = false
+	if m.frozen != nil && !m.shared {
 		m.frozen.Release()
-		m.frozen = nil
 	}
+	m.frozen, m.shared, m.borrowed = nil, false, false
 }
+
+// Share says that somebody may go on reading the frozen overlay after Release: its memory is left to the garbage collector.
+func (m *Machine) Share() { m.shared = true }
 
 // Close gives the overlays' memory back, as when the replica is removed or replaced by a snapshot. Nobody may read them.
 func (m *Machine) Close() {
-	for _, o := range []*state.Overlay{m.live, m.frozen} {
-		if o != nil {
-			o.Release()
-		}
+	if m.live != nil {
+		m.live.Release()
+	}
+	if m.frozen != nil && !m.shared {
+		m.frozen.Release()
 	}
 	m.live, m.frozen = nil, nil
 }
 
 // FillJob names this replica, as the store holds it, in a read job.
 func (m *Machine) FillJob(job *state.ReadJob) {
-	job.Key, job.Extents, job.Applied = m.key, m.extents, m.persisted
+	job.Key, job.Extents, job.Applied = m.base.Key, m.base.Extents, m.base.Applied
 }
 
 // Valid tells whether a job that has come back was read from what the overlays lie upon now (rule State1). If not, read
 // again.
 func (m *Machine) Valid(job *state.ReadJob) bool {
-	return job.Err == nil && job.Key == m.key && job.Applied == m.persisted &&
-		(len(job.Extents) == len(m.extents) && (len(job.Extents) == 0 || &job.Extents[0] == &m.extents[0]) ||
-			slices.EqualFunc(job.Extents, m.extents, equalExtents))
+	b := &m.base
+	return job.Err == nil && job.Key == b.Key && job.Applied == b.Applied &&
+		(len(job.Extents) == len(b.Extents) && (len(job.Extents) == 0 || &job.Extents[0] == &b.Extents[0]) ||
+			slices.EqualFunc(job.Extents, b.Extents, equalExtents))
 }
 
 func equalExtents(a, b state.Extent) bool {

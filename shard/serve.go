@@ -111,7 +111,7 @@ func (m *Machine) CheckWrite(w *Write) error {
 		return err
 	}
 	if !m.owns(&w.Ops, 0) || w.Session.IsZero() && !m.ownsAll(w) {
-		return m.moved(false)
+		return m.moved(false, m.firstOutside(w))
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (m *Machine) CheckRead(q *Read) error {
 	}
 	for _, k := range q.Keys {
 		if !m.desc.Contains(k) {
-			return m.moved(false)
+			return m.moved(false, k)
 		}
 	}
 	return nil
@@ -146,7 +146,7 @@ func (m *Machine) CheckScan(q *Scan) error {
 	}
 	if !q.Reverse {
 		if !m.desc.Contains(q.Start) {
-			return m.moved(false)
+			return m.moved(false, q.Start)
 		}
 		return nil
 	}
@@ -156,10 +156,25 @@ func (m *Machine) CheckScan(q *Scan) error {
 	case len(q.End) == 0 && len(d.End) > 0,
 		len(q.End) > 0 && bytes.Compare(q.End, d.Start) <= 0,
 		len(q.End) > 0 && len(d.End) > 0 && bytes.Compare(q.End, d.End) > 0:
-		return m.moved(false)
+		return m.movedBelow(q.End)
 	}
 	return nil
 }
+
+// movedBelow is moved for the keys just below end; an empty one is plus infinity.
+func (m *Machine) movedBelow(end []byte) error {
+	e := &MovedError{Descriptors: []Descriptor{*m.desc}}
+	for i := len(m.left) - 1; i >= 0; i-- {
+		if d := m.left[i]; len(end) == 0 || bytes.Compare(d.Start, end) < 0 {
+			e.Descriptors = append(e.Descriptors, *d)
+			break
+		}
+	}
+	return e
+}
+
+// Fits tells whether the range that a scan's job has read is still this shard's: a split may have come in between.
+func (m *Machine) Fits(job *state.ReadJob) bool { return m.desc.ContainsRange(job.Start, job.End) }
 
 // Get looks a key up in the overlays. Miss means that the store must be asked; an expired item is Deleted. The value aliases
 // the overlay and is valid until the next Apply.

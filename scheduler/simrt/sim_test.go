@@ -112,6 +112,13 @@ func get(t *testing.T, c *Cluster, id engine.ShardID, k int) string {
 func checkReplicas(t *testing.T, c *Cluster, shards engine.ShardID) {
 	t.Helper()
 	for id := engine.ShardID(1); id <= shards; id++ {
+		checkReplicas1(t, c, id)
+	}
+}
+
+func checkReplicas1(t *testing.T, c *Cluster, id engine.ShardID) {
+	t.Helper()
+	{
 		var want state.Content
 		var at engine.LogID
 		for i, n := range c.Nodes {

@@ -1,0 +1,461 @@
+package scheduler
+
+import (
+	"fmt"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+	"github.com/kiloraft/kiloraft/transport/wire"
+)
+
+// A split on one node (rules Split1 to Split4):
+//
+//	apply in P's lane ─► committed(P, split) synced ─► children made, each in its own lane ─► split checkpoint ─► settled
+//	      │                                                     │
+//	      └ P's overlay is frozen                               └ they answer and campaign from here on
+//
+// From apply to settled, P and the children lie upon P's record and frozen overlay, and neither a cut, a link, a removal nor
+// another barrier entry of any of them gets through (replica.birth). The split checkpoint is written as soon as all children are
+// made: nobody needs to drive it. A crash before it is repaired by replaying P, whose log is kept until then.
+
+const (
+	// splitCampaignDelay is how long the node of the parent's leader waits before its children campaign: the followers apply the split a
+	// little later, and would be made by the candidates' messages before.
+	splitCampaignDelay = engine.Duration(10e6)
+	// splitFallback is when the parent's leader has the children campaign that have no leader yet.
+	splitFallback = engine.Duration(150e6)
+)
+
+// FaultHook, for tests, is called at labelled steps of splits and merges. It must be set before a scheduler is made.
+var FaultHook func(node engine.NodeID, id engine.ShardID, step string)
+
+func (l *Lane) step(id engine.ShardID, name string) {
+	if FaultHook != nil {
+		FaultHook(l.s.cfg.Node, id, name)
+	}
+}
+
+// birth is a split that was applied on this node and whose checkpoint is not written yet. It belongs to the parent's lane; the
+// lanes of the children see the plan, which does not change, and answer.
+type birth struct {
+	parent  *replica
+	plan    *shard.Birth
+	at      engine.LogID
+	leads   bool // the parent led when it applied the split
+	waiting int  // children whose lanes have not answered
+	changes []state.Change
+	born    []*replica
+}
+
+// Split cuts a shard of which this node must have the leader. done is called once, on a lane, when the split was applied here; its
+// errors are package shard's: ErrVoid if the shard is not at the versions that sp names, ErrUnavailable if it may be tried again. A
+// split that was applied already, with the same children, is done (rule Cluster6).
+func (s *Scheduler) Split(id engine.ShardID, sp *shard.Split, done func(error)) {
+	if s.stopped.Load() {
+		done(errStopping)
+		return
+	}
+	s.laneOf(id).box.putCall(func(l *Lane) { l.split(id, sp, done) })
+}
+
+func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
+	r := l.byShard[id]
+	switch {
+	case r == nil || r.machine == nil:
+		done(fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound))
+		return
+	case !r.eng.IsLeader():
+		l.provoke(r)
+		done(l.notLeader(r))
+		return
+	}
+	if err := r.machine.CheckSplit(sp); err != nil {
+		l.splitAgain(r, sp, err, done)
+		return
+	}
+	if r.barrier {
+		done(&shard.UnavailableError{RetryAfter: retryAfter, Reason: "another split or merge of the shard is under way"})
+		return
+	}
+	if l.settling(r) { // a cut is being written: the apply would wait for it
+		l.expedite(r)
+		l.whenSettled(r, func(l *Lane) { l.split(id, sp, done) })
+		return
+	}
+	l.step(id, "split: propose")
+	l.propose(r, shard.AppendSplitEntry(nil, l.wall, sp), done)
+}
+
+// splitAgain answers a split that cannot be applied: it is done if it was applied before.
+func (l *Lane) splitAgain(r *replica, sp *shard.Split, err error, done func(error)) {
+	if r.machine.Desc().Version <= sp.Version || len(sp.Children) == 0 {
+		done(err)
+		return
+	}
+	ids := make([]engine.ShardID, len(sp.Children))
+	for i := range ids {
+		ids[i] = sp.Children[i].Shard
+	}
+	if r.machine.HasLeft(ids) {
+		done(nil)
+		return
+	}
+	// This life has not seen it: the children are here, or were.
+	l.s.haveAll(l, 0, ids, func(all bool) {
+		if all {
+			err = nil
+		}
+		done(err)
+	})
+}
+
+// haveAll asks one lane after the other whether this node has, or had, replicas of all these shards; back is where it is answered.
+func (s *Scheduler) haveAll(back *Lane, lane int, ids []engine.ShardID, answer func(bool)) {
+	if lane == len(s.lanes) {
+		back.box.putCall(func(*Lane) { answer(true) })
+		return
+	}
+	s.lanes[lane].box.putCall(func(l *Lane) {
+		for _, id := range ids {
+			if s.laneOf(id) == l && l.byShard[id] == nil && !l.tombAbove(store.Key{Shard: id}) {
+				back.box.putCall(func(*Lane) { answer(false) })
+				return
+			}
+		}
+		s.haveAll(back, lane+1, ids, answer)
+	})
+}
+
+// propose proposes a barrier entry. done is called when it was applied here, or cannot be any more. Until then no cut is made, so that
+// the apply need not wait for one.
+func (l *Lane) propose(r *replica, payload []byte, done func(error)) {
+	r.barrier = true
+	req := &Request{Kind: kindBarrier, Shard: r.key.Shard, Body: payload, began: l.now, Done: func(req *Request) {
+		r.barrier = false
+		if len(r.ckpt.after) > 0 { // what waits for a cut, if nothing else is in its way
+			l.box.putCall(func(l *Lane) {
+				if !l.settling(r) && !r.removed {
+					l.runAfter(r)
+				}
+			})
+		}
+		done(req.Err)
+	}}
+	r.proposal = req
+	l.token++
+	l.ev.write = engine.Write{Token: l.token, Count: 1, Bytes: len(payload), Kind: engine.EntryBarrier}
+	l.feed(r, &l.ev.write)
+}
+
+// appendBarrier encodes the proposal of r.
+func (l *Lane) appendBarrier(r *replica, c *engine.Command) {
+	req := r.proposal
+	r.proposal = nil
+	r.waiters.push(waiter{c.IO.Last.Term, c.First, req})
+	l.appendOwn(r, c, raftlog.AppendEntry(nil, engine.EntryBarrier, req.Body))
+}
+
+// applyBarrier applies a barrier entry. wait: something must be waited for, nothing was changed.
+func (l *Lane) applyBarrier(r *replica, id engine.LogID, payload []byte) (wait bool, err error) {
+	if l.settling(r) { // rule Split2
+		l.expedite(r)
+		r.apply.parked = true
+		return true, nil
+	}
+	plan, err := r.machine.ApplySplit(id, payload, &l.ans)
+	if plan != nil {
+		l.splitApplied(r, id, plan)
+	}
+	return false, err
+}
+
+// settling tells whether a cut, a link or a split checkpoint of r is under way: nothing else may touch what the store holds of r.
+func (l *Lane) settling(r *replica) bool { return r.ckpt.cut || r.linking || r.birth != nil }
+
+// whenSettled calls f when that is over, or at once.
+func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
+	if l.settling(r) {
+		r.ckpt.after = append(r.ckpt.after, f)
+		return
+	}
+	f(l)
+}
+
+// expedite has the cut of r written although somebody holds it: a snapshot that streams is abandoned (rule State3).
+func (l *Lane) expedite(r *replica) {
+	c := &r.ckpt
+	if c.cut && !c.queued {
+		l.abandonSnapshots(r)
+		c.queued = true
+		r.machine.Share() // the holders go on reading it until they notice
+		l.s.ckpt.put(ckptItem{r: r, change: c.change})
+	}
+}
+
+// splitApplied starts the birth of the children.
+func (l *Lane) splitApplied(r *replica, id engine.LogID, plan *shard.Birth) {
+	b := &birth{parent: r, plan: plan, at: id, leads: r.eng.IsLeader(), changes: []state.Change{plan.Parent}}
+	r.birth = b
+	l.s.metrics.Splits.Add(1)
+	l.step(r.key.Shard, "split: applied")
+	events := make([]DescriptorEvent, 0, len(plan.Children)+1)
+	events = append(events, l.descriptorEvent(r))
+	for i := range plan.Children {
+		d := plan.Children[i].Desc
+		events = append(events, DescriptorEvent{Shard: d.Shard, Replica: plan.Children[i].Record.Replica, Descriptor: d})
+	}
+	l.announceAll(events)
+	l.afterSync(func(l *Lane) { l.bear(b) })
+}
+
+// bear has the children made, now that committed(P, split) is durable (rule Split1).
+func (l *Lane) bear(b *birth) {
+	l.step(b.parent.key.Shard, "split: synced")
+	byLane := make([][]int, len(l.s.lanes))
+	for i := range b.plan.Children {
+		if rec := &b.plan.Children[i].Record; rec.Replica != 0 {
+			at := l.s.laneOf(rec.Shard).id
+			byLane[at] = append(byLane[at], i)
+			b.waiting++
+		}
+	}
+	if b.waiting == 0 {
+		l.writeBirth(b)
+		return
+	}
+	for at, list := range byLane {
+		switch {
+		case len(list) == 0:
+		case at == l.id:
+			l.bearHere(b, list)
+		default:
+			l.s.lanes[at].box.putCall(func(l *Lane) { l.bearHere(b, list) })
+		}
+	}
+}
+
+// bearHere makes the children that belong to this lane.
+func (l *Lane) bearHere(b *birth, list []int) {
+	for _, i := range list {
+		l.bearChild(b, i)
+	}
+	if !b.leads {
+		return
+	}
+	l.later(splitFallback, func(l *Lane) {
+		for _, i := range list {
+			if r := l.byShard[b.plan.Children[i].Record.Shard]; r != nil && r.machine != nil && r.eng.Leader() == (engine.Peer{}) {
+				l.feed(r, &engine.Campaign{})
+			}
+		}
+	})
+}
+
+// bearChild makes one child, unless it exists or was removed (rule Split3): then its half of the data is garbage.
+func (l *Lane) bearChild(b *birth, i int) {
+	c := &b.plan.Children[i]
+	key := c.Record.Key
+	old := l.byShard[key.Shard]
+	if _, dead := l.tombs[key]; dead || l.tombAbove(key) || old != nil && (old.key != key || old.machine != nil) {
+		l.answerBirth(b, i, nil)
+		return
+	}
+	if old != nil && (old.logged || old.ioPending > 0 || old.linking || old.snapIn != nil) {
+		l.later(createRetry, func(l *Lane) { l.bearChild(b, i) })
+		return
+	}
+	m, err := shard.OpenChild(l.env, c, b.plan)
+	if err != nil {
+		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))
+		return
+	}
+	r, err := l.initialise(old, &c.Record, m)
+	if err != nil {
+		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))
+		return
+	}
+	r.birth = b
+	l.answerBirth(b, i, r)
+	l.feed(r, tickEvent)
+	switch node := l.designated(c.Desc); {
+	case node == l.s.cfg.Node && !b.leads, b.leads && node != l.s.cfg.Node && !l.s.live.up(node):
+		l.feed(r, &engine.Campaign{})
+	case node == l.s.cfg.Node:
+		l.later(splitCampaignDelay, func(l *Lane) {
+			if r.eng.Leader() == (engine.Peer{}) {
+				l.feed(r, &engine.Campaign{})
+			}
+		})
+	}
+}
+
+// designated names the node whose replica should lead a child first: spread over the voters by a hash.
+func (l *Lane) designated(d *shard.Descriptor) engine.NodeID {
+	var voters []engine.NodeID
+	for _, r := range d.Replicas {
+		if r.Role == shard.RoleVoter {
+			voters = append(voters, r.Node)
+		}
+	}
+	if len(voters) == 0 {
+		return 0
+	}
+	return voters[(uint64(d.Shard)*0x9e3779b97f4a7c15>>32)%uint64(len(voters))]
+}
+
+// answerBirth tells the parent's lane that child i was made, or not (nil).
+func (l *Lane) answerBirth(b *birth, i int, r *replica) {
+	if home := b.parent.lane; home != l {
+		home.box.putCall(func(l *Lane) { l.birthAnswered(b, i, r) })
+		return
+	}
+	l.birthAnswered(b, i, r)
+}
+
+func (l *Lane) birthAnswered(b *birth, i int, r *replica) {
+	if r != nil {
+		b.changes = append(b.changes, state.Change{Record: b.plan.Children[i].Record})
+		b.born = append(b.born, r)
+	}
+	if b.waiting--; b.waiting == 0 {
+		l.writeBirth(b)
+	}
+}
+
+// writeBirth hands the split checkpoint to the checkpointer.
+func (l *Lane) writeBirth(b *birth) {
+	l.step(b.parent.key.Shard, "split: born")
+	l.s.ckpt.put(ckptItem{r: b.parent, change: b.plan.Parent, birth: b})
+}
+
+// birthWritten is called by the checkpointer: parent and children are durable, each in its own place.
+func (s *Scheduler) birthWritten(b *birth) {
+	b.parent.lane.step(b.parent.key.Shard, "split: checkpoint written")
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) {
+			if b.parent.lane == l {
+				l.settled(b.parent, b.at)
+				l.step(b.parent.key.Shard, "split: settled")
+			}
+			for _, r := range b.born {
+				if r.lane == l {
+					l.settled(r, engine.LogID{})
+				}
+			}
+		})
+	}
+}
+
+// settled ends the birth for one of its replicas.
+func (l *Lane) settled(r *replica, at engine.LogID) {
+	if r.removed {
+		return
+	}
+	r.birth = nil
+	r.machine.Release()
+	if at != (engine.LogID{}) {
+		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}
+		l.feed(r, &l.ev.ckpt)
+	}
+	l.runAfter(r)
+}
+
+// runAfter goes on with what waited for the record of r to be replaced.
+func (l *Lane) runAfter(r *replica) {
+	after := r.ckpt.after
+	r.ckpt.after = nil
+	l.recordReplaced(r)
+	for _, f := range after {
+		f(l)
+	}
+}
+
+// initialise gives a new replica its state machine and engine. old is the uninitialised one that a message has made before, or nil. Its
+// vote is kept, and so is the promise that it may have given; what the log holds of a replica without a record is taken over
+// (rules Split3, Log7).
+func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*replica, error) {
+	rc := engine.Recovered{Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
+		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
+	if o := l.orphans[rec.Key]; o != nil && old == nil && chains(o.log, rec.Applied) {
+		delete(l.orphans, rec.Key)
+		rc.Vote, rc.Purged, rc.Runs, rc.Committed, rc.Newborn = o.log.Vote, o.log.Purged, o.log.Runs, o.log.Committed, false
+		if err := addSpecials(&rc, o.specials); err != nil {
+			return nil, err
+		}
+	} else {
+		if old != nil {
+			rc.Vote = old.eng.Status().Vote
+			if rc.Vote.Committed { // it may have promised its leader to elect nobody else (rule Engine2)
+				rc.GrantUntil = l.now + engine.Instant(l.s.cfg.ElectionTimeoutMin)
+			}
+		}
+		l.log.Init(rec.Key, rc.Vote, rec.Applied)
+	}
+	r := old
+	if r == nil {
+		r = l.newReplica(rec.Key, rc)
+		if err := l.add(r); err != nil {
+			return nil, err
+		}
+	} else {
+		l.startEngine(r, rc)
+	}
+	r.machine = m
+	if v := rc.Vote; v.Committed && v.Peer != r.self {
+		l.tellFilled(r, v)
+	}
+	return r, nil
+}
+
+// tellFilled tells the leader of v, which has been told that this replica holds nothing, that it is there now.
+func (l *Lane) tellFilled(r *replica, v engine.Vote) {
+	l.ev.hbResp = engine.HeartbeatResponse{From: r.self, Vote: v, Behind: true, Last: r.eng.Status().Last}
+	o := l.out(v.Peer.Node)
+	o.msgs = wire.AppendHeartbeatResponse(o.msgs, r.header(v.Peer), &l.ev.hbResp)
+	l.message(o)
+}
+
+// syncWait is something to be done when a batch of the log is durable.
+type syncWait struct {
+	batch uint64
+	do    func(*Lane)
+}
+
+// afterSync calls do when all that this lane has handed to the log until the end of this turn is durable.
+func (l *Lane) afterSync(do func(*Lane)) { l.syncNew = append(l.syncNew, do) }
+
+// noteSubmitted is called at the end of a turn; batch is 0 if there was nothing to submit.
+func (l *Lane) noteSubmitted(batch uint64) {
+	if batch != 0 {
+		l.lastBatch = batch
+	}
+	for i, do := range l.syncNew {
+		l.syncNew[i] = nil
+		if l.lastBatch <= l.syncedBatch {
+			l.box.putCall(do)
+			continue
+		}
+		l.syncWaits = append(l.syncWaits, syncWait{l.lastBatch, do})
+	}
+	l.syncNew = l.syncNew[:0]
+}
+
+// noteSynced is called when a batch is durable.
+func (l *Lane) noteSynced(batch uint64) {
+	l.syncedBatch = batch
+	n := 0
+	for n < len(l.syncWaits) && l.syncWaits[n].batch <= batch {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	ready := l.syncWaits[:n:n]
+	l.syncWaits = append([]syncWait(nil), l.syncWaits[n:]...)
+	for i := range ready {
+		ready[i].do(l)
+	}
+}
