@@ -174,7 +174,7 @@ func (l *Lane) noteDirty(r *replica) {
 // their share of the budget, the largest ones.
 func (l *Lane) ckptLook(pinned bool) {
 	cfg := &l.s.cfg
-	total := int64(0)
+	total, frozen := int64(0), int64(0)
 	n := 0
 	for _, r := range l.dirtyList {
 		if r.removed || r.machine == nil || !r.machine.Dirty() {
@@ -184,6 +184,7 @@ func (l *Lane) ckptLook(pinned bool) {
 		l.dirtyList[n] = r
 		n++
 		total += int64(r.machine.LiveBytes())
+		frozen += int64(r.machine.FrozenBytes())
 		if r.ckpt.cut {
 			if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
 				l.abandonSnapshots(r)
@@ -197,12 +198,26 @@ func (l *Lane) ckptLook(pinned bool) {
 	}
 	clear(l.dirtyList[n:])
 	l.dirtyList = l.dirtyList[:n]
+	l.overlayBytes.Store(total + frozen)
 	if budget := cfg.CheckpointBytes / int64(len(l.s.lanes)); total > budget {
 		l.ckptLargest(total - budget*3/4)
 	}
 	if pinned {
 		l.unpin()
 	}
+}
+
+// overlaysMax is how many times CheckpointBytes the overlays of the node may hold: over it the store is slower than the clients, who
+// must wait, for nothing else bounds the memory.
+const overlaysMax = 3
+
+// overlaysFull tells whether the overlays held more than they may when the lanes were last asked.
+func (s *Scheduler) overlaysFull() bool {
+	sum := int64(0)
+	for _, l := range s.lanes {
+		sum += l.overlayBytes.Load()
+	}
+	return sum > overlaysMax*s.cfg.CheckpointBytes
 }
 
 // ckptLargest cuts the largest overlays until about so many bytes are on their way.

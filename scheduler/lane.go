@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
@@ -18,6 +19,8 @@ type Lane struct {
 	log  *raftlog.Lane
 	box  mailbox
 	mail mail
+	// overlayBytes is what the overlays held at the last look, frozen ones included.
+	overlayBytes atomic.Int64
 
 	// now and wall are the clocks of this turn, read after the mailbox was taken (rule Engine2).
 	now      engine.Instant

@@ -151,6 +151,8 @@ func (s *Scheduler) checkpointLoop() {
 			select {
 			case <-s.run.stop:
 				return
+			case <-tick.C:
+				s.ckpt.look() // a long queue must not hide how much comes behind it
 			case <-time.After(s.cfg.CheckpointPause):
 			}
 		}

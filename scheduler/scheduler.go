@@ -84,6 +84,8 @@ func (s *Scheduler) Submit(req *Request) {
 		err = errStopping
 	case req.Kind == KindWrite && s.full():
 		err = errFull
+	case req.Kind == KindWrite && s.overlaysFull():
+		err = shard.ErrOverloaded
 	case req.Kind == KindWrite && s.metrics.InflightBytes.Load()+int64(len(req.Body)) > s.cfg.InflightBytesMax:
 		err = shard.ErrOverloaded
 	default:

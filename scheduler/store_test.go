@@ -333,3 +333,26 @@ func TestFullLogFreesItself(t *testing.T) {
 		t.Fatalf("still refused: %v, segments %d to %d", err, oldest, active)
 	}
 }
+
+// TestSlowStateRefusesWrites: what waits in memory for the store is bounded (FAULTS D16, trap 30).
+func TestSlowStateRefusesWrites(t *testing.T) {
+	n := newStoreNode(t)
+	n.s.cfg.CheckpointBytes = 100_000
+	var err error
+	for k := 0; err == nil && k < 100; k++ {
+		err = n.put(k, 20_000)
+		n.s.LookForCheckpoints()
+		n.spin(1)
+	}
+	if !errors.Is(err, shard.ErrOverloaded) {
+		t.Fatalf("error %v", err)
+	}
+	for n.s.WriteCheckpoint() {
+		n.spin(2)
+		n.s.LookForCheckpoints()
+		n.spin(2)
+	}
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+}
