@@ -114,16 +114,12 @@ func (s *Scheduler) RemoveReplicaAsync(id engine.ShardID, replica engine.Replica
 	s.laneOf(id).box.putCall(func(l *Lane) { l.remove(id, replica, done) })
 }
 
-// RemoveGone removes this node's replica of d.Shard if d proves that it is not a member any more: d was applied by a replica of the
-// shard, is of no earlier membership than this replica has applied, and does not name it (rule Cluster5). It tells whether it did.
-// An uninitialised replica has applied nothing, and may be named by a later descriptor than d: it stays.
+// RemoveGone removes this node's replica of d.Shard if d proves that it is not a member any more (rule Cluster5): d was applied by a
+// replica of the shard. It tells whether it did. An uninitialised replica has applied nothing, and may be named by a later
+// descriptor than d: it stays.
 func (s *Scheduler) RemoveGone(ctx context.Context, d *shard.Descriptor) (bool, error) {
 	var gone engine.ReplicaID
-	err := s.call(ctx, s.laneOf(d.Shard), func(l *Lane) {
-		if r := l.byShard[d.Shard]; r != nil && r.machine != nil && provesGone(d, r.machine.Desc(), r.key.Replica) {
-			gone = r.key.Replica
-		}
-	})
+	err := s.call(ctx, s.laneOf(d.Shard), func(l *Lane) { gone = l.gone(d) })
 	if err != nil || gone == 0 {
 		return false, err
 	}
@@ -131,11 +127,50 @@ func (s *Scheduler) RemoveGone(ctx context.Context, d *shard.Descriptor) (bool, 
 	return true, s.RemoveReplica(ctx, d.Shard, gone)
 }
 
-// provesGone tells whether d, the descriptor of a replica of the same shard, proves that replica id, which has applied mine, was removed.
-// The membership is compared by ConfVersion alone, whatever Version says (FAULTS R11).
-func provesGone(d, mine *shard.Descriptor, id engine.ReplicaID) bool {
-	_, named := d.Replica(id)
-	return !named && d.ConfVersion >= mine.ConfVersion
+// RemoveGoneAsync is RemoveGone for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) RemoveGoneAsync(d *shard.Descriptor, done func(gone engine.ReplicaID, err error)) {
+	s.laneOf(d.Shard).box.putCall(func(l *Lane) {
+		gone := l.gone(d)
+		if gone == 0 {
+			done(0, nil)
+			return
+		}
+		l.remove(d.Shard, gone, func(err error) { done(gone, err) })
+	})
+}
+
+// gone returns the replica of d.Shard that is here, if d proves that it was removed; else 0.
+func (l *Lane) gone(d *shard.Descriptor) engine.ReplicaID {
+	r := l.byShard[d.Shard]
+	if r == nil || r.machine == nil {
+		return 0
+	}
+	m := r.machine
+	before := m.Previous().Membership
+	if provesGone(d, m.Desc(), r.self, before != nil && before.Contains(r.self)) {
+		return r.key.Replica
+	}
+	return 0
+}
+
+// provesGone tells whether d, the descriptor of a replica of the same shard, proves that self, which has applied mine, was removed. before
+// tells whether the membership before that of mine had named it. The memberships are compared by ConfVersion alone, whatever Version
+// says (FAULTS R11).
+//
+// That d does not name self is not enough: the snapshot that filled self may be from before the entry that added it, and then neither
+// names it while it is being added, or even votes. So self must have been a member as of what it has applied, or
+// have applied its own removal; or d names a later replica on its node, which nobody would add while self is there.
+func provesGone(d, mine *shard.Descriptor, self engine.Peer, before bool) bool {
+	if _, named := d.Replica(self.Replica); named {
+		return false
+	}
+	if other, ok := d.OnNode(self.Node); ok && other.Replica > self.Replica && d.ConfVersion >= mine.ConfVersion {
+		return true
+	}
+	if _, named := mine.Replica(self.Replica); named {
+		return d.ConfVersion > mine.ConfVersion
+	}
+	return before && d.ConfVersion >= mine.ConfVersion
 }
 
 // discard forgets an uninitialised replica on the word of a leader that names a later one on this node: replica ids grow, a node has

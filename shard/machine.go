@@ -155,6 +155,9 @@ func (m *Machine) Persisted() engine.LogID { return m.base.Applied }
 // Membership returns the newest applied membership.
 func (m *Machine) Membership() engine.MembershipAt { return m.membership }
 
+// Previous returns the membership that was in force before that; its Membership is nil if there was none, or it is not known.
+func (m *Machine) Previous() engine.MembershipAt { return m.previous }
+
 // Extents returns where the data lies.
 func (m *Machine) Extents() []state.Extent { return m.extents }
 
