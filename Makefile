@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test test-race test-full check fix bench clean
+.PHONY: help build demo sim test test-race test-full check fix bench clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -36,6 +36,10 @@ check: ## gofmt, vet, staticcheck; never writes
 fix: ## formats and tidies
 	gofmt -w .
 	$(GO) mod tidy
+
+SEEDS ?= 1-100
+sim: ## the data plane under simulated faults: make sim SEEDS="1 2 7-9"
+	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' -v ./internal/sim -args -sim.seeds="$(SEEDS)"
 
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 
 // highInternal are the internal packages that serve cmd alone and may import what cmd may.
 // All others import the standard library and modules only.
-var highInternal = []string{"internal/cli", "internal/client", "internal/client/clienttest", "internal/config", "internal/demo", "internal/bench", "internal/load", "internal/e2e", "internal/output"}
+var highInternal = []string{"internal/cli", "internal/client", "internal/client/clienttest", "internal/config", "internal/demo", "internal/bench", "internal/load", "internal/e2e", "internal/output", "internal/sim"}
 
 // enginePure lists what the engine may take from the standard library: nothing with I/O, time or concurrency in it.
 var enginePure = []string{"cmp", "errors", "fmt", "iter", "math", "math/bits", "slices", "sort", "strconv", "strings"}

@@ -26,6 +26,8 @@ type Options struct {
 	Dup   float64 // that it comes twice
 	// SegmentBytes is the size of the raft log's segments: default 1 MiB.
 	SegmentBytes int64
+	// CacheBytes is what the raft log keeps in memory: default 1 MiB.
+	CacheBytes int64
 	// Crash is what a power cut does to what was not synced.
 	Crash  vfs.CrashPolicy
 	Config func(*scheduler.Config)
@@ -130,6 +132,9 @@ func New(opt Options) (*Cluster, error) {
 	if opt.SegmentBytes == 0 {
 		opt.SegmentBytes = 1 << 20
 	}
+	if opt.CacheBytes == 0 {
+		opt.CacheBytes = 1 << 20
+	}
 	if opt.Lanes == 0 {
 		opt.Lanes = 1
 	}
@@ -163,6 +168,17 @@ func (c *Cluster) jitter(d time.Duration) time.Duration {
 	return d/2 + time.Duration(c.Rand.Int64N(int64(d)))
 }
 
+// After does something later.
+func (c *Cluster) After(d time.Duration, do func()) { c.after(d, do) }
+
+// Life numbers the lives and deaths of the node: what belongs to another is over.
+func (n *Node) Life() uint64 { return n.life }
+
+// Create makes a replica of a new shard.
+func (n *Node) Create(desc *shard.Descriptor, id engine.ReplicaID, campaign bool) error {
+	return n.create(desc, id, campaign)
+}
+
 // after does something later, unless the node's life has ended by then.
 func (n *Node) after(d time.Duration, do func()) {
 	life := n.life
@@ -190,7 +206,7 @@ func (c *Cluster) Start(id engine.NodeID) error {
 		return err
 	}
 	salt := rand.New(rand.NewPCG(c.Opt.Seed, n.incarnation))
-	log, rec, err := raftlog.Open(n.fs(), "log", raftlog.Options{SegmentBytes: c.Opt.SegmentBytes, CacheBytes: 1 << 20, SyncedHint: synced,
+	log, rec, err := raftlog.Open(n.fs(), "log", raftlog.Options{SegmentBytes: c.Opt.SegmentBytes, CacheBytes: c.Opt.CacheBytes, SyncedHint: synced,
 		Salt: salt.Uint64, Logger: c.Opt.Logger})
 	if n.life != life {
 		return ErrCrashed

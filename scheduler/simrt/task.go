@@ -166,7 +166,10 @@ func (n *Node) fatal(life uint64, err error) {
 }
 
 // Pause stops everything on a node for d, as SIGSTOP does: its clock goes on.
-func (n *Node) Pause(d time.Duration) { n.paused = max(n.paused, n.c.now+engine.Instant(d)) }
+func (n *Node) Pause(d time.Duration) {
+	n.paused = max(n.paused, n.c.now+engine.Instant(d))
+	n.after(d, n.pump)
+}
 
 // Wipe destroys the disk and all that is on it. The node must be down.
 func (n *Node) Wipe() { n.wipe() }

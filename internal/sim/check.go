@@ -1,0 +1,338 @@
+package sim
+
+import (
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/scheduler/simrt"
+	"github.com/kiloraft/kiloraft/store"
+)
+
+// checker holds what has been seen of all replicas, and compares it with what is seen next.
+type checker struct {
+	s    *sim
+	hash uint64
+
+	leaders map[termOf]office
+	// chosen are the hashes of the applied entries of each shard, by index; newest is the last one.
+	chosen   map[engine.ShardID]map[uint64]entry
+	newest   map[engine.ShardID]engine.LogID
+	replicas map[place]*seen
+	gone     map[place]bool // replicas that left a tombstone
+	engines  map[place]living
+	keys     map[engine.NodeID]map[engine.ShardID][]store.Key // of engines
+}
+
+// living is the engine of a replica in a life of its node.
+type living struct {
+	eng  *engine.Engine
+	life uint64
+}
+
+type termOf struct {
+	shard engine.ShardID
+	term  uint64
+}
+
+// office is who leads: a life of a replica (rule Engine1).
+type office struct {
+	place place
+	life  uint64
+}
+
+type place struct {
+	node engine.NodeID
+	key  store.Key
+}
+
+type entry struct {
+	term uint64
+	hash uint64
+}
+
+// seen is what is remembered of a replica over its lives.
+type seen struct {
+	life uint64
+	// of this life
+	committed, applied engine.LogID
+	vote               engine.Vote
+	// Promises made to others: they must survive.
+	told  engine.Vote
+	acked engine.LogID
+	// linked is the newest snapshot: it replaces the log, whatever was committed in that.
+	linked uint64
+}
+
+func newChecker(s *sim) *checker {
+	return &checker{s: s, leaders: map[termOf]office{}, chosen: map[engine.ShardID]map[uint64]entry{}, newest: map[engine.ShardID]engine.LogID{},
+		replicas: map[place]*seen{}, gone: map[place]bool{}, engines: map[place]living{}, keys: map[engine.NodeID]map[engine.ShardID][]store.Key{}}
+}
+
+// probe is the checker's eye on one life of a node.
+type probe struct {
+	*checker
+	n    *simrt.Node
+	life uint64
+}
+
+func (p *probe) place(k store.Key) place { return place{p.n.ID, k} }
+
+func (p *probe) mix(v ...uint64) {
+	for _, x := range v {
+		p.hash = (p.hash ^ x) * 0x100000001b3
+		p.hash ^= p.hash >> 29
+	}
+}
+
+// Applied implements scheduler.Probe.
+func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte) {
+	if !p.alive() {
+		return
+	}
+	h := xxhash.Sum64(payload) ^ uint64(kind)<<56
+	p.mix(uint64(p.n.ID), uint64(k.Shard), id.Index, h)
+	m := p.chosen[k.Shard]
+	if m == nil {
+		m = map[uint64]entry{}
+		p.chosen[k.Shard] = m
+	}
+	e := entry{id.Term, h}
+	if old, ok := m[id.Index]; ok && old != e {
+		p.s.fail("node %d, shard %d: applies %v with hash %x, at this index %d/%x was applied before", p.n.ID, k.Shard, id, h, old.term, old.hash)
+	}
+	m[id.Index] = e
+	if id.Index > p.newest[k.Shard].Index {
+		p.newest[k.Shard] = id
+	}
+	if p.s.opt.Trace {
+		p.s.tracef("node %d shard %d applied %d/%d", p.n.ID, k.Shard, id.Term, id.Index)
+	}
+}
+
+// Linked implements scheduler.Probe.
+func (p *probe) Linked(k store.Key, id engine.LogID) {
+	if !p.alive() {
+		return
+	}
+	p.s.happened("snapshot installed")
+	p.s.tracef("node %d shard %d linked a snapshot at %v", p.n.ID, k.Shard, id)
+	p.seen(k).linked = id.Index
+	if id.Index <= 1 {
+		return
+	}
+	if e, ok := p.chosen[k.Shard][id.Index]; !ok || e.term != id.Term {
+		p.s.fail("node %d, shard %d: a snapshot at %v, where %d was applied (%v)", p.n.ID, k.Shard, id, e.term, ok)
+	}
+}
+
+// alive tells whether the process that is watched lives: what a dead one still does in its last event is seen by nobody.
+func (p *probe) alive() bool { return p.n.Life() == p.life }
+
+// Command implements scheduler.Probe.
+func (p *probe) Command(k store.Key, eng *engine.Engine, c *engine.Command) {
+	if !p.alive() {
+		return
+	}
+	if p.s.opt.Trace {
+		p.traceCommand(k, c)
+	}
+	s := p.seen(k)
+	switch c.Kind {
+	case engine.Respond:
+		switch c.Response {
+		case engine.RespondVote:
+			if c.VoteResponse.Granted && !c.VoteResponse.Pre {
+				p.tell(s, c.VoteResponse.Vote)
+			}
+		case engine.RespondAppend:
+			p.tell(s, c.AppendResponse.Vote)
+			if m := c.AppendResponse.Match; c.AppendResponse.Success && s.acked.Less(m) {
+				s.acked = m
+			}
+		case engine.RespondHeartbeat:
+			p.tell(s, c.HeartbeatResponse.Vote)
+		}
+	case engine.SendVote:
+		p.tell(s, c.Vote)
+	case engine.TruncateLog:
+		p.s.happened("log truncated")
+		if c.First <= s.committed.Index && s.linked <= s.committed.Index {
+			p.s.fail("node %d, shard %d: truncates from %d, committed %v", p.n.ID, k.Shard, c.First, s.committed)
+		}
+	case engine.RejectSnapshot:
+		p.s.happened("snapshot rejected")
+	case engine.SendTimeoutNow:
+		p.s.happened("leadership transferred")
+	case engine.FailPendingReads:
+		p.s.happened("office lost")
+	case engine.ReadReady:
+		p.s.happened("read by index")
+	}
+}
+
+// tell notes that others were told of a vote.
+func (p *probe) tell(s *seen, v engine.Vote) {
+	v.Committed = false
+	if v.Term > s.told.Term || v.Term == s.told.Term && s.told.Peer == (engine.Peer{}) {
+		s.told = v
+	}
+}
+
+func (p *probe) seen(k store.Key) *seen {
+	s := p.replicas[p.place(k)]
+	if s == nil {
+		s = &seen{life: p.life}
+		p.replicas[p.place(k)] = s
+	}
+	return s
+}
+
+// Fed implements scheduler.Probe.
+func (p *probe) Fed(k store.Key, eng *engine.Engine, ev engine.Event) {
+	if !p.alive() {
+		return
+	}
+	st := eng.Status()
+	s := p.seen(k)
+	p.mix(uint64(p.s.c0()), uint64(p.n.ID), uint64(k.Shard), st.Vote.Term, st.Last.Index, st.Committed.Index)
+	if p.s.opt.Trace {
+		p.s.tracef("node %d shard %d.%d %s <- %T %+v", p.n.ID, k.Shard, k.Replica, summary(&st), ev, ev)
+	}
+	if p.gone[p.place(k)] {
+		p.s.fail("node %d: replica %d of shard %d came back after it was removed", p.n.ID, k.Replica, k.Shard)
+	}
+	if e := p.engines[p.place(k)]; e.eng != eng {
+		if e.eng == nil {
+			m := p.keys[p.n.ID]
+			if m == nil {
+				m = map[engine.ShardID][]store.Key{}
+				p.keys[p.n.ID] = m
+			}
+			m[k.Shard] = append(m[k.Shard], k)
+		}
+		p.engines[p.place(k)] = living{eng, p.life}
+	}
+	if s.life != p.life {
+		p.recovered(k, s, &st)
+	}
+	switch {
+	case !keeps(st.Vote, s.vote):
+		p.s.fail("node %d, shard %d: vote %+v after %+v", p.n.ID, k.Shard, st.Vote, s.vote)
+	case st.Committed.Index < s.committed.Index || st.Applied.Index < s.applied.Index:
+		p.s.fail("node %d, shard %d: committed %v applied %v after %v and %v", p.n.ID, k.Shard, st.Committed, st.Applied, s.committed, s.applied)
+	case st.Applied.Index > st.Committed.Index || st.Committed.Index > st.Last.Index || st.Applied.Index > st.Flushed.Index:
+		p.s.fail("node %d, shard %d: cursors out of order: %+v", p.n.ID, k.Shard, st)
+	}
+	s.vote, s.committed, s.applied = st.Vote, st.Committed, st.Applied
+	if eng.IsLeader() {
+		p.leads(k, &st)
+	}
+	if st.Quiesced {
+		p.s.sometimes["asleep"]++
+	}
+}
+
+// keeps tells whether v may follow old: of a later term, or the same choice, or the winner of the term.
+func keeps(v, old engine.Vote) bool {
+	switch {
+	case v.Term != old.Term:
+		return v.Term > old.Term
+	case old.Committed:
+		return v == old
+	}
+	return v.Committed || v.Peer == old.Peer || old.Peer == engine.Peer{}
+}
+
+// recovered checks that a replica still knows what it had promised before it crashed.
+func (p *probe) recovered(k store.Key, s *seen, st *engine.Status) {
+	if !keeps(st.Vote, s.told) {
+		p.s.fail("node %d, shard %d: recovered with vote %+v, it had told others %+v", p.n.ID, k.Shard, st.Vote, s.told)
+	}
+	if st.Last.Less(s.acked) {
+		p.s.fail("node %d, shard %d: recovered with a log up to %v, it had acknowledged %v", p.n.ID, k.Shard, st.Last, s.acked)
+	}
+	p.s.happened("replica recovered")
+	if st.Last.Index > st.Applied.Index {
+		p.s.happened("replica recovered with entries to replay")
+	}
+	*s = seen{life: p.life, told: s.told, acked: s.acked}
+}
+
+// leads checks a leader.
+func (p *probe) leads(k store.Key, st *engine.Status) {
+	me := office{p.place(k), p.life}
+	t := termOf{k.Shard, st.Vote.Term}
+	old, ok := p.leaders[t]
+	if ok && old != me {
+		p.s.fail("shard %d: two leaders of term %d: %+v and %+v", k.Shard, st.Vote.Term, old, me)
+	}
+	if ok {
+		return
+	}
+	p.leaders[t] = me
+	p.s.happened("leader elected")
+	p.s.tracef("node %d leads shard %d in term %d", p.n.ID, k.Shard, st.Vote.Term)
+	if newest := p.newest[k.Shard]; newest.Term < st.Vote.Term && st.Last.Less(newest) {
+		p.s.fail("node %d leads shard %d in term %d with a log up to %v, applied somewhere is %v", p.n.ID, k.Shard, st.Vote.Term, st.Last, newest)
+	}
+}
+
+func summary(st *engine.Status) string {
+	q := ""
+	if st.Quiesced {
+		q = " asleep"
+	}
+	return fmt.Sprintf("[r%d t%d v%d last %d/%d com %d app %d fl %d%s]", st.Role, st.Vote.Term, st.Vote.Peer.Node, st.Last.Term, st.Last.Index,
+		st.Committed.Index, st.Applied.Index, st.Flushed.Index, q)
+}
+
+func (p *probe) traceCommand(k store.Key, c *engine.Command) {
+	switch c.Kind {
+	case engine.Respond:
+		var r any
+		switch c.Response {
+		case engine.RespondVote:
+			r = c.VoteResponse
+		case engine.RespondAppend:
+			r = c.AppendResponse
+		case engine.RespondHeartbeat:
+			r = c.HeartbeatResponse
+		case engine.RespondSnapshot:
+			r = c.SnapshotResponse
+		}
+		p.s.tracef("node %d shard %d   -> %d: %T%+v", p.n.ID, k.Shard, c.To.Node, r, r)
+	case engine.SendHeartbeat:
+		p.s.tracef("node %d shard %d   -> %d: %+v", p.n.ID, k.Shard, c.To.Node, *c.Heartbeat)
+	default:
+		p.s.tracef("node %d shard %d   -> command %d to %d vote %d/%d io %+v prev %v id %v [%d %d] token %d stream %d seq %d", p.n.ID, k.Shard, c.Kind,
+			c.To.Node, c.Vote.Term, c.Vote.Peer.Node, c.IO.Last, c.Prev, c.LogID, c.First, c.Last, c.Token, c.Stream, c.Seq)
+	}
+}
+
+// leader returns the node that leads a shard, in the highest term if there are several, or nil.
+func (s *sim) leader(id engine.ShardID) *simrt.Node {
+	var best *simrt.Node
+	term := uint64(0)
+	for _, n := range s.c.Nodes {
+		if !n.Up {
+			continue
+		}
+		for _, k := range s.check.keys[n.ID][id] {
+			e := s.check.engines[place{n.ID, k}]
+			if e.life == n.Life() && e.eng.IsLeader() && e.eng.Status().Vote.Term > term && !s.check.gone[place{n.ID, k}] {
+				best, term = n, e.eng.Status().Vote.Term
+			}
+		}
+	}
+	return best
+}
+
+// c0 is the time, also while the cluster is being made.
+func (s *sim) c0() engine.Instant {
+	if s.c == nil {
+		return 0
+	}
+	return s.c.Now()
+}

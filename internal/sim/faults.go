@@ -1,0 +1,232 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/scheduler/simrt"
+	"github.com/kiloraft/kiloraft/store/vfs"
+)
+
+// disk is what is wrong with a node's disk.
+type disk struct {
+	crashIn int // operations that change something, until the power is cut; zero: never
+	failIn  int // until one fails with EIO
+	full    bool
+}
+
+func (s *sim) disk(id engine.NodeID) *disk {
+	d := s.disks[id]
+	if d == nil {
+		d = &disk{}
+		s.disks[id] = d
+	}
+	return d
+}
+
+// onDisk is asked before every operation on a disk.
+func (s *sim) onDisk(n *simrt.Node, op *vfs.Op) error {
+	d := s.disk(n.ID)
+	if !op.Kind.Changes() {
+		return nil
+	}
+	if d.crashIn > 0 {
+		if d.crashIn--; d.crashIn == 0 {
+			if n.Up {
+				s.happened("crash at a disk operation")
+			} else {
+				s.happened("crash during recovery")
+			}
+			s.tracef("node %d: power cut before %v %s", n.ID, op.Kind, op.Name)
+			s.c.Crash(n.ID)
+			s.restartLater(n)
+			return simrt.ErrCrashed
+		}
+	}
+	if d.failIn > 0 {
+		if d.failIn--; d.failIn == 0 {
+			s.tracef("node %d: EIO at %v %s", n.ID, op.Kind, op.Name)
+			s.happened("EIO")
+			if op.Kind == vfs.OpWrite && op.Size > 1 {
+				op.Size = s.rng.IntN(op.Size)
+			}
+			return syscall.EIO
+		}
+	}
+	if d.full && (op.Kind == vfs.OpAllocate || op.Kind == vfs.OpCreate) {
+		s.happened("disk full")
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+// onFatal is told of a process that ended itself.
+func (s *sim) onFatal(n *simrt.Node, err error) {
+	s.tracef("node %d: fatal: %v", n.ID, err)
+	if !errors.Is(err, syscall.EIO) && !errors.Is(err, simrt.ErrCrashed) {
+		s.err = fmt.Errorf("node %d ended itself: %w", n.ID, err)
+		return
+	}
+	s.happened("fail-stop")
+	s.c.After(0, func() { s.restartLater(n) })
+}
+
+func (s *sim) crash(n *simrt.Node) {
+	if n.Up {
+		s.tracef("node %d: crash", n.ID)
+		s.c.Crash(n.ID)
+	}
+}
+
+// restartLater starts a node that is down, after a while, unless it is lost.
+func (s *sim) restartLater(n *simrt.Node) {
+	d := between(s.rng, time.Millisecond, 3*s.knobs.electionTimeout)
+	if s.rng.IntN(6) == 0 {
+		d *= 8
+	}
+	s.c.After(d, func() { s.restart(n) })
+}
+
+func (s *sim) restart(n *simrt.Node) {
+	if n.Up || n.ID == s.lost {
+		return
+	}
+	d := s.disk(n.ID)
+	*d = disk{}
+	if !s.settling && s.rng.IntN(4) == 0 {
+		d.crashIn = 1 + s.rng.IntN(12)
+	}
+	err := s.c.Start(n.ID)
+	if d.crashIn > 0 && s.rng.IntN(2) == 0 {
+		d.crashIn = 0
+	}
+	s.tracef("node %d: started: %v", n.ID, err)
+	switch {
+	case errors.Is(err, simrt.ErrCrashed), err != nil && strings.Contains(err.Error(), simrt.ErrCrashed.Error()):
+	case err != nil:
+		s.fail("node %d does not start: %w", n.ID, err)
+	}
+	s.happened("restart")
+}
+
+func (s *sim) randomNode() *simrt.Node { return s.c.Nodes[s.rng.IntN(len(s.c.Nodes))] }
+
+func (s *sim) alive() int {
+	n := 0
+	for _, x := range s.c.Nodes {
+		if x.Up {
+			n++
+		}
+	}
+	return n
+}
+
+// faults does something bad, or ends something bad, and comes again.
+func (s *sim) faults() {
+	if s.settling {
+		return
+	}
+	s.c.After(between(s.rng, s.knobs.faultEvery/4, 2*s.knobs.faultEvery), s.faults)
+	t := s.knobs.electionTimeout
+	n, o := s.randomNode(), s.randomNode()
+	switch s.rng.IntN(20) {
+	case 0, 1:
+		if n.Up && (s.alive() > len(s.c.Nodes)/2+1 || s.rng.IntN(4) == 0) {
+			s.crash(n)
+			s.restartLater(n)
+		}
+	case 2:
+		if s.rng.IntN(3) == 0 {
+			s.happened("all crash")
+			for _, n := range s.c.Nodes {
+				s.crash(n)
+				s.restartLater(n)
+			}
+		}
+	case 3:
+		s.disk(n.ID).crashIn = 1 + s.rng.IntN(30)
+	case 4:
+		if s.rng.IntN(3) == 0 {
+			s.disk(n.ID).failIn = 1 + s.rng.IntN(10)
+		}
+	case 5:
+		d := s.disk(n.ID)
+		d.full = true
+		s.c.After(between(s.rng, t, 6*t), func() { d.full = false })
+	case 6:
+		if n.Up {
+			d := between(s.rng, t/10, 3*t)
+			s.tracef("node %d: pause %v", n.ID, d)
+			s.happened("pause")
+			n.Pause(d)
+		}
+	case 7:
+		s.tracef("node %d: slow disk", n.ID)
+		s.happened("disk stalls")
+		n.SyncTime = between(s.rng, time.Millisecond, 3*t)
+		s.c.After(between(s.rng, t, 5*t), func() { n.SyncTime = 0 })
+	case 8:
+		// Within the drift that leases allow for: a hundredth between any two.
+		rate := 1 + (s.rng.Float64()-0.5)*0.009
+		wall := int64(0)
+		if s.rng.IntN(2) == 0 {
+			wall = s.rng.Int64N(2*3_600_000) - 3_600_000
+		}
+		s.tracef("node %d: clock at rate %f, wall off by %d ms", n.ID, rate, wall)
+		n.SetClock(rate, wall)
+	case 9, 10:
+		s.tracef("isolate %d", n.ID)
+		s.happened("isolation")
+		s.c.Isolate(n.ID, true)
+		s.c.After(between(s.rng, t/4, 6*t), func() { s.c.Isolate(n.ID, false) })
+	case 11, 12:
+		if n != o {
+			s.tracef("cut %d to %d", n.ID, o.ID)
+			s.happened("one-way cut")
+			s.c.Cut(n.ID, o.ID, true)
+			if s.rng.IntN(2) == 0 {
+				s.c.Cut(o.ID, n.ID, true)
+			}
+			s.c.After(between(s.rng, t/4, 6*t), func() { s.c.Cut(n.ID, o.ID, false); s.c.Cut(o.ID, n.ID, false) })
+		}
+	case 13:
+		if n != o && n.Up && o.Up {
+			s.tracef("session %d-%d breaks", n.ID, o.ID)
+			s.c.Reconnect(n.ID, o.ID, between(s.rng, 0, t))
+		}
+	case 14, 15:
+		s.badNetwork()
+	case 16, 17:
+		s.goodNetwork()
+	default:
+		s.transfer()
+	}
+}
+
+func (s *sim) badNetwork() {
+	t := s.knobs.electionTimeout
+	f := &s.c.Net
+	f.Drop, f.Dup = s.rng.Float64()*pick(s.rng, 0, 0.05, 0.3), s.rng.Float64()*pick(s.rng, 0, 0.1, 0.3)
+	f.Slow, f.SlowMax = s.rng.Float64()*pick(s.rng, 0, 0.05, 0.3), between(s.rng, time.Millisecond, pick(s.rng, t/2, 4*t, 20*t))
+	f.DropHeartbeat = s.rng.Float64() * pick(s.rng, 0, 0, 0.5)
+	f.BreakSnapshot = s.rng.Float64() * 0.3
+	f.Refuse = s.rng.Float64() * pick(s.rng, 0, 0, 0.2)
+	s.tracef("network %+v", *f)
+}
+
+func (s *sim) goodNetwork() { s.c.Net = simrt.NetFaults{FIFO: s.knobs.fifo} }
+
+func (s *sim) transfer() {
+	id := s.shards[s.rng.IntN(len(s.shards))]
+	l := s.leader(id)
+	if l == nil {
+		return
+	}
+	to := s.randomNode().ID
+	s.tracef("transfer shard %d from %d to %d", id, l.ID, to)
+	l.Sched.TransferAsync(id, to, func(error) {})
+}

@@ -1,0 +1,97 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	seedsFlag = flag.String("sim.seeds", "", "seeds to run, separated by blanks: 1 2 7-9")
+	spanFlag  = flag.Duration("sim.span", 0, "how long faults go on in each")
+	traceFlag = flag.Bool("sim.trace", false, "keep the trace of every seed, not only of failing ones")
+)
+
+// parseSeeds reads "1 2 7-9".
+func parseSeeds(t testing.TB, list string) []uint64 {
+	var out []uint64
+	for _, f := range strings.FieldsFunc(list, func(r rune) bool { return r == ' ' || r == ',' }) {
+		a, b, isRange := strings.Cut(f, "-")
+		first, err := strconv.ParseUint(a, 10, 64)
+		last := first
+		if err == nil && isRange {
+			last, err = strconv.ParseUint(b, 10, 64)
+		}
+		if err != nil {
+			t.Fatalf("seeds %q: %v", list, err)
+		}
+		for s := first; s <= last; s++ {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// run runs one seed, and if it fails again with a trace.
+func run(t *testing.T, seed uint64, opt Options) *Result {
+	t.Helper()
+	r := Run(seed, opt)
+	if r.Err == nil {
+		return r
+	}
+	if !opt.Trace {
+		opt.Trace = true
+		r = Run(seed, opt)
+	}
+	for _, line := range r.Trace[max(0, len(r.Trace)-12):] {
+		t.Log(line)
+	}
+	path := fmt.Sprintf("%s/kiloraft-sim-%d.trace", os.TempDir(), seed)
+	if err := os.WriteFile(path, []byte(strings.Join(r.Trace, "\n")+"\n"), 0o644); err == nil {
+		t.Logf("the whole trace: %s", path)
+	}
+	t.Logf("knobs: %s", r.Knobs)
+	t.Errorf("seed %d: %v\nreplay: make sim SEEDS=%d", seed, r.Err, seed)
+	return r
+}
+
+func TestSeeds(t *testing.T) {
+	seeds := parseSeeds(t, *seedsFlag)
+	standard := len(seeds) == 0
+	if standard {
+		seeds = parseSeeds(t, "1-24")
+	}
+	began := time.Now()
+	sometimes := map[string]int{}
+	var simulated time.Duration
+	ops, unknown := 0, 0
+	for _, seed := range seeds {
+		r := run(t, seed, Options{Trace: *traceFlag, Span: *spanFlag})
+		for k, n := range r.Sometimes {
+			sometimes[k] += n
+		}
+		simulated += r.Simulated
+		ops += r.Ops
+		unknown += r.Unknown
+	}
+	took := time.Since(began)
+	t.Logf("%d seeds: %v simulated in %v (%.0f to 1), %d operations, %d of unknown outcome", len(seeds), simulated.Round(time.Second),
+		took.Round(time.Millisecond), simulated.Seconds()/took.Seconds(), ops, unknown)
+	for _, k := range slices.Sorted(maps.Keys(sometimes)) {
+		t.Logf("%8d  %s", sometimes[k], k)
+	}
+}
+
+// TestSameSeedSameRun is what makes a failing seed worth anything.
+func TestSameSeedSameRun(t *testing.T) {
+	a, b := Run(5, Options{Span: 3 * time.Second}), Run(5, Options{Span: 3 * time.Second})
+	if a.Hash != b.Hash || a.Events != b.Events || a.Ops != b.Ops {
+		t.Fatalf("%x after %d events and %d operations, %x after %d and %d", a.Hash, a.Events, a.Ops, b.Hash, b.Events, b.Ops)
+	}
+}
