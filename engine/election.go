@@ -133,10 +133,20 @@ func (e *Engine) handlePreVoteResponse(m *VoteResponse) {
 	}
 }
 
-// backOff: there is a live leader, which will wake us. Ask again, ever later, up to two election timeouts (rules Live4, Live5).
+// backOff: there is a live leader, which will wake us, or one whose promises have not all ended. Ask again, ever later: from a quarter of
+// the election timeout, for the promises of a dead leader end at slightly different times, up to two (rules Live4, Live5).
 func (e *Engine) backOff() {
-	e.refusals = min(e.refusals+1, 2)
-	e.electionAt = e.now + Instant(e.refusals)*Instant(e.cfg.ElectionTimeoutMin) + Instant(e.random(e.cfg.ElectionTimeoutMin)/2)
+	wait := e.cfg.ElectionTimeoutMin / 4 << e.refusals
+	e.refusals = min(e.refusals+1, 3)
+	e.electionAt = e.now + Instant(wait+e.random(wait/2))
+}
+
+// takeTurn: a candidate was refused because it lacks what is in our log, so it cannot win without us, and we need not wait until it
+// has tried for a whole timeout.
+func (e *Engine) takeTurn() {
+	if e.role == RoleFollower && e.race == nil && !e.bound() {
+		e.electionAt = min(e.electionAt, e.now+Instant(e.random(e.cfg.ElectionTimeoutMin/8)))
+	}
 }
 
 // handleCampaign starts an election now, if no promise forbids it.

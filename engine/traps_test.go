@@ -366,3 +366,38 @@ func TestMalformedAppendIsIgnored(t *testing.T) {
 		}
 	}
 }
+
+// A candidate that lacks what a voter has cannot win without it: the voter does not wait until the candidate has tried for a whole timeout.
+func TestVoterWithTheBetterLogTakesItsTurn(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1! runs=3.2-9", "tick at=10")
+	before := s.e.Deadline()
+	play(t, s, "vote-request from=3 pre=true vote=4:3 last=3.9")
+	if got := s.e.Deadline(); got != before {
+		t.Fatalf("granting a pre-vote moved the timer from %d to %d", before, got)
+	}
+	want(t, play(t, s, "vote-request from=3 pre=true vote=4:3 last=3.8"), "Respond to=n3 vote{")
+	if got := s.e.Deadline(); got > s.now+Instant(s.e.cfg.ElectionTimeoutMin/8) {
+		t.Errorf("refused a candidate whose log is behind at %d, and campaigns only at %d", s.now, got)
+	}
+}
+
+// The promises to a dead leader end at slightly different times: who is refused because of one asks again soon, and then ever later.
+func TestRefusalsBackOffFromAQuarterTimeout(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1! runs=3.2-9", "tick at=5000")
+	T := Instant(s.e.cfg.ElectionTimeoutMin)
+	for i, least := range []Instant{T / 4, T / 2, T, 2 * T, 2 * T} {
+		s.feed(tickAt(s))
+		s.feed(&VoteResponse{From: peer(3), Pre: true, Request: Vote{Term: 4, Peer: peer(2)}, Vote: s.e.vote, LiveLeader: true})
+		if wait := s.e.Deadline() - s.now; wait < least || wait > least+least/2 {
+			t.Errorf("refusal %d: asks again after %d, want %d to %d", i, wait, least, least+least/2)
+		}
+	}
+}
+
+// tickAt moves the clock to the deadline.
+func tickAt(s *script) Event {
+	s.now = s.e.Deadline()
+	return &Tick{}
+}

@@ -109,15 +109,19 @@ func (e *Engine) handleVoteRequest(m *VoteRequest) {
 	e.answerAfter(answer{after: e.io.voteSeq, to: m.From, kind: RespondVote, flag: flagOK})
 }
 
-// handlePreVote says what a vote would be, and changes nothing.
+// handlePreVote says what a vote would be, and changes nothing but perhaps our own turn.
 func (e *Engine) handlePreVote(m *VoteRequest) {
 	if e.protects(Vote{}) {
 		e.rejectVote(m, true)
 		return
 	}
 	v := Vote{Term: m.Vote.Term, Peer: m.From}
-	if (v != e.vote && !v.supersedes(e.vote)) || m.LastLog.Less(e.log.last()) {
+	behind := m.LastLog.Less(e.log.last())
+	if (v != e.vote && !v.supersedes(e.vote)) || behind {
 		e.rejectVote(m, false)
+		if behind {
+			e.takeTurn()
+		}
 		return
 	}
 	c := e.emit(Respond)
