@@ -186,7 +186,7 @@ func TestChaos(t *testing.T) {
 
 func chaos(t *testing.T, seed uint64) {
 	const shards = 20
-	c := newCluster(t, Options{Seed: seed, Lanes: 1 + int(seed%2), Drop: 0.02, Dup: 0.02, Crash: vfs.CrashPolicy{KeepWrite: 0.3, TearWrite: 0.3, KeepDir: 0.5}, Config: func(cfg *scheduler.Config) {
+	c := newCluster(t, Options{Seed: seed, SegmentBytes: 24 << 10, Lanes: 1 + int(seed%2), Drop: 0.02, Dup: 0.02, Crash: vfs.CrashPolicy{KeepWrite: 0.3, TearWrite: 0.3, KeepDir: 0.5}, Config: func(cfg *scheduler.Config) {
 		cfg.CheckpointAge = engine.Duration(700 * time.Millisecond)
 		cfg.ShardLogEntriesKeep = 8
 		cfg.ShardLogBytesMax = 8 << 10
@@ -305,6 +305,29 @@ func (c *Cluster) fault(t *testing.T, rng *rand.Rand) {
 	n := c.Nodes[rng.IntN(3)]
 	switch rng.IntN(5) {
 	case 0:
+		if rng.IntN(3) == 0 {
+			for _, n := range c.Nodes {
+				if n.Up {
+					c.Crash(n.ID)
+				}
+			}
+			for range 2 { // and again while they start
+				for _, n := range c.Nodes {
+					if !n.Up {
+						if err := c.Start(n.ID); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				c.Run(time.Duration(rng.IntN(3000)) * time.Microsecond)
+				for _, n := range c.Nodes {
+					if rng.IntN(2) == 0 {
+						c.Crash(n.ID)
+					}
+				}
+			}
+			return
+		}
 		if n.Up && up == 3 {
 			c.Crash(n.ID)
 		}
