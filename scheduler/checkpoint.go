@@ -247,6 +247,7 @@ func (l *Lane) unpin() {
 	for _, k := range l.pinned {
 		r := l.byShard[k.Shard]
 		if r == nil || r.key != k {
+			l.unpinVote(k)
 			continue
 		}
 		if r.ckpt.cut && !r.ckpt.queued {

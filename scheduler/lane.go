@@ -33,7 +33,9 @@ type Lane struct {
 	// list holds all replicas; sweeps walk over it in pieces.
 	list []*replica
 	// tombs are the replicas that were removed for good: a late message never brings one back.
-	tombs     map[store.Key]struct{}
+	tombs map[store.Key]struct{}
+	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
+	votes     map[store.Key]engine.Vote
 	timers    timers
 	sweeps    []sweep
 	dirtyList []*replica // with something applied that no checkpoint holds
@@ -95,6 +97,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		log:     s.log.Lane(id),
 		byShard: map[engine.ShardID]*replica{},
 		tombs:   map[store.Key]struct{}{},
+		votes:   map[store.Key]engine.Vote{},
 		orphans: map[store.Key]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},
 		inbound: &wire.Message{},

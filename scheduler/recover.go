@@ -194,11 +194,18 @@ type orphan struct {
 
 // recoverLog takes what the log knows of a replica without a record. One that was never initialised is made again, for its vote must be
 // kept (rule Split3). One that was is the child of a split whose checkpoint was not written: it is silent until its parent has been
-// replayed (rule Log7). A replica that another one of the same shard stands in the way of is forgotten.
+// replayed (rule Log7). A replica that was removed, or is older than the one of its shard that is here, is never asked again and
+// forgotten. A younger one is not: the crash came between its first vote and the tombstone of the one that is here; its vote waits for it.
 func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 	l.log.Adopt(rl.Key)
-	if l.byShard[rl.Key.Shard] != nil || l.tombAbove(rl.Key) {
+	here := l.byShard[rl.Key.Shard]
+	if l.tombAbove(rl.Key) || here != nil && here.key.Replica > rl.Key.Replica {
 		l.log.Drop(rl.Key)
+		return nil
+	}
+	if here != nil {
+		l.log.Init(rl.Key, rl.Vote, engine.LogID{})
+		l.votes[rl.Key] = rl.Vote
 		return nil
 	}
 	if rl.Purged.Index > 0 {
@@ -213,6 +220,26 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 	l.log.Init(rl.Key, rl.Vote, engine.LogID{})
 	r := l.newReplica(rl.Key, engine.Recovered{Vote: rl.Vote, Incarnation: l.s.cfg.Incarnation})
 	return l.add(r)
+}
+
+// takeVote returns the vote that waits for a replica.
+func (l *Lane) takeVote(key store.Key) engine.Vote {
+	vote := l.votes[key]
+	delete(l.votes, key)
+	return vote
+}
+
+// unpinVote lets the log go on without the place of a vote that waits: no replica answers for it.
+func (l *Lane) unpinVote(key store.Key) {
+	if _, waits := l.votes[key]; !waits {
+		return
+	}
+	if l.tombAbove(key) {
+		delete(l.votes, key)
+		l.log.Drop(key)
+		return
+	}
+	_ = l.log.Rewrite(key, nil) // it has no entries that could be cold
 }
 
 // tombAbove tells whether this replica of the shard, or a later one, was removed.
@@ -230,8 +257,9 @@ func (l *Lane) tombAbove(k store.Key) bool {
 
 // newUninitialised makes a replica of which nothing is known but its name (rule Split4).
 func (l *Lane) newUninitialised(key store.Key) *replica {
-	l.log.Init(key, engine.Vote{}, engine.LogID{})
-	r := l.newReplica(key, engine.Recovered{Incarnation: l.s.cfg.Incarnation})
+	vote := l.takeVote(key)
+	l.log.Init(key, vote, engine.LogID{})
+	r := l.newReplica(key, engine.Recovered{Vote: vote, Incarnation: l.s.cfg.Incarnation})
 	if l.add(r) != nil {
 		return nil
 	}

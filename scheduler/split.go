@@ -386,6 +386,11 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*r
 			return nil, err
 		}
 	} else {
+		rc.Vote = l.takeVote(rec.Key)
+		if o != nil { // its entries lead nowhere, its vote counts
+			rc.Vote = o.log.Vote
+			delete(l.orphans, rec.Key)
+		}
 		if old != nil {
 			rc.Vote = old.eng.Status().Vote
 			if rc.Vote.Committed { // it may have promised its leader to elect nobody else (rule Engine2)

@@ -356,3 +356,65 @@ func TestSlowStateRefusesWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestVoteOfNextReplica: replica 1 is being removed, replica 2 of the shard has voted on this node already, and the crash comes before
+// the tombstone of 1. The vote of 2 must survive, whoever stands in its way (rule Log7).
+func TestVoteOfNextReplica(t *testing.T) {
+	mem := vfs.NewMem()
+	db := state.NewMem(state.Options{})
+	tablet, _ := db.AllocTablet()
+	d := testDescriptor(1, 1)
+	rec, err := shard.NewReplicaRecord(d, 1, tablet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write([]state.Change{{Record: rec, NewTablet: true}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	log, _, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := store.Key{Shard: 1, Replica: 2}
+	vote := engine.Vote{Term: 7, Peer: engine.Peer{Node: 3, Replica: 3}}
+	log.Lane(0).Init(store.Key{Shard: 1, Replica: 1}, engine.Vote{}, rec.Applied)
+	log.Lane(0).Init(key, engine.Vote{}, engine.LogID{})
+	log.Lane(0).SaveVote(key, vote)
+	log.Lane(0).Submit()
+	if _, err := log.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for life := range 2 {
+		log, found, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clock := &manualClock{now: 1e9}
+		s, err := New(Config{Node: 1, Incarnation: uint64(life + 1), Fatal: func(err error) { t.Fatal(err) }}, Deps{Log: log, Recovery: found,
+			State: db, Network: noNet{}, Clock: clock, Spawn: func(f func()) { f() }, ReadJob: func(*state.ReadJob) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := s.lanes[0]
+		for range 5 {
+			l.unpin()
+			spin(s, clock)
+		}
+		if life == 0 {
+			continue
+		}
+		l.remove(1, 1, func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		for range 20 {
+			s.WriteCheckpoint()
+			clock.now += 1e7
+			spin(s, clock)
+		}
+		if got := l.newUninitialised(key).eng.Status().Vote; got != vote {
+			t.Fatalf("vote %+v, was %+v", got, vote)
+		}
+	}
+}
