@@ -255,7 +255,8 @@ func (x *reshape) check(shards int) {
 	x.heal()
 	tiled := func() bool {
 		for _, n := range x.c.Nodes {
-			if problem := tiles(n, shards); problem != "" {
+			// A node that has not applied the last split yet is tiled too, with fewer shards.
+			if tiles(n, shards) != "" || len(n.Statuses()) != len(x.c.Nodes[0].Statuses()) {
 				return false
 			}
 		}
