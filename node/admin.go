@@ -49,7 +49,7 @@ func (c *core) serveAdmin(ctx context.Context, q *incoming) ([]byte, error) {
 		made, err := c.syncShards(ctx, r)
 		return mp.AppendUint(mp.AppendArray(nil, 1), uint64(made)), err
 	}
-	return nil, errNoMethod(q.method)
+	return c.serveOps(ctx, q)
 }
 
 // answer decodes a request, serves it and encodes the answer.

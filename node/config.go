@@ -46,6 +46,11 @@ type Config struct {
 	// LogKeepBytes bounds what the log keeps of a shard behind its checkpoint for followers that lag; 0: the default.
 	LogKeepBytes int64
 
+	// RepairAfter is how long a node may be down before its replicas are replaced; default 5 min.
+	RepairAfter time.Duration
+	// NoLeaderBalance keeps the balancer from levelling leaderships unasked.
+	NoLeaderBalance bool
+
 	// Logger; default: none.
 	Logger *slog.Logger
 	// Fatal is called once, from any goroutine, when the node cannot go on (a disk that failed). The process should end. The

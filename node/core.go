@@ -21,6 +21,8 @@ type core struct {
 	clock   scheduler.SystemClock
 	view    *view
 	meta    *metaClient
+	reports *reporter
+	driver  *driver
 	wake    chan struct{} // look into meta soon
 
 	making   sync.Mutex // held while replicas are made
@@ -56,12 +58,15 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 	}
 	c.setPeers(res)
 	n.spawn(c.syncLoop)
+	n.spawn(c.reports.loop)
+	n.spawn(c.driver.loop)
 	return nil
 }
 
 func (n *Node) newCore(s startedFact) (*core, error) {
 	c := &core{n: n, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
 		created: map[engine.ShardID]bool{}}
+	c.reports, c.driver = newReporter(c), newDriver(c)
 	cfg := scheduler.Config{
 		Node:               s.Node,
 		Incarnation:        n.facts.incarnations[len(n.facts.incarnations)-1],
@@ -73,6 +78,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		Logger:             n.log,
 		Fatal:              n.fatal,
 		OnDescriptor:       c.onDescriptor,
+		OnStray:            c.reports.onStray,
 	}
 	if n.cfg.tune != nil {
 		n.cfg.tune(&cfg)
@@ -83,7 +89,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 	}
 	n.recovery = nil // large, and not needed any more
 	c.sched = sched
-	c.meta = &metaClient{send: n.call, descriptor: n.facts.metaDescriptor, saw: c.sawMeta}
+	c.meta = &metaClient{send: n.call, descriptor: n.facts.metaDescriptor, saw: c.sawMeta, nodes: c.livingNodes}
 	if err := sched.Start(n.ctx); err != nil {
 		return nil, fmt.Errorf("node: scheduler: %w", err)
 	}
@@ -126,6 +132,7 @@ func (c *core) createMeta(res *reservation) error {
 // onDescriptor takes what a replica of this node has learnt. It is called on a lane and does not block.
 func (c *core) onDescriptor(ev scheduler.DescriptorEvent) {
 	c.view.onDescriptor(ev)
+	c.reports.onDescriptor(ev)
 	if ev.Shard == shard.MetaShardID && ev.Descriptor != nil {
 		c.ring()
 	}

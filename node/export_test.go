@@ -1,12 +1,59 @@
 package node
 
-import "github.com/kiloraft/kiloraft/scheduler"
+import (
+	"context"
+
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/scheduler"
+)
 
 // SetFault makes an init ask f between its steps.
 func SetFault(cfg *Config, f func(step string) error) { cfg.fault = f }
 
 // SetTune lets a test change what the scheduler gets.
 func SetTune(cfg *Config, f func(*scheduler.Config)) { cfg.tune = f }
+
+// StartOp starts an operation through this node, as an operator does.
+func (n *Node) StartOp(ctx context.Context, o *placement.Op) error {
+	return n.core.Load().startOp(ctx, o)
+}
+
+// ReadOp reads an operation.
+func (n *Node) ReadOp(ctx context.Context, id uint64) (*placement.Op, error) {
+	o, _, err := n.core.Load().readOp(ctx, id)
+	return o, err
+}
+
+// CancelOp asks an operation to stop.
+func (n *Node) CancelOp(ctx context.Context, id uint64) error {
+	_, err := n.core.Load().updateOp(ctx, id, func(o *placement.Op) bool { o.Cancel = true; return true })
+	n.core.Load().tellDriver(ctx)
+	return err
+}
+
+// SetNode undrains or removes a node.
+func (n *Node) SetNode(ctx context.Context, r api.NodeSetRequest) error {
+	return n.core.Load().setNode(ctx, &r)
+}
+
+// StatusOf returns the problems of the cluster.
+func (n *Node) StatusOf(ctx context.Context) (*api.Status, error) {
+	return n.core.Load().statusPage(ctx)
+}
+
+// PlanOf returns the plan of a rebalance.
+func (n *Node) PlanOf(ctx context.Context) (*api.Plan, error) {
+	return n.core.Load().dryRun(ctx, &api.PlanRequest{})
+}
+
+// Replicas returns the replicas of this node.
+func (n *Node) Replicas(ctx context.Context) ([]scheduler.ReplicaStatus, error) {
+	return n.core.Load().sched.Statuses(ctx)
+}
+
+// Sched returns the scheduler.
+func (n *Node) Sched() *scheduler.Scheduler { return n.core.Load().sched }
 
 // Peers returns how many connections with other nodes there are, and with how many nodes.
 func (n *Node) Peers() (conns, nodes int) {

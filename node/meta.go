@@ -23,6 +23,8 @@ type metaClient struct {
 	// descriptor returns the newest known descriptor of the meta shard; saw takes one.
 	descriptor func() *shard.Descriptor
 	saw        func(*shard.Descriptor)
+	// nodes returns the nodes that live, to be asked where the meta shard is.
+	nodes func() []engine.NodeID
 
 	mu     sync.Mutex
 	leader engine.NodeID
@@ -39,6 +41,7 @@ const attemptMax = 2 * time.Second
 // do sends a request to the leader, retrying until ctx ends. encode is called for each attempt with the version to name.
 func (m *metaClient) do(ctx context.Context, method uint16, encode func(version uint64) []byte) ([]byte, error) {
 	var last error = shard.ErrUnavailable
+	tries := 0
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		d := m.descriptor()
 		if d != nil && len(d.Replicas) > 0 {
@@ -53,6 +56,9 @@ func (m *metaClient) do(ctx context.Context, method uint16, encode func(version 
 				return nil, err
 			}
 			last = err
+			if tries++; tries%4 == 0 || errors.Is(err, shard.ErrShardNotFound) {
+				m.locate(ctx, node, err)
+			}
 			if m.redirect(node, err) {
 				wait = 5 * time.Millisecond
 				continue
@@ -61,6 +67,29 @@ func (m *metaClient) do(ctx context.Context, method uint16, encode func(version 
 		if sleep(ctx, wait) != nil {
 			return nil, &shard.UnavailableError{Reason: fmt.Sprintf("meta shard: %v", last)}
 		}
+	}
+}
+
+// locate asks a node for the newest descriptor of the meta shard that it knows: the one that holds no replica any more, or any that
+// lives.
+func (m *metaClient) locate(ctx context.Context, node engine.NodeID, err error) {
+	if !errors.Is(err, shard.ErrShardNotFound) {
+		list := m.nodes()
+		if len(list) == 0 {
+			return
+		}
+		m.mu.Lock()
+		m.turn++
+		node = list[m.turn%len(list)]
+		m.mu.Unlock()
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptMax/4)
+	defer cancel()
+	q := api.MapRequest{Limit: 1}
+	body, err := m.send(ctx, node, api.MethodMap, 0, q.Append(nil))
+	var page api.MapPage
+	if err == nil && api.Decode(body, &page) == nil && page.Meta.Shard == shard.MetaShardID {
+		m.saw(&page.Meta)
 	}
 }
 

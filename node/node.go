@@ -183,6 +183,9 @@ func (n *Node) openTransport() error {
 
 // acceptPeer decides about a peer's handshake and persists its incarnation before the session begins (rule Cluster9).
 func (n *Node) acceptPeer(p transport.PeerInfo) error {
+	if err := n.refuseRemoved(p.Node); err != nil {
+		return err
+	}
 	known, err := n.facts.peer(p.Node)
 	if err != nil {
 		return err

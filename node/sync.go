@@ -114,8 +114,10 @@ func (c *core) syncAll(ctx context.Context, shards bool) error {
 	if !shards {
 		return nil
 	}
-	_, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll})
-	return err
+	if _, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll}); err != nil {
+		return err
+	}
+	return c.sweepGone(ctx)
 }
 
 // syncNodes reads all node records, and corrects this node's own if it has moved.
@@ -146,7 +148,15 @@ func (c *core) syncNodes(ctx context.Context) error {
 	}
 	c.view.setNodes(list)
 	for _, rec := range list {
-		c.setPeer(rec.ID, rec.Addr)
+		switch {
+		case rec.State != placement.NodeRemoved:
+			c.setPeer(rec.ID, rec.Addr)
+		case rec.ID == c.node:
+			c.n.removed()
+			return ErrRefused
+		default:
+			c.n.tr.RemovePeer(rec.ID)
+		}
 	}
 	return c.n.facts.sawNodes(list)
 }
@@ -188,6 +198,7 @@ func (c *core) syncShards(ctx context.Context, q syncRequest) (int, error) {
 			list = append(list, r)
 		}
 		c.view.learn(&rec.Descriptor)
+		c.reports.inMeta(&rec.Descriptor)
 		if rec.Descriptor.Shard == shard.MetaShardID {
 			c.sawMeta(&rec.Descriptor)
 		}

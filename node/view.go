@@ -55,7 +55,13 @@ func (v *view) onDescriptor(ev scheduler.DescriptorEvent) {
 func (v *view) leader(id engine.ShardID) engine.NodeID {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.leaders[id]
+	l := v.leaders[id]
+	if d := v.shards[id]; d != nil && l != 0 {
+		if _, ok := d.OnNode(l); !ok {
+			return 0 // it led once, and its replica has moved away
+		}
+	}
+	return l
 }
 
 func (v *view) setLeader(id engine.ShardID, node engine.NodeID) {

@@ -140,6 +140,7 @@ func (c *core) serveJoin(ctx context.Context, req *api.JoinRequest) (*api.JoinAn
 			return nil, err
 		}
 		if id != 0 {
+			c.nodesChanged(ctx)
 			c.ring()
 			return c.joinAnswer(id), nil
 		}
@@ -181,6 +182,12 @@ func (c *core) allocNode(ctx context.Context, req *api.JoinRequest) (engine.Node
 		return 0, err
 	}
 	c.n.log.Info("a node has joined", "node", next, "addr", req.Addr)
+	for _, old := range c.view.nodeList() {
+		if old.Addr == req.Addr && old.State != placement.NodeRemoved {
+			c.n.log.Warn("a node without data has come at the address of another one, and is a new node: its disk was lost or replaced",
+				"node", next, "addr", req.Addr, "was", uint64(old.ID))
+		}
+	}
 	return rec.ID, nil
 }
 

@@ -146,6 +146,27 @@ func MakePlan(s *Snapshot, by By, lim Limits) *Plan {
 	return &p.plan
 }
 
+// Apply changes the picture as if the plan were carried out.
+func (s *Snapshot) Apply(p *Plan) {
+	at := make(map[engine.ShardID]*BalanceShard, len(s.Shards))
+	for i := range s.Shards {
+		at[s.Shards[i].ID] = &s.Shards[i]
+	}
+	for i := range p.Moves {
+		m, sh := &p.Moves[i], at[p.Moves[i].Shard]
+		sh.Nodes = slices.DeleteFunc(slices.Clone(sh.Nodes), func(n engine.NodeID) bool { return n == m.From })
+		if m.To != 0 {
+			sh.Nodes = append(sh.Nodes, m.To)
+		}
+		if sh.Leader == m.From && len(sh.Nodes) > 0 {
+			sh.Leader = sh.Nodes[int(sh.ID)%len(sh.Nodes)]
+		}
+	}
+	for i := range p.Transfers {
+		at[p.Transfers[i].Shard].Leader = p.Transfers[i].To
+	}
+}
+
 // planner holds the picture in arrays: a node is its place in Snapshot.Nodes.
 type planner struct {
 	s         *Snapshot

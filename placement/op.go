@@ -81,8 +81,9 @@ type Op struct {
 	Replica     engine.ReplicaID
 	Keys        [][]byte
 	Parts       uint64
-	Cancel      bool   // asked for: a step like others
-	Why         string // who wanted it
+	By          []string // OpRebalance, see ParseBy
+	Cancel      bool     // asked for: a step like others
+	Why         string   // who wanted it
 	// What follows is for people, and written when it changes noticeably.
 	Step       string
 	Done       uint64 // of Total steps, shards or replicas
@@ -104,7 +105,7 @@ const (
 
 // Append encodes the record.
 func (o *Op) Append(b []byte) []byte {
-	b = mp.AppendArray(b, 23)
+	b = mp.AppendArray(b, 22)
 	for _, v := range [...]uint64{o.ID, uint64(o.Kind), uint64(o.State), o.Parent, uint64(o.Shard), uint64(o.Other), uint64(o.From), uint64(o.To),
 		uint64(o.FromReplica), uint64(o.Replica), o.Parts, o.Done, o.Total, o.BytesDone, o.BytesTotal} {
 		b = mp.AppendUint(b, v)
@@ -121,14 +122,17 @@ func (o *Op) Append(b []byte) []byte {
 	for _, k := range o.Keys {
 		b = mp.AppendBin(b, k)
 	}
-	// Two spare fields, so that a version that adds some is read by this one.
-	return mp.AppendUint(mp.AppendUint(b, 0), 0)
+	b = mp.AppendArray(b, len(o.By))
+	for _, s := range o.By {
+		b = mp.AppendString(b, s)
+	}
+	return b
 }
 
 // ReadOp reads a record.
 func ReadOp(r *mp.Reader) Op {
 	var o Op
-	more := r.ArrayMin(23)
+	more := r.ArrayMin(22)
 	o.ID, o.Kind, o.State, o.Parent = r.Uint(), OpKind(r.Uint()), OpState(r.Uint()), r.Uint()
 	o.Shard, o.Other = engine.ShardID(r.Uint()), engine.ShardID(r.Uint())
 	o.From, o.To = engine.NodeID(r.Uint()), engine.NodeID(r.Uint())
@@ -153,7 +157,14 @@ func ReadOp(r *mp.Reader) Op {
 	for ; n > 0 && r.Err() == nil; n-- {
 		o.Keys = append(o.Keys, append([]byte(nil), r.Bin()...))
 	}
-	r.Skip(more + 2)
+	by := r.Array()
+	if by > 16 {
+		r.Fail("too much to level")
+	}
+	for ; by > 0 && r.Err() == nil; by-- {
+		o.By = append(o.By, ReadText(r))
+	}
+	r.Skip(more)
 	return o
 }
 
@@ -210,6 +221,7 @@ type ShardView struct {
 	Changing   bool // a membership change is in the log and not applied yet
 	// Of the replica that comes: whether it follows in step, and how far it is.
 	InStep    bool
+	State     string // how the leader sends to it
 	Match     uint64
 	Committed uint64
 	Bytes     uint64
@@ -299,7 +311,7 @@ func (o *Op) nextLearner(v *ShardView, goes *shard.ReplicaDesc, staying bool) Ac
 		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1, Reason: fmt.Sprintf("node %d is down", o.To)}
 	case !v.InStep:
 		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1,
-			Reason: fmt.Sprintf("the replica on node %d catches up: entry %d of %d", o.To, v.Match, v.Committed)}
+			Reason: fmt.Sprintf("the replica on node %d catches up (%s): entry %d of %d", o.To, v.State, v.Match, v.Committed)}
 	}
 	if staying && v.Leader == goes.Node {
 		if to := successor(v, goes.Node); to != 0 {

@@ -217,9 +217,15 @@ func (m *Map) SetLeader(id engine.ShardID, node engine.NodeID) {
 func (m *Map) HintLeader(id engine.ShardID, node engine.NodeID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if node != 0 && m.leaders[id] == 0 {
-		m.leaders[id] = node
+	if node == 0 || m.leaders[id] != 0 {
+		return
 	}
+	if d := m.shards[id]; d != nil {
+		if _, ok := d.OnNode(node); !ok {
+			return // it led once, and has moved away
+		}
+	}
+	m.leaders[id] = node
 }
 
 // ForgetLeader forgets that node leads the shard, if the map says so.

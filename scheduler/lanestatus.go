@@ -22,6 +22,7 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 	}
 	if m := r.machine; m != nil {
 		out.Descriptor = m.Desc()
+		out.WasMember = r.wasMember()
 		out.Keys, out.Bytes = m.Estimate()
 		out.Dirty = m.LiveBytes() + m.FrozenBytes()
 		out.Checkpoint = m.Persisted()

@@ -173,6 +173,16 @@ func provesGone(d, mine *shard.Descriptor, self engine.Peer, before bool) bool {
 	return before && d.ConfVersion >= mine.ConfVersion
 }
 
+// wasMember tells whether the replica has applied a membership that names it: the newest, or the one before, from which the newest has
+// removed it.
+func (r *replica) wasMember() bool {
+	if _, ok := r.machine.Desc().Replica(r.key.Replica); ok {
+		return true
+	}
+	m := r.machine.Previous().Membership
+	return m != nil && m.Contains(r.self)
+}
+
 // discard forgets an uninitialised replica on the word of a leader that names a later one on this node: replica ids grow, a node has
 // one replica of a shard at most, and a membership is proposed only after the one before it is committed; so the earlier
 // one was removed, or never was a member. It holds nothing but a vote that nobody counts.

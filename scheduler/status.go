@@ -29,6 +29,7 @@ type ReplicaStatus struct {
 	LogBytes   int64
 	Dirty      int // bytes of overlays that no checkpoint holds yet
 	Checkpoint engine.LogID
+	WasMember  bool              // has applied a membership that names it
 	Waiting    int               // writes that wait to be applied
 	Progress   []engine.Progress // leaders
 }

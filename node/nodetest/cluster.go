@@ -2,9 +2,11 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -101,6 +103,35 @@ func (c *Cluster) Init(i, shards, replicas int) node.InitResult {
 		c.tb.Fatalf("init: %v", err)
 	}
 	return res
+}
+
+// Add starts one more node, which joins the cluster through the others, and returns its number. Its directory is new.
+func (c *Cluster) Add() int {
+	c.tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	i := len(c.nodes)
+	c.addrs = append(c.addrs, l.Addr().String())
+	c.dirs = append(c.dirs, filepath.Join(filepath.Dir(c.dirs[0]), fmt.Sprintf("n%d", i+1)))
+	c.nodes = append(c.nodes, nil)
+	c.open(i, l)
+	Eventually(c.tb, 10*time.Second, func() error {
+		if c.nodes[i].ID() == 0 {
+			return errors.New("the node has not joined")
+		}
+		return nil
+	})
+	return i
+}
+
+// Wipe empties the directory of node i, which was stopped or killed: its disk is lost.
+func (c *Cluster) Wipe(i int) {
+	c.tb.Helper()
+	if err := os.RemoveAll(c.dirs[i]); err != nil {
+		c.tb.Fatal(err)
+	}
 }
 
 // Node returns node i, nil if it is stopped. Nodes are counted from 0.

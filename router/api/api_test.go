@@ -32,6 +32,10 @@ func samples() []Body {
 		&Reservation{ClusterID: id, Members: []Member{{Identity: id, Node: 1, Addr: "x"}}, Meta: d, Shards: 1, Replicas: 2, Started: true},
 		&JoinRequest{Identity: id, Addr: "a", HTTP: "h", Redis: "r", Name: "n", Labels: map[string]string{"a": "b"}},
 		&JoinAnswer{ClusterID: id, Node: 4, Meta: d, Nodes: []NodeAddr{{Node: 1, Addr: "y"}}},
+		&OpRequest{Op: []byte("op")}, &OpsRequest{ID: 1, Limit: 2, Running: true}, &OpsPage{Ops: [][]byte{[]byte("a"), []byte("b")}},
+		&NodeSetRequest{Node: 1, Action: NodeRemove, Force: true}, &PlanRequest{By: []string{"size"}},
+		&Plan{Moves: []PlanMove{{1, 2, 3, true, 4, "w"}}, Bytes: 5, Before: [4]Spread{{1, 2, 3}}, After: [4]Spread{1: {0.5, 1, 0.7}}, Stuck: []string{"s"}},
+		&Status{Problems: []string{"p"}, Running: 3},
 		&CreateRequest{Descriptors: []shard.Descriptor{d}, Leaders: []engine.NodeID{2}},
 	}
 }

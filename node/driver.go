@@ -1,0 +1,379 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+const (
+	// driverIdle is how often a node looks whether it should drive; it is told of new operations.
+	driverIdle = 500 * time.Millisecond
+	// driverReads is how often the driver reads the records although it was told of nothing.
+	driverReads = 5 * time.Second
+	// opsActiveMax bounds the operations that are driven at a time; others wait.
+	opsActiveMax = 256
+	// opsKeep is how many finished operations stay recorded.
+	opsKeep = 500
+	// giveUpAfter: an operation that no operator has asked for and that does not advance for so long is given up.
+	giveUpAfter = time.Minute
+	opPauseMin  = 10 * time.Millisecond
+	opPauseMax  = 250 * time.Millisecond
+)
+
+// driver drives operations while this node leads the meta shard. All that it must know is in meta and in the shards: it may die anywhere,
+// and two of them do no harm (rule Cluster6).
+type driver struct {
+	c    *core
+	wake chan struct{}
+
+	mu     sync.Mutex
+	active map[uint64]*drivenOp
+	// Of the balancer, see balancer.go. Guarded by mu.
+	bal balancer
+}
+
+// drivenOp is an operation that has a goroutine here. Guarded by driver.mu.
+type drivenOp struct {
+	op     placement.Op // as last read or written
+	cancel bool
+}
+
+func newDriver(c *core) *driver {
+	d := &driver{c: c, wake: make(chan struct{}, 1), active: map[uint64]*drivenOp{}}
+	d.bal.seen = map[engine.NodeID]*seenNode{}
+	return d
+}
+
+func (d *driver) ring() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop drives while this node leads the meta shard.
+func (d *driver) loop() {
+	n := d.c.n
+	tick := time.NewTicker(driverIdle)
+	defer tick.Stop()
+	for {
+		d.watchNodes()
+		if d.leads() {
+			ctx, cancel := context.WithCancel(n.ctx)
+			d.drive(ctx)
+			cancel()
+		}
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-d.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *driver) leads() bool {
+	ctx, cancel := context.WithTimeout(d.c.n.ctx, time.Second)
+	defer cancel()
+	list, err := d.c.sched.LeadsOf(ctx, shard.MetaShardID)
+	return err == nil && len(list) == 1
+}
+
+// drive works until this node leads the meta shard no more.
+func (d *driver) drive(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.mu.Lock()
+	d.bal.began = time.Now()
+	d.mu.Unlock()
+	rung, read := true, time.Time{}
+	for {
+		d.watchNodes()
+		var err error
+		if rung || len(d.runningOps()) > 0 || time.Since(read) > driverReads {
+			err = d.refresh(ctx, &wg)
+			read = time.Now()
+		}
+		if err == nil {
+			err = d.balance(ctx, rung)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.c.n.log.Info("driving operations", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+			rung = true
+		case <-time.After(driverIdle):
+			rung = false
+		}
+		if !d.leads() {
+			return
+		}
+	}
+}
+
+// refresh reads the records, starts to drive the running ones, and forgets old ones.
+func (d *driver) refresh(ctx context.Context, wg *sync.WaitGroup) error {
+	actx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var running []placement.Op
+	var over []uint64
+	if err := d.c.listOps(actx, func(o *placement.Op) {
+		if o.State == placement.OpRunning {
+			running = append(running, *o)
+		} else {
+			over = append(over, o.ID)
+		}
+	}); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	for i := range running {
+		o := &running[i]
+		if a := d.active[o.ID]; a != nil {
+			a.cancel = a.cancel || o.Cancel
+			continue
+		}
+		if len(d.active) >= opsActiveMax {
+			break
+		}
+		a := &drivenOp{op: *o, cancel: o.Cancel}
+		d.active[o.ID] = a
+		wg.Add(1)
+		go func() { // at most opsActiveMax; they end with ctx
+			defer wg.Done()
+			d.run(ctx, a)
+			d.mu.Lock()
+			delete(d.active, a.op.ID)
+			d.mu.Unlock()
+			d.ring()
+		}()
+	}
+	d.mu.Unlock()
+	return d.forget(actx, over)
+}
+
+// forget deletes the oldest records of what is over.
+func (d *driver) forget(ctx context.Context, over []uint64) error {
+	if len(over) < opsKeep+opsKeep/4 {
+		return nil
+	}
+	var ops []shard.Op
+	for _, id := range over[:len(over)-opsKeep] {
+		ops = append(ops, del(placement.OpKey(id)))
+	}
+	return d.c.meta.write(ctx, nil, ops[:min(len(ops), 1000)])
+}
+
+// run drives one operation to its end.
+func (d *driver) run(ctx context.Context, a *drivenOp) {
+	pause := opPauseMin
+	var since time.Time // of the present reason
+	for ctx.Err() == nil {
+		d.mu.Lock()
+		o := a.op
+		o.Cancel = o.Cancel || a.cancel
+		d.mu.Unlock()
+		if o.Kind == placement.OpMove && o.Why != "operator" && !since.IsZero() && time.Since(since) > giveUpAfter {
+			o.Cancel = true
+		}
+		before := o
+		if err := d.c.n.boot.step("op " + o.Kind.String() + ": " + o.Step); err != nil {
+			return // a test plays a driver that dies here
+		}
+		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		advanced, err := d.step(actx, &o)
+		if err != nil && o.State == placement.OpRunning {
+			o.Reason = err.Error()
+		}
+		if o.Step != before.Step || o.Reason != before.Reason || o.State != before.State || o.Done != before.Done || o.Cancel != before.Cancel {
+			err = d.record(actx, &o)
+		}
+		cancel()
+		if o.State != placement.OpRunning && err == nil {
+			d.c.n.log.Info("operation is over", "op", o.ID, "what", o.String(), "state", o.State.String(), "err", o.Error)
+			return
+		}
+		d.mu.Lock()
+		if o.State == placement.OpRunning {
+			a.op = o
+		}
+		d.mu.Unlock()
+		switch {
+		case advanced:
+			pause, since = opPauseMin, time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		}
+		if sleep(ctx, pause) != nil {
+			return
+		}
+		if !advanced {
+			pause = min(2*pause, opPauseMax)
+		}
+	}
+}
+
+// record writes what o says; an operator's cancel that came meanwhile stays.
+func (d *driver) record(ctx context.Context, o *placement.Op) error {
+	var more []shard.Op
+	if o.Kind == placement.OpDrain && o.State == placement.OpCancelled {
+		op, err := d.c.nodeStateOp(ctx, o.From, placement.NodeUp)
+		if err != nil {
+			return err
+		}
+		more = append(more, op...)
+	}
+	now, err := d.c.updateOp(ctx, o.ID, func(rec *placement.Op) bool {
+		cancel := rec.Cancel || o.Cancel
+		*rec = *o
+		rec.Cancel = cancel
+		return true
+	}, more...)
+	if errors.Is(err, shard.ErrNotFound) {
+		o.State = placement.OpFailed // nobody wants it any more
+		return nil
+	}
+	if err == nil {
+		*o = *now
+	}
+	return err
+}
+
+// step does what comes next, and tells whether that was something.
+func (d *driver) step(ctx context.Context, o *placement.Op) (bool, error) {
+	switch o.Kind {
+	case placement.OpMove, placement.OpTransfer:
+		return d.stepShard(ctx, o)
+	case placement.OpDrain:
+		return d.stepDrain(ctx, o)
+	case placement.OpRebalance:
+		return d.stepRebalance(o)
+	}
+	o.State, o.Error = placement.OpFailed, fmt.Sprintf("operation %s is not known to this version", o.Kind)
+	return true, nil
+}
+
+func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
+	c := d.c
+	l, err := c.findLead(ctx, o.Shard)
+	if err != nil {
+		return false, err
+	}
+	act := o.Next(d.viewOf(o, l))
+	if act.Step != "" {
+		o.Step = act.Step
+	}
+	moved := act.Done > o.Done
+	o.Done = max(o.Done, act.Done)
+	if act.Done >= 2 && o.Kind == placement.OpMove {
+		o.BytesDone = o.BytesTotal
+	}
+	switch act.Kind {
+	case placement.ActWait:
+		o.Reason = act.Reason
+		return moved, nil
+	case placement.ActFail:
+		o.State, o.Error, o.Reason = placement.OpFailed, act.Reason, ""
+		return true, nil
+	case placement.ActDone:
+		o.Reason = ""
+		o.State, o.Done = placement.OpDone, o.Total
+		if act.Cancelled {
+			o.State = placement.OpCancelled
+			d.undo(ctx, o, l)
+		}
+		return true, nil
+	}
+	o.Reason = ""
+	return true, d.act(ctx, o, l, &act)
+}
+
+// viewOf is what the leader's answer means for an operation.
+func (d *driver) viewOf(o *placement.Op, l *lead) *placement.ShardView {
+	v := &placement.ShardView{Descriptor: l.Descriptor, Leader: l.Node, Changing: l.Changing, Committed: l.Committed, Bytes: l.Bytes,
+		Up: d.c.alive,
+		Avoid: func(id engine.NodeID) bool {
+			rec, ok := d.c.view.node(id)
+			return ok && rec.State != placement.NodeUp
+		}}
+	for _, p := range l.Progress {
+		if p.Peer.Replica == o.Replica && p.Peer.Node == o.To {
+			v.Match, v.State = p.Match.Index, [...]string{"probing", "by the log", "by a snapshot"}[min(p.State, 2)]
+			v.InStep = p.State == engine.ProgressPipeline && p.Match.Index > 0 && p.Match.Index+1024 >= l.Committed
+		}
+	}
+	return v
+}
+
+func (d *driver) act(ctx context.Context, o *placement.Op, l *lead, act *placement.Action) error {
+	c := d.c
+	switch act.Kind {
+	case placement.ActChange:
+		ch := scheduler.MembershipChange{Shard: o.Shard, Version: l.Descriptor.Version, ConfVersion: l.Descriptor.ConfVersion, Replicas: act.Replicas}
+		_, err := c.n.call(ctx, l.Node, methodChange, 0, appendChange(nil, &ch))
+		var moved *shard.MovedError
+		if errors.As(err, &moved) {
+			return nil // void: look again
+		}
+		if errors.Is(err, shard.ErrInvalid) {
+			o.State, o.Error = placement.OpFailed, err.Error()
+			return nil
+		}
+		return err
+	case placement.ActTransfer:
+		tctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		req := api.TransferRequest{Shard: o.Shard, To: act.To}
+		_, err := c.n.call(tctx, l.Node, api.MethodTransfer, 0, req.Append(nil))
+		if err == nil {
+			c.view.setLeader(o.Shard, act.To)
+		}
+		return err
+	case placement.ActRemove:
+		if c.alive(act.To) {
+			req := removeRequest{Descriptor: *l.Descriptor, Replica: act.Replica}
+			if _, err := c.n.call(ctx, act.To, methodRemove, 0, req.append(nil)); err != nil {
+				return err
+			}
+		} // else it compares its replicas with meta when it comes back
+		c.spread(ctx, []*shard.Descriptor{l.Descriptor})
+		o.State, o.Done = placement.OpDone, o.Total
+	}
+	return nil
+}
+
+// undo destroys what a cancelled move has left on the new node.
+func (d *driver) undo(ctx context.Context, o *placement.Op, l *lead) {
+	if o.Kind != placement.OpMove || o.To == 0 || !d.c.alive(o.To) {
+		return
+	}
+	req := removeRequest{Descriptor: *l.Descriptor, Replica: o.Replica}
+	if _, err := d.c.n.call(ctx, o.To, methodRemove, 0, req.append(nil)); err != nil {
+		d.c.n.log.Info("a cancelled move leaves a replica for later", "op", o.ID, "node", uint64(o.To), "err", err)
+	}
+}
+
+// runningOps returns the operations that are driven here.
+func (d *driver) runningOps() []placement.Op {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]placement.Op, 0, len(d.active))
+	for _, a := range d.active {
+		list = append(list, a.op)
+	}
+	return list
+}

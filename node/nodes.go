@@ -1,0 +1,285 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/transport"
+)
+
+// readNode reads a node's record.
+func (c *core) readNode(ctx context.Context, id engine.NodeID) (placement.NodeRecord, uint64, error) {
+	value, version, err := c.meta.get(ctx, placement.NodeKey(id))
+	if err != nil {
+		return placement.NodeRecord{}, 0, err
+	}
+	if version == 0 {
+		return placement.NodeRecord{}, 0, fmt.Errorf("node %d: %w", id, shard.ErrNotFound)
+	}
+	rec, err := placement.DecodeNode(value)
+	return rec, version, err
+}
+
+// nodeStateOp returns the change of meta that puts a node into a state.
+func (c *core) nodeStateOp(ctx context.Context, id engine.NodeID, to placement.NodeState) ([]shard.Op, error) {
+	rec, _, err := c.readNode(ctx, id)
+	if err != nil || rec.State == placement.NodeRemoved {
+		return nil, err
+	}
+	rec.State = to
+	return []shard.Op{put(placement.NodeKey(id), rec.Append(nil))}, nil
+}
+
+// startDrain marks a node as draining and records the operation that watches it become empty.
+func (c *core) startDrain(ctx context.Context, o *placement.Op) error {
+	o.Shard, o.To = 0, 0
+	err := c.createOp(ctx, o, func() ([]shard.Condition, []shard.Op, error) {
+		rec, version, err := c.readNode(ctx, o.From)
+		if err != nil {
+			return nil, nil, err
+		}
+		if rec.State == placement.NodeRemoved {
+			return nil, nil, &shard.InvalidError{What: fmt.Sprintf("node %d is removed", o.From)}
+		}
+		rec.State = placement.NodeDraining
+		key := placement.NodeKey(o.From)
+		return []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, []shard.Op{put(key, rec.Append(nil))}, nil
+	})
+	if err != nil {
+		return err
+	}
+	c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
+	c.nodesChanged(ctx)
+	c.tellDriver(ctx)
+	return nil
+}
+
+// nodesChanged has all nodes read the records of the nodes again.
+func (c *core) nodesChanged(ctx context.Context) {
+	if err := c.syncNodes(ctx); err != nil {
+		c.n.log.Info("cannot read the meta shard", "err", err)
+	}
+	c.tellNodes(ctx, syncRequest{First: shard.MetaShardID, Last: shard.MetaShardID})
+}
+
+// setNode undrains or removes a node.
+func (c *core) setNode(ctx context.Context, r *api.NodeSetRequest) error {
+	for {
+		rec, version, err := c.readNode(ctx, r.Node)
+		if err != nil {
+			return err
+		}
+		switch r.Action {
+		case api.NodeUndrain:
+			if rec.State == placement.NodeRemoved {
+				return &shard.InvalidError{What: fmt.Sprintf("node %d is removed for good: start it with an empty data directory", r.Node)}
+			}
+			if done, err := c.cancelDrain(ctx, r.Node); done || err != nil {
+				return err
+			}
+			if rec.State == placement.NodeUp {
+				return nil
+			}
+			rec.State = placement.NodeUp
+		case api.NodeRemove:
+			if rec.State == placement.NodeRemoved {
+				return nil
+			}
+			if err := c.mayRemove(ctx, &rec, r.Force); err != nil {
+				return err
+			}
+			rec.State = placement.NodeRemoved
+		default:
+			return &shard.InvalidError{What: fmt.Sprintf("unknown action %d", r.Action)}
+		}
+		key := placement.NodeKey(r.Node)
+		err = c.meta.write(ctx, []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, []shard.Op{put(key, rec.Append(nil))})
+		if isConditionFailed(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.n.log.Info("node", "node", uint64(r.Node), "state", rec.State)
+		c.nodesChanged(ctx)
+		c.tellDriver(ctx)
+		return nil
+	}
+}
+
+// cancelDrain asks a running drain of the node to stop, and waits for that.
+func (c *core) cancelDrain(ctx context.Context, id engine.NodeID) (bool, error) {
+	value, version, err := c.meta.get(ctx, placement.NodeLockKey(id))
+	if err != nil || version == 0 {
+		return false, err
+	}
+	op, err := placement.DecodeNextID(value)
+	if err != nil {
+		return false, err
+	}
+	o, err := c.updateOp(ctx, op, func(o *placement.Op) bool { o.Cancel = true; return true })
+	for err == nil && o.State == placement.OpRunning {
+		c.tellDriver(ctx)
+		if serr := sleep(ctx, 50*time.Millisecond); serr != nil {
+			return true, &shard.UnavailableError{Reason: fmt.Sprintf("operation %d has not stopped yet", op)}
+		}
+		o, _, err = c.readOp(ctx, op)
+	}
+	if err == nil {
+		c.nodesChanged(ctx)
+	}
+	return err == nil && o.State == placement.OpCancelled, err
+}
+
+// mayRemove refuses to remove a node that still matters.
+func (c *core) mayRemove(ctx context.Context, rec *placement.NodeRecord, force bool) error {
+	held := 0
+	c.gatherLeads(ctx) // learns the newest descriptors
+	for _, d := range c.view.all() {
+		if _, ok := d.OnNode(rec.ID); ok {
+			held++
+		}
+	}
+	switch {
+	case held == 0 && rec.State == placement.NodeDraining:
+		return nil
+	case force && c.alive(rec.ID):
+		return &shard.InvalidError{What: fmt.Sprintf("node %d is alive and holds %d replicas: drain it, or stop it first", rec.ID, held)}
+	case force:
+		return nil
+	case held > 0:
+		return &shard.InvalidError{What: fmt.Sprintf("node %d holds %d replicas: drain it first (or, if it is down for good, use --force)", rec.ID, held)}
+	}
+	return &shard.InvalidError{What: fmt.Sprintf("node %d is not drained: drain it first (or, if it is down for good, use --force)", rec.ID)}
+}
+
+// removed ends this node for good: the cluster has removed it (rule Cluster9: a refusal is durable on the refused).
+func (n *Node) removed() {
+	err := fmt.Errorf("%w: this node was removed from the cluster", ErrRefused)
+	if perr := n.state.NodePut(factRefused, []byte(err.Error())); perr != nil {
+		err = errors.Join(err, perr)
+	}
+	n.fatal(err)
+}
+
+// refuseRemoved refuses the session of a node that was removed: it is told, and stops.
+func (n *Node) refuseRemoved(id engine.NodeID) error {
+	if c := n.core.Load(); c != nil {
+		if rec, ok := c.view.node(id); ok && rec.State == placement.NodeRemoved {
+			return &transport.Refused{Reason: transport.ReasonRemoved, Text: fmt.Sprintf("node %d was removed from the cluster", id)}
+		}
+	}
+	return nil
+}
+
+// statusPage says what is wrong, in words, and since when.
+func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
+	out := &api.Status{}
+	now := time.Now()
+	byAddr := map[string]placement.NodeRecord{}
+	for _, n := range c.view.nodeList() {
+		if n.State != placement.NodeRemoved {
+			byAddr[n.Addr] = n // the newest at an address: ids grow
+		}
+	}
+	for _, n := range c.view.nodeList() {
+		alive, since := c.driver.nodeSince(n.ID)
+		switch {
+		case n.State == placement.NodeRemoved:
+		case !alive:
+			text := fmt.Sprintf("node %d (%s, %s) is down since %s (%s)", n.ID, n.Name, n.Addr, since.UTC().Format(time.RFC3339), now.Sub(since).Round(time.Second))
+			if o := byAddr[n.Addr]; o.ID != n.ID {
+				text += fmt.Sprintf("; node %d has its address now: if its disk is lost, node remove %d --force", o.ID, n.ID)
+			} else if left := c.n.cfg.repairAfter() - now.Sub(since); left > 0 {
+				text += fmt.Sprintf("; its replicas are replaced in %s", left.Round(time.Second))
+			}
+			out.Problems = append(out.Problems, text)
+		case n.State == placement.NodeDraining:
+			out.Problems = append(out.Problems, fmt.Sprintf("node %d (%s) is draining or drained: it gets no replicas", n.ID, n.Name))
+		}
+	}
+	c.shardProblems(ctx, out)
+	if err := c.listOps(ctx, func(o *placement.Op) {
+		if o.State != placement.OpRunning {
+			return
+		}
+		out.Running++
+		age := now.Sub(time.UnixMilli(o.UpdateMS))
+		if o.Reason != "" && age > 10*time.Second {
+			out.Problems = append(out.Problems, fmt.Sprintf("%s is stuck since %s: %s", o, time.UnixMilli(o.UpdateMS).UTC().Format(time.RFC3339), o.Reason))
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if len(out.Problems) > 500 {
+		out.Problems = append(out.Problems[:500], fmt.Sprintf("%d more problems", len(out.Problems)-500))
+	}
+	return out, nil
+}
+
+// shardProblems adds those of shards: without a leader, or with too few living voters.
+func (c *core) shardProblems(ctx context.Context, out *api.Status) {
+	leads := c.gatherLeads(ctx)
+	few := map[engine.NodeID]int{}
+	leaderless := 0
+	for _, d := range c.view.all() {
+		if leads[d.Shard] == nil {
+			if leaderless++; leaderless <= 20 {
+				dead := 0
+				for _, r := range d.Replicas {
+					if !c.alive(r.Node) {
+						dead++
+					}
+				}
+				name := fmt.Sprintf("shard %d", d.Shard)
+				if d.Shard == shard.MetaShardID {
+					name = "the meta shard"
+				}
+				out.Problems = append(out.Problems, fmt.Sprintf("%s has no leader: %d of its %d replicas are on nodes that are down", name, dead, len(d.Replicas)))
+			}
+			continue
+		}
+		for _, r := range d.Replicas {
+			if !c.alive(r.Node) {
+				few[r.Node]++
+			}
+		}
+	}
+	if leaderless > 20 {
+		out.Problems = append(out.Problems, fmt.Sprintf("%d more shards have no leader", leaderless-20))
+	}
+	ids := make([]engine.NodeID, 0, len(few))
+	for id := range few {
+		ids = append(ids, id)
+	}
+	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	for _, id := range ids {
+		out.Problems = append(out.Problems, fmt.Sprintf("%d shards have a replica on node %d, which is down", few[id], id))
+	}
+}
+
+// repairAfter is how long a node may be down before its replicas are replaced.
+func (c *Config) repairAfter() time.Duration {
+	if c.RepairAfter > 0 {
+		return c.RepairAfter
+	}
+	return 5 * time.Minute
+}
+
+// livingNodes returns the other nodes that live.
+func (c *core) livingNodes() []engine.NodeID {
+	var list []engine.NodeID
+	for _, id := range c.nodeIDs() {
+		if id != c.node && c.sched.PeerAlive(id) {
+			list = append(list, id)
+		}
+	}
+	return list
+}

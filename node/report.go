@@ -1,0 +1,314 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// reporter brings what this node's leaders have applied to meta, which keeps the newest (rule Split5), and to the other nodes, so that
+// clients find what has moved. What could not be reported is reported by the next leader, or when the shard's next change is.
+type reporter struct {
+	c    *core
+	wake chan struct{}
+
+	mu sync.Mutex
+	// queue holds the newest descriptors that leaders of this node have applied and meta may not have.
+	queue map[engine.ShardID]*shard.Descriptor
+	// meta holds what meta is known to have.
+	meta map[engine.ShardID]*shard.Descriptor
+	// gone are shards whose replica on this node has applied that it was removed.
+	gone map[engine.ShardID]*shard.Descriptor
+	// strays are shards for which a later replica was named on this node.
+	stray    bool
+	strayAt  time.Time
+	lastSent time.Time
+}
+
+func newReporter(c *core) *reporter {
+	return &reporter{c: c, wake: make(chan struct{}, 1), queue: map[engine.ShardID]*shard.Descriptor{},
+		meta: map[engine.ShardID]*shard.Descriptor{}, gone: map[engine.ShardID]*shard.Descriptor{}}
+}
+
+// onDescriptor takes what a replica of this node has applied. It is called on a lane and does not block.
+func (r *reporter) onDescriptor(ev scheduler.DescriptorEvent) {
+	d := ev.Descriptor
+	if d == nil {
+		return
+	}
+	_, member := d.Replica(ev.Replica)
+	r.mu.Lock()
+	switch {
+	case !member:
+		r.gone[ev.Shard] = d
+		if ev.IsLeader {
+			r.queue[ev.Shard] = d // nobody else may have applied it yet
+		}
+	case ev.IsLeader && (d.Version > 1 || d.ConfVersion > 1) && r.news(d):
+		r.queue[ev.Shard] = d
+	default:
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Unlock()
+	r.ring()
+}
+
+// onStray takes note that a replica here was probably removed. It is called on a lane and does not block.
+func (r *reporter) onStray(engine.ShardID) {
+	r.mu.Lock()
+	due := time.Since(r.strayAt) > time.Second
+	if due {
+		r.strayAt = time.Now()
+		r.stray = true
+	}
+	r.mu.Unlock()
+	if due {
+		r.c.ring() // looks into meta, for proof
+	}
+}
+
+func (r *reporter) ring() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// news tells whether meta may lack d. The caller holds mu.
+func (r *reporter) news(d *shard.Descriptor) bool {
+	old := r.meta[d.Shard]
+	return old == nil || d.Newer(old)
+}
+
+// inMeta takes note of a descriptor that meta has.
+func (r *reporter) inMeta(d *shard.Descriptor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.news(d) {
+		r.meta[d.Shard] = d
+	}
+}
+
+// reportMax is how many descriptors are reported in one write.
+const reportMax = 512
+
+// loop reports until the node stops.
+func (r *reporter) loop() {
+	ctx := r.c.n.ctx
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		for {
+			err := r.round(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				break
+			}
+			r.c.n.log.Info("cannot report to the meta shard", "err", err)
+			if sleep(ctx, 200*time.Millisecond) != nil {
+				return
+			}
+		}
+	}
+}
+
+// round reports all that waits, and removes what is gone.
+func (r *reporter) round(ctx context.Context) error {
+	var list []*shard.Descriptor
+	r.mu.Lock()
+	for id, d := range r.queue {
+		if r.news(d) {
+			list = append(list, d)
+		} else {
+			delete(r.queue, id)
+		}
+	}
+	gone := r.gone
+	r.gone = map[engine.ShardID]*shard.Descriptor{}
+	r.mu.Unlock()
+	var errs []error
+	if len(list) > 0 {
+		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		errs = append(errs, r.report(actx, list))
+		cancel()
+	}
+	for _, d := range gone {
+		if err := r.c.removeGone(ctx, d); err != nil {
+			errs = append(errs, err)
+			r.mu.Lock()
+			r.gone[d.Shard] = d
+			r.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// report writes descriptors to meta where it has older ones, as few writes as can be, and tells the other nodes. All that belongs
+// together, as the children of a split, is in one write.
+func (r *reporter) report(ctx context.Context, list []*shard.Descriptor) error {
+	for len(list) > 0 {
+		part := list[:min(len(list), reportMax)]
+		list = list[len(part):]
+		for {
+			err := r.reportPart(ctx, part)
+			if isConditionFailed(err) {
+				continue // somebody else has reported as well: compare again
+			}
+			if err != nil {
+				return err
+			}
+			break
+		}
+		r.mu.Lock()
+		for _, d := range part {
+			if r.news(d) {
+				r.meta[d.Shard] = d
+			}
+			if r.queue[d.Shard] == d {
+				delete(r.queue, d.Shard)
+			}
+		}
+		r.mu.Unlock()
+		r.c.spread(ctx, part)
+	}
+	return nil
+}
+
+func (r *reporter) reportPart(ctx context.Context, part []*shard.Descriptor) error {
+	keys := make([][]byte, len(part))
+	for i, d := range part {
+		keys[i] = placement.ShardKey(d.Shard)
+	}
+	entries, err := r.c.meta.getMany(ctx, keys)
+	if err != nil {
+		return err
+	}
+	var conds []shard.Condition
+	var ops []shard.Op
+	for i, d := range part {
+		rec := placement.ShardRecord{}
+		if entries[i].Version != 0 {
+			if rec, err = placement.DecodeShard(entries[i].Value); err != nil {
+				return err
+			}
+			if !d.Newer(&rec.Descriptor) {
+				continue
+			}
+		}
+		rec.Descriptor = *d
+		conds = append(conds, shard.Condition{Kind: shard.ConditionVersion, Key: keys[i], Version: entries[i].Version})
+		ops = append(ops, put(keys[i], rec.Append(nil)))
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	return r.c.meta.write(ctx, conds, ops)
+}
+
+// removeGone removes this node's replica if d proves that it is not a member any more (rule Cluster5).
+func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
+	gone, err := c.sched.RemoveGone(ctx, d)
+	if err != nil {
+		return fmt.Errorf("shard %d: removing a replica: %w", d.Shard, err)
+	}
+	if gone {
+		c.view.learn(d)
+		if c.view.leader(d.Shard) == c.node {
+			c.view.setLeader(d.Shard, 0)
+		}
+	}
+	return nil
+}
+
+// sweepGone compares this node's replicas with what meta knows, in bulk: a sleeping zombie never asks by itself (rule Cluster5).
+func (c *core) sweepGone(ctx context.Context) error {
+	list, err := c.sched.Statuses(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range list {
+		st := &list[i]
+		c.reports.mu.Lock()
+		d := c.reports.meta[st.Shard]
+		c.reports.mu.Unlock()
+		if d == nil || st.Descriptor == nil {
+			continue
+		}
+		if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
+			errs = append(errs, c.removeGone(ctx, d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// spread tells all living nodes of new descriptors, and whether this node leads their shards. Who misses it learns from meta.
+func (c *core) spread(ctx context.Context, list []*shard.Descriptor) {
+	b := mp.AppendUint(mp.AppendArray(nil, 2), uint64(c.node))
+	b = mp.AppendArray(b, len(list))
+	for _, d := range list {
+		b = shard.AppendDescriptor(b, d)
+		c.view.learn(d)
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(5 * time.Second)
+	}
+	for _, id := range c.nodeIDs() {
+		if id != c.node && c.alive(id) {
+			c.n.tr.Go(id, methodLearn, deadline, 0, b, func([]byte, error) {})
+		}
+	}
+}
+
+// serveLearn takes what another node's leaders have applied.
+func (c *core) serveLearn(ctx context.Context, body []byte) error {
+	r := mp.NewReader(body)
+	more := r.ArrayMin(2)
+	from := engine.NodeID(r.Uint())
+	var list []*shard.Descriptor
+	n := r.Array()
+	if n > api.CreateMax {
+		r.Fail("too many descriptors")
+	}
+	for ; n > 0 && r.Err() == nil; n-- {
+		d := shard.ReadDescriptor(&r)
+		list = append(list, &d)
+	}
+	r.Skip(more)
+	if err := r.Finish(); err != nil {
+		return malformed(err)
+	}
+	for _, d := range list {
+		if err := d.Validate(); err != nil {
+			return err
+		}
+		c.view.learn(d)
+		c.view.setLeader(d.Shard, from)
+		c.reports.inMeta(d)
+		if d.Shard == shard.MetaShardID {
+			c.sawMeta(d)
+		}
+		if _, here := d.OnNode(c.node); !here {
+			if err := c.removeGone(ctx, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

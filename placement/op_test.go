@@ -1,0 +1,135 @@
+package placement
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+func TestOpRoundTrip(t *testing.T) {
+	o := Op{ID: 1, Kind: OpMove, State: OpRunning, Parent: 2, Shard: 3, Other: 4, From: 5, To: 6, FromReplica: 7, Replica: 8,
+		Keys: [][]byte{[]byte("k"), []byte("l")}, Parts: 9, By: []string{"size"}, Cancel: true, Why: "w", Step: "s", Done: 10, Total: 11, BytesDone: 12,
+		BytesTotal: 13, StartMS: 14, UpdateMS: 15, EndMS: 16, Reason: "r", Error: "e"}
+	b := o.Append(nil)
+	got, err := DecodeOp(b)
+	if err != nil || !reflect.DeepEqual(got, o) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for i := range b {
+		if _, err := DecodeOp(b[:i]); err == nil {
+			t.Errorf("cut at %d: no error", i)
+		}
+	}
+}
+
+// play carries an operation out on a descriptor, as shard and nodes would, with a driver that forgets everything after each step.
+func play(t *testing.T, o *Op, d *shard.Descriptor, leader engine.NodeID, cancelAt int) (Action, *shard.Descriptor, engine.NodeID) {
+	t.Helper()
+	for step := range 50 {
+		if step == cancelAt {
+			o.Cancel = true
+		}
+		fresh, err := DecodeOp(o.Append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := 0
+		for _, r := range d.Replicas {
+			if r.Role == shard.RoleVoter {
+				live++
+			}
+		}
+		if live < 3 {
+			t.Fatalf("%d voters: %v", live, d)
+		}
+		v := &ShardView{Descriptor: d, Leader: leader, InStep: step > 3, Up: func(engine.NodeID) bool { return true }}
+		a := fresh.Next(v)
+		switch a.Kind {
+		case ActDone, ActFail, ActRemove:
+			return a, d, leader
+		case ActTransfer:
+			leader = a.To
+		case ActChange:
+			next := *d
+			next.ConfVersion++
+			next.Replicas = a.Replicas
+			if err := next.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			d = &next
+		}
+	}
+	t.Fatal("no end")
+	return Action{}, nil, 0
+}
+
+func three() *shard.Descriptor {
+	d := &shard.Descriptor{Shard: 9, Version: 4, ConfVersion: 7}
+	for i := 1; i <= 3; i++ {
+		d.Replicas = append(d.Replicas, shard.ReplicaDesc{Replica: engine.ReplicaID(i), Node: engine.NodeID(i), Role: shard.RoleVoter})
+	}
+	return d
+}
+
+func TestMoveSteps(t *testing.T) {
+	for leader := engine.NodeID(1); leader <= 3; leader++ {
+		o := &Op{ID: 1, Kind: OpMove, Shard: 9, From: 2, FromReplica: 2, To: 4, Replica: 10}
+		a, d, l := play(t, o, three(), leader, -1)
+		if a.Kind != ActRemove || a.To != 2 || a.Replica != 2 || l == 2 {
+			t.Errorf("leader %d: %+v, led by %d", leader, a, l)
+		}
+		if r, ok := d.OnNode(4); !ok || r.Role != shard.RoleVoter || len(d.Replicas) != 3 {
+			t.Errorf("leader %d: %v", leader, d)
+		}
+	}
+}
+
+// A cancel at any step leaves the shard either as it was or moved, with three voters.
+func TestCancelAtEachStep(t *testing.T) {
+	for at := range 12 {
+		o := &Op{ID: 1, Kind: OpMove, Shard: 9, From: 2, FromReplica: 2, To: 4, Replica: 10}
+		a, d, _ := play(t, o, three(), 2, at)
+		_, moved := d.OnNode(4)
+		switch {
+		case len(d.Replicas) != 3:
+			t.Errorf("cancelled at %d: %v", at, d)
+		case moved && a.Kind != ActRemove, !moved && (a.Kind != ActDone || !a.Cancelled):
+			t.Errorf("cancelled at %d: %+v, %v", at, a, d)
+		}
+	}
+}
+
+func TestMoveFails(t *testing.T) {
+	up := func(engine.NodeID) bool { return true }
+	o := &Op{Kind: OpMove, Shard: 9, From: 2, FromReplica: 77, To: 4, Replica: 10}
+	if a := o.Next(&ShardView{Descriptor: three(), Leader: 1, Up: up}); a.Kind != ActFail {
+		t.Errorf("the replica is gone: %+v", a)
+	}
+	o = &Op{Kind: OpMove, Shard: 9, From: 2, FromReplica: 2, To: 3, Replica: 10}
+	if a := o.Next(&ShardView{Descriptor: three(), Leader: 1, Up: up}); a.Kind != ActFail {
+		t.Errorf("the node has one: %+v", a)
+	}
+	o = &Op{Kind: OpMove, Shard: 9, From: 2, FromReplica: 2, To: 4, Replica: 10}
+	if a := o.Next(&ShardView{Descriptor: three(), Leader: 1, Up: func(n engine.NodeID) bool { return n != 4 }}); a.Kind != ActWait || a.Reason == "" {
+		t.Errorf("the node is down: %+v", a)
+	}
+	d := three()
+	d.Replicas[0].Role = shard.RoleOutgoing
+	if a := o.Next(&ShardView{Descriptor: d, Leader: 1, Up: up}); a.Kind != ActWait {
+		t.Errorf("joint: %+v", a)
+	}
+}
+
+func TestTransferSteps(t *testing.T) {
+	o := &Op{Kind: OpTransfer, Shard: 9, To: 3}
+	a, _, l := play(t, o, three(), 1, -1)
+	if a.Kind != ActDone || l != 3 {
+		t.Errorf("%+v, led by %d", a, l)
+	}
+	o = &Op{Kind: OpTransfer, Shard: 9, To: 8}
+	if a, _, _ := play(t, o, three(), 1, -1); a.Kind != ActFail {
+		t.Errorf("%+v", a)
+	}
+}
