@@ -82,7 +82,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		}
 	}
 	d.mu.Lock()
-	due := !time.Now().Before(d.bal.next) || rung && d.bal.next.Sub(time.Now()) > balanceBusy/5
+	due := !time.Now().Before(d.bal.next) || rung && time.Until(d.bal.next) > balanceBusy/5
 	d.mu.Unlock()
 	if !due {
 		return nil

@@ -78,6 +78,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		Logger:             n.log,
 		Fatal:              n.fatal,
 		OnDescriptor:       c.onDescriptor,
+		OnDescriptors:      c.onDescriptors,
 		OnStray:            c.reports.onStray,
 	}
 	if n.cfg.tune != nil {
@@ -136,6 +137,14 @@ func (c *core) onDescriptor(ev scheduler.DescriptorEvent) {
 	if ev.Shard == shard.MetaShardID && ev.Descriptor != nil {
 		c.ring()
 	}
+}
+
+// onDescriptors takes what one split or merge has changed.
+func (c *core) onDescriptors(events []scheduler.DescriptorEvent) {
+	for _, ev := range events {
+		c.view.onDescriptor(ev)
+	}
+	c.reports.onDescriptors(events)
 }
 
 // sawMeta keeps a newer descriptor of the meta shard.

@@ -28,10 +28,8 @@ type reporter struct {
 	meta map[engine.ShardID]*shard.Descriptor
 	// gone are shards whose replica on this node has applied that it was removed.
 	gone map[engine.ShardID]*shard.Descriptor
-	// strays are shards for which a later replica was named on this node.
-	stray    bool
-	strayAt  time.Time
-	lastSent time.Time
+	// strayAt is when a stray replica last led to a look into meta.
+	strayAt time.Time
 }
 
 func newReporter(c *core) *reporter {
@@ -63,13 +61,28 @@ func (r *reporter) onDescriptor(ev scheduler.DescriptorEvent) {
 	r.ring()
 }
 
+// onDescriptors takes what one split or merge has changed, in one go (rule Split5); the first is that of the shard whose entry it was.
+// It is called on a lane and does not block.
+func (r *reporter) onDescriptors(events []scheduler.DescriptorEvent) {
+	if len(events) == 0 || !events[0].IsLeader {
+		return
+	}
+	r.mu.Lock()
+	for _, ev := range events {
+		if ev.Descriptor != nil && r.news(ev.Descriptor) {
+			r.queue[ev.Shard] = ev.Descriptor
+		}
+	}
+	r.mu.Unlock()
+	r.ring()
+}
+
 // onStray takes note that a replica here was probably removed. It is called on a lane and does not block.
 func (r *reporter) onStray(engine.ShardID) {
 	r.mu.Lock()
 	due := time.Since(r.strayAt) > time.Second
 	if due {
 		r.strayAt = time.Now()
-		r.stray = true
 	}
 	r.mu.Unlock()
 	if due {
@@ -99,8 +112,8 @@ func (r *reporter) inMeta(d *shard.Descriptor) {
 	}
 }
 
-// reportMax is how many descriptors are reported in one write.
-const reportMax = 512
+// reportMax is how many descriptors are reported in one write: within shard.ReadKeysMax.
+const reportMax = 1000
 
 // loop reports until the node stops.
 func (r *reporter) loop() {
