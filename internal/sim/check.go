@@ -147,12 +147,17 @@ func (p *probe) Command(k store.Key, eng *engine.Engine, c *engine.Command) {
 				p.tell(s, c.VoteResponse.Vote)
 			}
 		case engine.RespondAppend:
-			p.tell(s, c.AppendResponse.Vote)
+			// A refusal promises nothing: it may tell of a vote that is not durable yet.
+			if c.AppendResponse.Success || c.AppendResponse.Promise > 0 {
+				p.tell(s, c.AppendResponse.Vote)
+			}
 			if m := c.AppendResponse.Match; c.AppendResponse.Success && s.acked.Less(m) {
 				s.acked = m
 			}
 		case engine.RespondHeartbeat:
-			p.tell(s, c.HeartbeatResponse.Vote)
+			if c.HeartbeatResponse.Promise > 0 {
+				p.tell(s, c.HeartbeatResponse.Vote)
+			}
 		}
 	case engine.SendVote:
 		p.tell(s, c.Vote)

@@ -56,7 +56,6 @@ type call struct {
 	seq      uint64
 	attempt  int
 	tried    int  // attempts whose answer never came, or said nothing
-	open     bool // an attempt is under way
 	deadline engine.Instant
 	done     func(err error, answer []byte)
 }

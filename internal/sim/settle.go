@@ -117,14 +117,18 @@ func (s *sim) behind() engine.ShardID {
 	return 0
 }
 
+// awake returns a shard of which a member does not sleep. A learner whose addition was undone waits for ever, and is no member.
 func (s *sim) awake() engine.ShardID {
+	newest := s.newestDescriptors()
 	for _, n := range s.c.Nodes {
 		if !n.Up {
 			continue
 		}
 		for _, st := range n.Statuses() {
-			if !st.Quiesced && st.Descriptor != nil {
-				return st.Shard
+			if d := newest[st.Shard]; !st.Quiesced && d != nil {
+				if _, member := d.Replica(st.Replica); member {
+					return st.Shard
+				}
 			}
 		}
 	}
