@@ -47,8 +47,8 @@ type peerLink struct {
 	// promiseSeq: a promise of the current PromiseEpoch is sent only when every lane has seen the snapshot of this number.
 	// Else a turn in progress could store a grant under the old epoch that the leader believes extended by the new one.
 	promiseSeq uint64
-	// wallAhead is by how many ms their clock was ahead of ours when their newest heartbeat came.
-	wallAhead  int64
+	// wall is their clock less our monotonic one, in ms, when their newest heartbeat came.
+	wall       int64
 	awake      []byte
 	awakeCount int
 }
@@ -143,7 +143,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 		return nil, nil // of a process that is gone, or not announced yet
 	}
 	stallMax := cfg.ElectionTimeoutMin
-	p.wallAhead = h.Wall - v.s.clock.Wall()
+	p.wall = h.Wall - int64(now)/1e6
 	p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax
 	if h.SentAt > p.theirSentAt {
 		p.theirSentAt = h.SentAt
@@ -278,16 +278,19 @@ func (v *liveness) reachable(node engine.NodeID) bool {
 // compareClocks finds out whether our clock is ahead of the median of the living peers' by too much. Then this node stamps nothing
 // and leads nothing, for keys would expire too early, for good (rule State8).
 func (v *liveness) compareClocks() {
-	var offsets []int64
+	var theirs []int64
 	for _, id := range v.order {
 		if p := v.peers[id]; p.link.Up {
-			offsets = append(offsets, p.wallAhead)
+			theirs = append(theirs, p.wall)
 		}
 	}
-	ahead := false
-	if n := len(offsets); n > 0 {
-		slices.Sort(offsets)
-		ahead = -offsets[n/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	ahead, ours := false, v.s.wallOffset()
+	if n := len(theirs); n > 0 {
+		slices.Sort(theirs)
+		ahead = ours-theirs[n/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	}
+	if !ahead {
+		v.s.wallJudged.Store(ours)
 	}
 	if ahead && !v.s.clockAhead.Load() {
 		v.s.logger.Error("the clock of this node is ahead of the others': it gives up its leaderships until that is over")

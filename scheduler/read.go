@@ -133,6 +133,11 @@ func (l *Lane) readReady(r *replica, token uint64) {
 
 func (l *Lane) failReads(r *replica, token uint64) {
 	l.takeReads(r, token, func(req *Request) { l.answer(req, l.notLeader(r)) })
+	due := r.reads.due // their time entry may never be applied here
+	r.reads.due = nil
+	for _, req := range due {
+		l.answer(req, l.notLeader(r))
+	}
 }
 
 // readRefused answers the reads of a refused ReadIndex; false if the token is none.
@@ -198,8 +203,7 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 			cold = append(cold, key)
 		case state.Found:
 			if wall != 0 && r.machine.Due(it.Expire, wall) {
-				r.reads.due = append(r.reads.due, req)
-				l.proposeTime(r)
+				l.readDue(r, req)
 				return
 			}
 			size += len(it.Value) + 24
@@ -224,6 +228,17 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 	clear(l.items)
 	req.Answer = b
 	l.answer(req, nil)
+}
+
+// readDue has a read wait for a time entry, for something in it is due by the leader's clock (rule State8). A leader that lost its office
+// while the read was under way cannot propose one.
+func (l *Lane) readDue(r *replica, req *Request) {
+	if !r.eng.IsLeader() {
+		l.answer(req, l.notLeader(r))
+		return
+	}
+	r.reads.due = append(r.reads.due, req)
+	l.proposeTime(r)
 }
 
 // fetch sends a job for req to the readers and goes on when it is back.
@@ -267,9 +282,8 @@ func (l *Lane) fetched(r *replica, req *Request, job *state.ReadJob, wall int64)
 		return
 	}
 	out, due := r.machine.FinishScan(&l.scan, job, wall, req.Answer[:0])
-	if due && r.eng.IsLeader() {
-		r.reads.due = append(r.reads.due, req)
-		l.proposeTime(r)
+	if due {
+		l.readDue(r, req)
 		return
 	}
 	req.Answer = out

@@ -35,6 +35,7 @@ func New(cfg Config, deps Deps) (*Scheduler, error) {
 		s.run.readers = state.NewReaders(s.state, cfg.Readers)
 		s.readJob = s.run.readers.Submit
 	}
+	s.wallJudged.Store(s.wallOffset())
 	s.live = newLiveness(s)
 	s.ckpt = newCheckpointer(s)
 	for i := range cfg.Lanes {

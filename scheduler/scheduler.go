@@ -43,9 +43,15 @@ type Scheduler struct {
 
 	stopped    atomic.Bool
 	clockAhead atomic.Bool // rule State8
+	// wallJudged is the wall clock less the monotonic one, in ms, when they were last found to be good. A wall clock that has jumped
+	// ahead since stamps nothing before it was compared with the peers'.
+	wallJudged atomic.Int64
 	fatalOnce  sync.Once
 	run        running
 }
+
+// wallOffset is the wall clock less the monotonic one, in ms.
+func (s *Scheduler) wallOffset() int64 { return s.clock.Wall() - int64(s.clock.Now())/1e6 }
 
 // Metrics returns the counters.
 func (s *Scheduler) Metrics() *Metrics { return &s.metrics }
