@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler/simrt"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
 )
 
@@ -99,6 +100,12 @@ func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, pay
 		p.chosen[k.Shard] = m
 	}
 	e := entry{id.Term, h}
+	if kind == engine.EntryNormal {
+		// Rule State8: what expires by a stamp must be due by the clocks of the others.
+		if _, stamp, _, err := shard.SplitEntry(payload); err != nil || stamp > 1_700_000_000_000+int64(p.s.c0())/1e6+6000 {
+			p.s.fail("node %d, shard %d: entry %v is stamped %d ms ahead of time (%v)", p.n.ID, k.Shard, id, stamp-1_700_000_000_000-int64(p.s.c0())/1e6, err)
+		}
+	}
 	if old, ok := m[id.Index]; ok && old != e {
 		p.s.fail("node %d, shard %d: applies %v with hash %x, at this index %d/%x was applied before", p.n.ID, k.Shard, id, h, old.term, old.hash)
 	}

@@ -55,7 +55,7 @@ type call struct {
 	session  *session
 	seq      uint64
 	attempt  int
-	tried    int  // attempts whose answer never came, or said nothing
+	tried    int // attempts whose answer never came, or said nothing
 	deadline engine.Instant
 	done     func(err error, answer []byte)
 }

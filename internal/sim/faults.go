@@ -173,8 +173,12 @@ func (s *sim) faults() {
 		// Within the drift that leases allow for: a hundredth between any two.
 		rate := 1 + (s.rng.Float64()-0.5)*0.009
 		wall := int64(0)
-		if s.rng.IntN(2) == 0 {
+		if s.rng.IntN(2) == 0 && (s.badClock == 0 || s.badClock == n.ID) { // one at a time: two of three would be the median
 			wall = s.rng.Int64N(2*3_600_000) - 3_600_000
+			s.badClock = n.ID
+			s.happened("wall clock jumps")
+		} else if s.badClock == n.ID {
+			s.badClock = 0
 		}
 		s.tracef("node %d: clock at rate %f, wall off by %d ms", n.ID, rate, wall)
 		n.SetClock(rate, wall)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/state"
 )
@@ -126,7 +127,7 @@ func (s *sim) awake() engine.ShardID {
 		}
 		for _, st := range n.Statuses() {
 			if d := newest[st.Shard]; !st.Quiesced && d != nil {
-				if _, member := d.Replica(st.Replica); member {
+				if r, member := d.Replica(st.Replica); member && r.Role == shard.RoleVoter { // an awake learner does nothing either
 					return st.Shard
 				}
 			}

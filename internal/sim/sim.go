@@ -59,6 +59,7 @@ type sim struct {
 	trace     []string
 	err       error
 	lost      engine.NodeID // its disk is gone for good
+	badClock  engine.NodeID // its wall clock may be off by an hour
 	events    uint64
 }
 
