@@ -52,7 +52,25 @@ func (l *Lane) applyMore(r *replica, cold []raftlog.Run) {
 		a.parked = true // a snapshot replaces the state just now
 		return
 	}
+	before := overlaysOf(r)
+	l.applyRuns(r, cold)
+	l.grown(r, before)
+	if a.active {
+		l.noteDirty(r) // what is held waits for the checkpoint of what was applied
+		return
+	}
+	if a.done {
+		l.applied(r)
+	}
+}
+
+// applyRuns is the loop of applyMore.
+func (l *Lane) applyRuns(r *replica, cold []raftlog.Run) {
+	a := &r.apply
 	for a.active && a.next <= a.last {
+		if l.holdApply(r) {
+			return
+		}
 		runs := cold
 		cold = nil
 		if runs == nil {
@@ -82,7 +100,6 @@ func (l *Lane) applyMore(r *replica, cold []raftlog.Run) {
 	if a.active {
 		a.active, a.done, a.job = false, true, nil
 		a.applied = r.machine.Applied()
-		l.applied(r)
 	}
 }
 

@@ -63,8 +63,12 @@ func (c *checkpointer) look() {
 	segments := active - oldest
 	// On a full disk the next segment comes from freeing the oldest (rule State6).
 	pinned := segments >= uint64(c.s.cfg.LogSegmentsMax) || segments > 0 && c.s.log.Metrics().OutOfSpace.Load()
+	over := segments > segmentsHold*uint64(c.s.cfg.LogSegmentsMax)
 	for _, l := range c.s.lanes {
-		l.box.putCall(func(l *Lane) { l.ckptLook(pinned) })
+		l.box.putCall(func(l *Lane) {
+			l.logOver = over
+			l.ckptLook(pinned)
+		})
 	}
 }
 
@@ -202,22 +206,10 @@ func (l *Lane) ckptLook(pinned bool) {
 	if budget := cfg.CheckpointBytes / int64(len(l.s.lanes)); total > budget {
 		l.ckptLargest(total - budget*3/4)
 	}
+	l.releaseHeld()
 	if pinned {
 		l.unpin()
 	}
-}
-
-// overlaysMax is how many times CheckpointBytes the overlays of the node may hold: over it the store is slower than the clients, who
-// must wait, for nothing else bounds the memory.
-const overlaysMax = 3
-
-// overlaysFull tells whether the overlays held more than they may when the lanes were last asked.
-func (s *Scheduler) overlaysFull() bool {
-	sum := int64(0)
-	for _, l := range s.lanes {
-		sum += l.overlayBytes.Load()
-	}
-	return sum > overlaysMax*s.cfg.CheckpointBytes
 }
 
 // ckptLargest cuts the largest overlays until about so many bytes are on their way.
@@ -357,7 +349,9 @@ func (l *Lane) ckptDone(items []ckptItem) {
 			continue
 		}
 		at := it.change.Record.Applied
+		before := overlaysOf(r)
 		r.machine.Release()
+		l.grown(r, before)
 		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders, r.ckpt.streams = false, false, 0, nil
 		r.ckpt.gen++
 		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
@@ -366,6 +360,7 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		l.feed(r, &l.ev.ckpt)
 		l.runAfter(r)
 	}
+	l.releaseHeld()
 }
 
 // purgeBelow tells up to where the log is purged even if a live follower still needs it: not at all while it is small.

@@ -76,6 +76,10 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 	switch m.Kind {
 	case wire.KindAppendRequest:
 		l.inRuns, err = m.AppendRequest(from, &l.ev.appendReq, l.inRuns)
+		if err == nil && l.takesNoEntries(r, &l.ev.appendReq) {
+			l.s.metrics.MessagesDropped.Add(1)
+			return nil
+		}
 		if err == nil {
 			err = l.readSpecials()
 		}

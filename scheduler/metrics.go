@@ -34,6 +34,7 @@ type Metrics struct {
 	ReadsCold         atomic.Uint64 // reads that went to the reader pool
 	ReadsMoved        atomic.Uint64 // and had to be done again
 	AppliesSuspended  atomic.Uint64
+	AppliesHeld       atomic.Uint64 // because the store is slower than the writes
 	LogColdReads      atomic.Uint64
 	Checkpoints       atomic.Uint64 // shards written
 	CheckpointTx      atomic.Uint64

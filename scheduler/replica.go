@@ -57,6 +57,7 @@ type replica struct {
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room
 	bornAt      engine.Instant
 	removed     bool
+	held        bool // is in Lane.held
 	lane        *Lane
 	provoked    bool
 	handingOver bool

@@ -1,0 +1,78 @@
+package scheduler
+
+import "github.com/kiloraft/kiloraft/engine"
+
+// What a replica applies waits in memory for the store. A leader holds its clients back while that is too much (overlaysFull), but a
+// follower whose store is slower than its leader's cannot: it applies no further until checkpoints have made room, and while it does so it
+// takes no more entries than its log has room for. The leader sees lost messages then: it goes on without this follower, purges behind
+// the bound of its own log, and brings it back by entries or by a snapshot.
+
+const (
+	// overlaysMax is how many times CheckpointBytes the overlays of the node may hold: over it the store is slower than the clients, who
+	// must wait, for nothing else bounds the memory.
+	overlaysMax = 3
+	// overlaysHold is how many times CheckpointBytes they may hold before nothing more is applied: more than that at which clients are
+	// refused, so that what was accepted is applied.
+	overlaysHold = 4
+	// segmentsHold is how many times LogSegmentsMax the log may have before held replicas take no more entries.
+	segmentsHold = 2
+)
+
+// overlayBytes is what the overlays of the node hold, about.
+func (s *Scheduler) overlayBytes() int64 {
+	sum := int64(0)
+	for _, l := range s.lanes {
+		sum += l.overlayBytes.Load()
+	}
+	return sum
+}
+
+// overlaysFull tells whether the overlays hold so much that clients must wait.
+func (s *Scheduler) overlaysFull() bool { return s.overlayBytes() > overlaysMax*s.cfg.CheckpointBytes }
+
+// holdApply tells whether r may apply nothing now, and lists it. A replica with a barrier of its own under way goes on: no cut is made of
+// it before that is applied.
+func (l *Lane) holdApply(r *replica) bool {
+	if r.barrier || l.s.overlayBytes() <= overlaysHold*l.s.cfg.CheckpointBytes {
+		return false
+	}
+	if !r.held {
+		r.held = true
+		l.held = append(l.held, r)
+		l.s.metrics.AppliesHeld.Add(1)
+	}
+	return true
+}
+
+// releaseHeld lets the replicas go on that were held, while there is room.
+func (l *Lane) releaseHeld() {
+	if len(l.held) == 0 || l.s.overlayBytes() > overlaysHold*l.s.cfg.CheckpointBytes {
+		return
+	}
+	held := l.held
+	l.held = nil
+	for _, r := range held {
+		r.held = false
+		l.resume(r, r.apply.gen, nil)
+	}
+}
+
+// grown notes that the overlays of r hold more, or less, than before.
+func (l *Lane) grown(r *replica, before int) {
+	if n := overlaysOf(r) - before; n != 0 {
+		l.overlayBytes.Add(int64(n))
+	}
+}
+
+func overlaysOf(r *replica) int {
+	if r.machine == nil {
+		return 0
+	}
+	return r.machine.LiveBytes() + r.machine.FrozenBytes()
+}
+
+// takesNoEntries tells whether an append request to r must be dropped, as if the network had lost it: r applies nothing now, and its log,
+// which is purged only behind what was applied, is as big as it may be.
+func (l *Lane) takesNoEntries(r *replica, req *engine.AppendRequest) bool {
+	return r.held && len(req.Runs) > 0 && (l.logOver || l.log.Stats(r.key).Bytes > l.s.cfg.ShardLogBytesMax)
+}
