@@ -27,7 +27,6 @@ type Lane struct {
 	// now and wall are the clocks of this turn, read after the mailbox was taken (rule Engine2).
 	now      engine.Instant
 	wall     int64
-	turn     uint64
 	links    engine.Links
 	linksSeq laneSeen
 
@@ -70,9 +69,16 @@ type Lane struct {
 	commits  []*replica // with a commit index that waits to be told to followers
 	commitAt engine.Instant
 
-	writes []*replica // with writes of this turn
-	token  uint64
-	enc    arena
+	writes    []*replica // with writes that are not proposed yet
+	heldBytes int        // of them
+	// ownBatch is the newest log batch with entries proposed here, until it is durable; ownSince is when it was submitted. What
+	// comes meanwhile is gathered (see holdUntil).
+	ownBatch uint64
+	ownSince engine.Instant
+	proposed bool           // in this turn
+	hintAt   engine.Instant // when hints alone are handed to the log; 0: there are none
+	token    uint64
+	enc      arena
 
 	// Buffers for decoding and answering.
 	env   *shard.Env

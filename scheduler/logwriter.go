@@ -85,6 +85,9 @@ func (s *Scheduler) watchWriter(now engine.Instant) {
 // logFlushed tells the engines whose I/O is durable now.
 func (l *Lane) logFlushed(c *raftlog.Completion) {
 	l.log.Flushed(*c)
+	if c.Batch >= l.ownBatch {
+		l.ownBatch = 0
+	}
 	defer l.noteSynced(c.Batch)
 	for {
 		ios, ok := l.batches.pop(c.Batch)

@@ -48,6 +48,7 @@ func (l *Lane) request(req *Request) {
 	r.writeTail = req
 	r.writeCount++
 	r.writeBytes += len(req.Body) + shard.EntryHeaderBytes
+	l.heldBytes += len(req.Body) + shard.EntryHeaderBytes
 }
 
 // checkWrite refuses what need not go through the log to be refused.
@@ -79,10 +80,27 @@ func (l *Lane) provoke(r *replica) {
 	}
 }
 
-// proposeAll makes one engine.Write of all writes of each shard.
+// holdUntil is until when writes are gathered: until the batch with the proposals before them is durable. The log writer would
+// not look at them before anyway, and neither would a follower's; but one engine event, one run in the log, one message to each
+// follower and one answer then stand for all of a shard's writes. So batches grow with the load, and an idle lane proposes at once.
+func (l *Lane) holdUntil() engine.Instant {
+	if l.ownBatch == 0 || l.heldBytes >= holdBytesMax {
+		return 0
+	}
+	return l.ownSince + engine.Instant(holdMax)
+}
+
+// proposeAll makes one engine.Write of all writes of each shard, unless they are to be gathered for longer.
 func (l *Lane) proposeAll() {
+	if len(l.writes) == 0 || l.now < l.holdUntil() {
+		return
+	}
+	l.heldBytes = 0
 	for i, r := range l.writes {
 		l.writes[i] = nil
+		if r.writeCount == 0 {
+			continue // they were refused meanwhile
+		}
 		l.token++
 		l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
 		l.s.metrics.Proposals.Add(uint64(r.writeCount))
@@ -120,6 +138,7 @@ func (l *Lane) appendWrites(r *replica, c *engine.Command) {
 		body = shard.AppendTimeEntry(body, stamp)
 	}
 	r.clearWrites()
+	l.proposed = true
 	l.appendOwn(r, c, body)
 }
 

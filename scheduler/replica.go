@@ -69,8 +69,7 @@ type replica struct {
 type peerSlot struct {
 	peer   engine.Peer
 	voter  bool
-	commit engine.LogID // the newest commit index sent to it in this turn
-	turn   uint64
+	commit engine.LogID // the newest commit index sent to it with entries
 }
 
 type ownRun struct {

@@ -124,7 +124,7 @@ const messageBytesMax = 1 << 20
 // replicate sends an append request.
 func (l *Lane) replicate(r *replica, c *engine.Command) {
 	if s := r.slot(c.To); s != nil {
-		s.turn, s.commit = l.turn, c.LogID
+		s.commit = c.LogID
 	}
 	l.ev.appendReq = engine.AppendRequest{
 		From: r.self, Vote: c.Vote, Prev: c.Prev, Commit: c.LogID, Stream: c.Stream, Seq: c.Seq, SentAt: c.SentAt,
@@ -219,13 +219,14 @@ func (l *Lane) coldFailed(r *replica, err error) {
 	}
 }
 
-// queueCommit remembers a commit index that followers must be told, so that it can ride on what is sent to them anyway.
+// queueCommit remembers a commit index that followers must be told, so that it can ride on what is sent to them anyway. They need it
+// only to apply: nobody waits for that (rule Engine4), and the next append request of a busy shard carries it.
 func (l *Lane) queueCommit(r *replica, c *engine.Command) {
 	r.commit = pendingCommit{c.Vote, c.LogID, c.SentAt}
 	if !r.commitQueued {
 		r.commitQueued = true
 		if len(l.commits) == 0 {
-			l.commitAt = l.now + engine.Instant(commitDelay)
+			l.commitAt = l.now + engine.Instant(l.s.cfg.HeartbeatInterval/4)
 		}
 		l.commits = append(l.commits, r)
 	}
@@ -234,10 +235,9 @@ func (l *Lane) queueCommit(r *replica, c *engine.Command) {
 	}
 }
 
-// sendCommits tells the queued commit indexes to followers that have not learnt them in this turn: when something goes to
-// peers anyway, or after a short while.
+// sendCommits tells the queued commit indexes to followers that have not learnt them by an append request in the meantime.
 func (l *Lane) sendCommits() {
-	if len(l.commits) == 0 || len(l.dirtyOuts) == 0 && l.now < l.commitAt {
+	if len(l.commits) == 0 || l.now < l.commitAt {
 		return
 	}
 	for i, r := range l.commits {
@@ -250,7 +250,7 @@ func (l *Lane) sendCommits() {
 		l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
 		for j := range r.peers {
 			p := &r.peers[j]
-			if p.turn == l.turn && !p.commit.Less(c.id) {
+			if !p.commit.Less(c.id) {
 				continue
 			}
 			o := l.out(p.peer.Node)

@@ -5,8 +5,12 @@ import (
 )
 
 const (
-	// commitDelay is how long a commit index may wait for another message to the same follower to ride on.
-	commitDelay = engine.Duration(2e6)
+	// hintDelay is how long hints for the log wait for something that must be synced.
+	hintDelay = engine.Duration(1e9)
+	// holdMax is how long writes are gathered at most while the own batch before them is being synced.
+	holdMax = engine.Duration(20e6)
+	// holdBytesMax is how many bytes of them are gathered.
+	holdBytesMax = 4 << 20
 	// dropDelay is how long the report of a dropped frame waits: the engine answers it with a probe at once, and the
 	// outbox is not likely to have room that soon.
 	dropDelay = engine.Duration(20e6)
@@ -26,7 +30,6 @@ func (l *Lane) Turn() engine.Instant {
 		l.wall = 0 // stamps nothing: the shards' times stand still (rule State8)
 	}
 	l.box.busy.Store(int64(l.now))
-	l.turn++
 	if snap := l.s.live.links.Load(); snap.seq != l.linksSeq.Load() {
 		l.links.Nodes = snap.nodes
 		l.linksSeq.Store(snap.seq)
@@ -67,9 +70,13 @@ func (l *Lane) Turn() engine.Instant {
 // wanted tells when the next turn is due.
 func (l *Lane) wanted() engine.Instant {
 	next := l.timers.next()
-	if len(l.sweeps) > 0 || len(l.writes) > 0 || len(l.reads) > 0 {
+	if len(l.sweeps) > 0 || len(l.reads) > 0 {
 		next = l.now
 	}
+	if len(l.writes) > 0 { // gathered, or added after the proposals of this turn
+		next = earlier(next, max(l.holdUntil(), l.now))
+	}
+	next = earlier(next, l.hintAt)
 	if len(l.commits) > 0 {
 		next = earlier(next, l.commitAt)
 	}
@@ -102,12 +109,23 @@ func (l *Lane) tick() {
 
 // submitLog hands the turn's I/O to the log writer as one batch.
 func (l *Lane) submitLog() {
-	if len(l.ios) == 0 {
-		l.noteSubmitted(l.log.Submit()) // records without a completion may be waiting (committed, purge)
+	if len(l.ios) == 0 { // records without a completion may be waiting (committed, purge)
+		switch {
+		case !l.log.HintsOnly() || len(l.syncNew) > 0 || l.hintAt != 0 && l.now >= l.hintAt:
+			l.hintAt = 0
+			l.noteSubmitted(l.log.Submit())
+		case l.hintAt == 0:
+			l.hintAt = l.now + engine.Instant(hintDelay)
+		}
 		return
 	}
+	l.hintAt = 0
 	number := l.log.Submit()
 	l.noteSubmitted(number)
+	if l.proposed {
+		l.proposed = false
+		l.ownBatch, l.ownSince = number, l.now
+	}
 	l.batches.push(number, l.now, l.ios)
 	for i, r := range l.ios {
 		r.logged = false

@@ -23,6 +23,7 @@ type Lane struct {
 
 	buf     []byte // the open batch: frameHeaderSize bytes of room, then records; nil if nothing was added
 	entries int    // in the open batch
+	due     bool   // there is more than hints in the open batch
 	next    uint64 // number of the open batch
 	flushed uint64 // newest durable batch
 
@@ -65,13 +66,22 @@ func (a *Lane) get(k Key) *replica {
 	return r
 }
 
-// open returns the offset of the next record in the open batch.
-func (a *Lane) open() uint32 {
+// open makes the open batch ready to take a record.
+func (a *Lane) open() {
+	a.openHint()
+	a.due = true
+}
+
+// openHint is open for a record that may wait for others.
+func (a *Lane) openHint() {
 	if a.buf == nil {
 		a.buf = a.log.buffer()
 	}
-	return uint32(len(a.buf) - frameHeaderSize)
 }
+
+// HintsOnly tells whether all that was added since the last Submit are hints (SaveCommitted), for which alone no sync need be
+// paid: they can ride with the next batch.
+func (a *Lane) HintsOnly() bool { return a.buf != nil && !a.due }
 
 func (a *Lane) offset() uint32 { return uint32(len(a.buf) - frameHeaderSize) }
 
@@ -126,7 +136,7 @@ func (a *Lane) SaveVote(k Key, v engine.Vote) {
 // SaveCommitted saves the hint how far the log is known to be committed. It rides along with the next batch.
 func (a *Lane) SaveCommitted(k Key, id engine.LogID) {
 	r := a.get(k)
-	a.open()
+	a.openHint()
 	a.buf = appendLogID(appendKey(a.buf, recCommitted, k), id)
 	r.committed, r.committedAt = id, a.next
 }
@@ -185,7 +195,7 @@ func (a *Lane) Submit() (batch uint64) {
 	}
 	batch = a.next
 	a.log.submit(pendingBatch{lane: a.id, number: batch, buf: a.buf, entries: a.entries})
-	a.buf, a.entries = nil, 0
+	a.buf, a.entries, a.due = nil, 0, false
 	a.next++
 	return batch
 }
