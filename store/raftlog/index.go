@@ -16,7 +16,10 @@ type replica struct {
 	// The batches with the newest vote, committed and purged; 0 if there is none. They pin their segments (rule Log5).
 	voteAt, committedAt, purgedAt uint64
 	// runs[head:] are the live runs, without gap, in order; their batches do not fall.
-	runs  []runRef
+	runs []runRef
+	// tail is a copy of the last live run (count 0: there is none): most calls are about it, and need not look into memory that was
+	// not touched for long.
+	tail  runRef
 	head  int32
 	slot  int32 // index in Lane.list
 	bytes int64 // of the bodies of the live runs
@@ -48,16 +51,34 @@ func (r *replica) live() []runRef { return r.runs[r.head:] }
 
 // last is the newest entry, or the purged log id if there is none.
 func (r *replica) last() engine.LogID {
-	if live := r.live(); len(live) > 0 {
-		run := &live[len(live)-1]
-		return engine.LogID{Term: run.term, Index: run.last()}
+	if r.tail.count > 0 {
+		return engine.LogID{Term: r.tail.term, Index: r.tail.last()}
 	}
 	return r.purged
+}
+
+// setTail brings tail in line with runs.
+func (r *replica) setTail() {
+	r.tail = runRef{}
+	if live := r.live(); len(live) > 0 {
+		r.tail = live[len(live)-1]
+	}
+}
+
+// run returns the i-th of live().
+func (r *replica) run(i int) *runRef {
+	if int(r.head)+i == len(r.runs)-1 {
+		return &r.tail
+	}
+	return &r.runs[int(r.head)+i]
 }
 
 // find returns the position in live() of the run with this index, which must be in the log.
 func (r *replica) find(index uint64) int {
 	live := r.live()
+	if r.tail.count > 0 && index >= r.tail.first {
+		return len(live) - 1
+	}
 	return sort.Search(len(live), func(i int) bool { return live[i].last() >= index })
 }
 
@@ -68,6 +89,7 @@ func (r *replica) push(ref runRef) {
 		r.runs, r.head = r.runs[:n], 0
 	}
 	r.runs = append(r.runs, ref)
+	r.tail = ref
 	r.bytes += int64(ref.size)
 }
 
@@ -103,6 +125,7 @@ func (r *replica) truncate(first uint64, c *cache) {
 		if run.first < first && first > r.purged.Index+1 {
 			run.count = uint32(first - run.first)
 			run.flags |= flagCut
+			r.tail = *run
 			if body := c.get(run.cached); body != nil {
 				c.replace(run.cached, body[:skipEntries(body, int(run.count))], 0)
 			}
@@ -111,6 +134,7 @@ func (r *replica) truncate(first uint64, c *cache) {
 		r.bytes -= int64(run.size)
 		c.drop(run.cached)
 		r.runs = r.runs[:len(r.runs)-1]
+		r.setTail()
 	}
 }
 
@@ -131,7 +155,7 @@ func (r *replica) reset(c *cache) {
 	for _, run := range r.live() {
 		c.drop(run.cached)
 	}
-	r.runs, r.head, r.bytes = r.runs[:0], 0, 0
+	r.runs, r.head, r.bytes, r.tail = r.runs[:0], 0, 0, runRef{}
 	if cap(r.runs) > 16 {
 		r.runs = nil
 	}

@@ -14,10 +14,13 @@ func (a *Lane) Entries(k Key, first, last uint64, maxBytes int, runs []Run) ([]R
 	if r == nil || first <= r.purged.Index || first > r.last().Index {
 		return runs, ErrPurged
 	}
-	live := r.live()
+	live := len(r.live())
 	bytes := 0
-	for i := r.find(first); i < len(live) && live[i].first <= last; i++ {
-		ref := &live[i]
+	for i := r.find(first); i < live; i++ {
+		ref := r.run(i)
+		if ref.first > last {
+			break
+		}
 		body := a.cache.get(ref.cached)
 		if body == nil {
 			if bytes == 0 {
