@@ -15,6 +15,7 @@ import (
 var (
 	seedsFlag = flag.String("sim.seeds", "", "seeds to run, separated by blanks: 1 2 7-9")
 	spanFlag  = flag.Duration("sim.span", 0, "how long faults go on in each")
+	quickFlag = flag.Bool("sim.quick", false, "stop at the first seed that fails, without a trace")
 	traceFlag = flag.Bool("sim.trace", false, "keep the trace of every seed, not only of failing ones")
 )
 
@@ -44,6 +45,9 @@ func run(t *testing.T, seed uint64, opt Options) *Result {
 	r := Run(seed, opt)
 	if r.Err == nil {
 		return r
+	}
+	if *quickFlag {
+		t.Fatalf("seed %d: %v", seed, r.Err)
 	}
 	if !opt.Trace {
 		opt.Trace = true
