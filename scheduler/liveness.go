@@ -25,6 +25,8 @@ type liveness struct {
 	frame []byte
 
 	links atomic.Pointer[linksSnapshot]
+	// compared: our wall clock was compared with a peer's in this life.
+	compared bool
 }
 
 // linksSnapshot is immutable once published.
@@ -106,6 +108,9 @@ func (v *liveness) connected(node engine.NodeID, incarnation uint64) {
 	p := v.peer(node)
 	v.setIncarnation(p, incarnation)
 	p.connected = true
+	if !v.compared {
+		v.s.clockUnknown.Store(true)
+	}
 	v.send(p, v.s.clock.Now())
 }
 
@@ -284,11 +289,14 @@ func (v *liveness) compareClocks() {
 			theirs = append(theirs, p.wall)
 		}
 	}
-	ahead, ours := false, v.s.wallOffset()
-	if n := len(theirs); n > 0 {
-		slices.Sort(theirs)
-		ahead = ours-theirs[n/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	if len(theirs) == 0 {
+		return // nobody to compare with: it stays as it was judged last
 	}
+	slices.Sort(theirs)
+	ours := v.s.wallOffset()
+	ahead := ours-theirs[len(theirs)/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	v.compared = true
+	v.s.clockUnknown.Store(false)
 	if !ahead {
 		v.s.wallJudged.Store(ours)
 	}

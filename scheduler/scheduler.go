@@ -43,6 +43,8 @@ type Scheduler struct {
 
 	stopped    atomic.Bool
 	clockAhead atomic.Bool // rule State8
+	// clockUnknown: there are peers, and our wall clock was compared with none of theirs yet.
+	clockUnknown atomic.Bool
 	// wallJudged is the wall clock less the monotonic one, in ms, when they were last found to be good. A wall clock that has jumped
 	// ahead since stamps nothing before it was compared with the peers'.
 	wallJudged atomic.Int64

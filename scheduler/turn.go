@@ -26,7 +26,7 @@ func (l *Lane) Turn() engine.Instant {
 	l.box.take(&l.mail)
 	l.now = l.s.clock.Now() // after the mailbox was taken (rule Engine2)
 	l.wall = l.s.clock.Wall()
-	if l.s.clockAhead.Load() || l.wall-int64(l.now)/1e6-l.s.wallJudged.Load() > int64(l.s.cfg.ClockAheadMax/1e6) {
+	if l.s.clockAhead.Load() || l.s.clockUnknown.Load() || l.wall-int64(l.now)/1e6-l.s.wallJudged.Load() > int64(l.s.cfg.ClockAheadMax/1e6) {
 		l.wall = 0 // stamps nothing: the shards' times stand still (rule State8)
 	}
 	l.box.busy.Store(int64(l.now))

@@ -74,3 +74,45 @@ func TestClockJumpStampsNothing(t *testing.T) {
 	}
 	put(t, c, 1, 3, "stamped again")
 }
+
+// Nor does one that starts with a wrong clock, or joins the others with one; and what is to live for a while is not written with a
+// stamp of long ago.
+func TestWrongClockAtStart(t *testing.T) {
+	c := newCluster(t, Options{Seed: 33}, 6)
+	wall := c.Nodes[0].clock.Wall()
+	for id := engine.ShardID(1); id <= 6; id++ {
+		body := shard.AppendWrite(nil, &shard.Write{Shard: id, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: key(id, 1), Value: []byte("v"), Expire: wall + 1_800_000}}})
+		if _, err := do(t, c, scheduler.KindWrite, id, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Run(10 * time.Minute) // the shards sleep, and their times stand still
+	for _, bad := range c.Nodes {
+		for _, n := range c.Nodes {
+			c.Crash(n.ID)
+		}
+		bad.SetClock(1, 3_600_000)
+		for _, n := range c.Nodes {
+			if err := c.Start(n.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id := engine.ShardID(1); id <= 6; id++ {
+			body := shard.AppendWrite(nil, &shard.Write{Shard: id, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: key(id, 2), Value: []byte("w"), Expire: -60_000}}})
+			if _, err := do(t, c, scheduler.KindWrite, id, body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bad.SetClock(1, 0)
+		c.Run(3 * time.Second)
+		for id := engine.ShardID(1); id <= 6; id++ {
+			put(t, c, id, 3, "stamp")
+			if v := get(t, c, id, 1); v != "v" {
+				t.Fatalf("shard %d: %q: it has expired early", id, v)
+			}
+			if v := get(t, c, id, 2); v != "w" {
+				t.Fatalf("shard %d: %q: it has not lived for a minute", id, v)
+			}
+		}
+	}
+}
