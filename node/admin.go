@@ -133,7 +133,9 @@ func (c *core) askInfo(ctx context.Context, rec placement.NodeRecord) api.NodeIn
 	}
 	switch rec.State {
 	case placement.NodeDraining:
-		info.State = api.NodeDraining
+		if info.State != api.NodeDown {
+			info.State = api.NodeDraining
+		}
 	case placement.NodeRemoved:
 		info.State = api.NodeRemoved
 	}

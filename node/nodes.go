@@ -201,12 +201,12 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 				text += fmt.Sprintf("; its replicas are replaced in %s", left.Round(time.Second))
 			}
 			out.Problems = append(out.Problems, text)
-		case n.State == placement.NodeDraining:
-			out.Problems = append(out.Problems, fmt.Sprintf("node %d (%s) is draining or drained: it gets no replicas", n.ID, n.Name))
 		}
 	}
 	c.shardProblems(ctx, out)
-	if err := c.listOps(ctx, func(o *placement.Op) {
+	mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := c.listOps(mctx, func(o *placement.Op) {
 		if o.State != placement.OpRunning {
 			return
 		}
@@ -216,7 +216,7 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 			out.Problems = append(out.Problems, fmt.Sprintf("%s is stuck since %s: %s", o, time.UnixMilli(o.UpdateMS).UTC().Format(time.RFC3339), o.Reason))
 		}
 	}); err != nil {
-		return nil, err
+		out.Problems = append(out.Problems, fmt.Sprintf("shards and nodes cannot be changed now: %v", err))
 	}
 	if len(out.Problems) > 500 {
 		out.Problems = append(out.Problems[:500], fmt.Sprintf("%d more problems", len(out.Problems)-500))

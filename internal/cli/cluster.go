@@ -129,7 +129,7 @@ func (a *app) nodeCmd() *cobra.Command {
 			})
 		},
 	}
-	return group("node", "The processes of the cluster", ls, show)
+	return group("node", "The processes of the cluster", append([]*cobra.Command{ls, show}, a.nodeOps()...)...)
 }
 
 func nodeTable(w io.Writer, nodes []client.Node) error {
@@ -176,7 +176,8 @@ func (a *app) shardCmd() *cobra.Command {
 		},
 	}
 	ls.Flags().IntVar(&limit, "limit", 0, "at most so many (0: all)")
-	return group("shard", "The shards: ranges of keys, each a Raft group", ls, a.shardShowCmd(), a.shardLocateCmd(), a.shardTransferCmd(), a.shardChecksumCmd())
+	return group("shard", "The shards: ranges of keys, each a Raft group", append([]*cobra.Command{ls, a.shardShowCmd(), a.shardLocateCmd(),
+		a.shardTransferCmd(), a.shardChecksumCmd()}, a.shardOps()...)...)
 }
 
 func shardTable(w io.Writer, shards []client.Shard) error {

@@ -309,35 +309,27 @@ func (r *remote) Locate(ctx context.Context, key []byte) (client.Shard, error) {
 	return r.Shard(ctx, uint64(route.Desc.Shard))
 }
 
-// Transfer implements client.Cluster.
+// Transfer implements client.Cluster: it starts an operation and waits for its end.
 func (r *remote) Transfer(ctx context.Context, id, to uint64) error {
-	body := (&api.TransferRequest{Shard: engine.ShardID(id), To: engine.NodeID(to)}).Append(nil)
-	for {
-		s, err := r.Shard(ctx, id)
-		if err != nil {
-			return err
-		}
-		if s.Leader == to {
-			return nil
-		}
-		if !holds(s, to) {
-			return fmt.Errorf("%w: node %d holds no replica of shard %d", client.ErrInvalid, to, id)
-		}
-		err = fmt.Errorf("%w: shard %d has no leader", client.ErrUnavailable, id)
-		if s.Leader != 0 {
-			if err = r.callNode(ctx, s.Leader, api.MethodTransfer, body, nil); err == nil {
-				return nil
-			}
-		}
-		if !errors.Is(err, client.ErrUnavailable) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(100 * time.Millisecond):
-		}
+	s, err := r.Shard(ctx, id)
+	if err != nil {
+		return err
 	}
+	if !holds(s, to) {
+		return fmt.Errorf("%w: node %d holds no replica of shard %d", client.ErrInvalid, to, id)
+	}
+	o, err := r.StartOp(ctx, client.OpSpec{Kind: "transfer", Shard: id, To: to})
+	if err != nil {
+		return err
+	}
+	end, err := waitOp(ctx, r, o.ID, nil)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %s still runs: %w", client.ErrUnknown, o.What, err)
+	case end.State != "done":
+		return fmt.Errorf("%s %s: %s", end.What, end.State, end.Error)
+	}
+	return nil
 }
 
 func holds(s client.Shard, node uint64) bool {

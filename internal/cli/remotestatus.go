@@ -50,6 +50,14 @@ func (r *remote) Status(ctx context.Context) (client.Status, error) {
 		}
 	}
 	countShards(&st, shards, alive)
+	var said api.Status
+	if err := r.ask(ctx, api.MethodStatus, nil, &said); err == nil { // in more words, and since when
+		st.Operations.Running = int(said.Running)
+		st.Problems = append([]string{}, said.Problems...)
+		if st.Shards.Unavailable > 0 && len(st.Problems) == 0 {
+			st.Problems = append(st.Problems, fmt.Sprintf("%d shards are unavailable", st.Shards.Unavailable))
+		}
+	}
 	return st, nil
 }
 

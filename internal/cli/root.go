@@ -89,7 +89,7 @@ func (a *app) root() *cobra.Command {
 	config.AddFileFlag(root.PersistentFlags())
 	root.PersistentPreRunE = a.prepare
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), a.nodeCmd(), a.shardCmd(), a.kvCmd(), a.benchCmd(), a.configCmd(),
+	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), a.nodeCmd(), a.shardCmd(), a.opCmd(), a.kvCmd(), a.benchCmd(), a.configCmd(),
 		a.debugCmd(), a.versionCmd())
 	return root
 }
