@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -324,6 +325,11 @@ func (c *Cluster) fault(t *testing.T, rng *rand.Rand) {
 					if rng.IntN(2) == 0 {
 						c.Crash(n.ID)
 					}
+				}
+			}
+			if !slices.ContainsFunc(c.Nodes, func(n *Node) bool { return n.Up }) { // else nothing would ever happen again
+				if err := c.Start(n.ID); err != nil {
+					t.Fatal(err)
 				}
 			}
 			return
