@@ -68,7 +68,8 @@ func New(cfg Config, rec Recovered) *Engine {
 	if rec.Vote.Term == 0 && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
 		e.cfg.LeaseStart = 0 // it never held a vote or an entry, so it promised nothing (rule Engine2)
 	}
-	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) {
+	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) && rec.Vote.Peer == cfg.Self {
+		// It promised nothing to anybody else. The last voter of a shrunken shard may have, to a leader that was to leave.
 		e.cfg.LeaseStart = 0
 	}
 	if rec.Newborn {

@@ -304,6 +304,20 @@ func TestTrapVoidOfferToSleepExtendsNoLease(t *testing.T) {
 	}
 }
 
+// The leader of a joint membership that leaves but one voter commits, and reads by lease, by that voter's promise alone. It may not be
+// forgotten in a restart (rule Engine2): the last voter would win the next term on the spot.
+func TestTrapLastVoterKeepsTheStartLease(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=2 voters=2 applied=1.1 purged=1.1 runs=3.2-4 committed=3.3 vote=3:1! lease=1000")
+	wantNot(t, play(t, s, "tick at=10"), "SaveVote")
+	wantNot(t, play(t, s, "tick at=999"), "SaveVote")
+	want(t, play(t, s, "tick at=2000"), "SaveVote")
+
+	s = &script{}
+	play(t, s, "new self=2 voters=2 applied=1.1 purged=1.1 runs=3.2-4 committed=3.3 vote=3:2! lease=1000")
+	want(t, play(t, s, "tick at=10"), "SaveVote")
+}
+
 func TestTrapPeerDownWakesAndOrdersTheSurvivors(t *testing.T) {
 	order := map[Instant]NodeID{}
 	for n := 2; n <= 3; n++ {
