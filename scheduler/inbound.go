@@ -25,6 +25,9 @@ func (l *Lane) receive(f *frame) {
 		l.s.metrics.MessagesReceived.Add(1)
 		r := l.addressee(f.from, m)
 		if r == nil {
+			if m.Kind == wire.KindHeartbeat {
+				l.disclaim(f.from, m)
+			}
 			l.s.metrics.MessagesDropped.Add(1)
 			continue
 		}
@@ -67,6 +70,20 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 		l.discard(r)
 	}
 	return l.newUninitialised(key)
+}
+
+// disclaim answers a probe to a replica that is not here, and so leads nothing. The follower that doubts would else keep for ever a
+// promise that the node heartbeats go on extending (rule Live4).
+func (l *Lane) disclaim(from engine.NodeID, m *wire.Message) {
+	hb := &l.ev.hb
+	if m.Heartbeat(from, hb) != nil || !hb.Probe {
+		return
+	}
+	self, to := engine.Peer{Node: l.s.cfg.Node, Replica: m.To}, hb.From
+	*hb = engine.Heartbeat{From: self, Vote: hb.Vote, SentAt: l.now, Resigned: true}
+	o := l.out(to.Node)
+	o.msgs = wire.AppendHeartbeat(o.msgs, wire.Header{Shard: m.Shard, From: self.Replica, To: to.Replica}, hb)
+	l.message(o)
 }
 
 // message1 decodes one message and feeds it.

@@ -196,9 +196,17 @@ func (l *Lane) drop(r *replica) {
 	r.removed = true
 	l.timers.remove(r)
 	delete(l.byShard, r.key.Shard)
-	last := len(l.list) - 1
-	l.list[r.listed] = l.list[last]
-	l.list[r.listed].listed = r.listed
+	last, hole := len(l.list)-1, r.listed
+	if len(l.sweeps) > 0 && hole < l.sweeps[0].next {
+		// The one that fills the place must not come from ahead of the sweep in progress to behind it, unseen.
+		s := &l.sweeps[0]
+		s.next--
+		l.list[hole] = l.list[s.next]
+		l.list[hole].listed = hole
+		hole = s.next
+	}
+	l.list[hole] = l.list[last]
+	l.list[hole].listed = hole
 	l.list[last] = nil
 	l.list = l.list[:last]
 	l.s.replicas.Add(-1)

@@ -12,6 +12,7 @@ import (
 type mailbox struct {
 	mu   sync.Mutex
 	in   mail
+	shut bool          // nobody takes requests any more
 	wake chan struct{} // holds a token while there may be mail
 	busy atomic.Int64  // when the turn in progress began; 0 between turns
 }
@@ -77,10 +78,20 @@ func (m *mailbox) putCall(f func(*Lane)) {
 	m.ring()
 }
 
-// putRequest refuses when the mailbox holds max requests.
+// close refuses all requests from now on, and returns those that nobody has taken.
+func (m *mailbox) close() []*Request {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shut = true
+	left := m.in.requests
+	m.in.requests = nil
+	return left
+}
+
+// putRequest refuses when the mailbox holds max requests, or is closed.
 func (m *mailbox) putRequest(r *Request, max int) bool {
 	m.mu.Lock()
-	if len(m.in.requests) >= max {
+	if m.shut || len(m.in.requests) >= max {
 		m.mu.Unlock()
 		return false
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/kiloraft/kiloraft/store/raftlog"
 	"github.com/kiloraft/kiloraft/store/state"
 	"github.com/kiloraft/kiloraft/store/vfs"
+	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
 // directNet hands what is sent to the other scheduler at once.
@@ -362,4 +363,88 @@ func TestRemoveReplica(t *testing.T) {
 	}
 	submit(t, nodes, KindWrite, 2, testPut(2, 1, "x"))
 	stopNodes(t, nodes)
+}
+
+// tapNet keeps the raft messages that are sent.
+type tapNet struct {
+	noNet
+	msgs []byte
+}
+
+func (n *tapNet) SendRaft(_ engine.NodeID, _ int, msgs []byte) bool {
+	n.msgs = append(n.msgs, msgs...)
+	return true
+}
+
+// A follower that doubts a leader which was removed from its node must learn that, or its promise lasts as long as the link.
+func TestProbeOfMissingReplica(t *testing.T) {
+	s, clock := single(t, 1)
+	net := &tapNet{}
+	s.net = net
+	s.PeerConnected(2, 7)
+	vote := engine.Vote{Term: 5, Peer: engine.Peer{Node: 1, Replica: 8}, Committed: true}
+	for _, id := range []engine.ShardID{1, 9} { // another replica of the shard is here, or none
+		net.msgs = nil
+		h := wire.Header{Shard: id, From: 6, To: 8}
+		body := wire.AppendHeartbeat(nil, h, &engine.Heartbeat{Vote: vote, SentAt: 1, Quiesce: true})
+		s.RaftFrame(2, 7, wire.AppendHeartbeat(body, h, &engine.Heartbeat{Vote: vote, SentAt: 1, Probe: true}))
+		spin(s, clock)
+		var m wire.Message
+		var r wire.Reader
+		var got []engine.Heartbeat
+		for r.Reset(net.msgs); r.Next(&m); {
+			var hb engine.Heartbeat
+			if m.Kind != wire.KindHeartbeat || m.Shard != id || m.To != 6 {
+				t.Fatalf("sent %+v", m)
+			}
+			if err := m.Heartbeat(1, &hb); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, hb)
+		}
+		if len(got) != 1 || !got[0].Resigned || got[0].Vote != vote || got[0].From != vote.Peer {
+			t.Errorf("shard %d: answered %+v", id, got)
+		}
+	}
+}
+
+// A replica that goes away while a sweep is half through must not hide another one from it (rule Live3).
+func TestSweepMissesNobody(t *testing.T) {
+	s, _ := single(t, 5)
+	l := s.lanes[0]
+	all := append([]*replica(nil), l.list...)
+	seen := map[*replica]int{}
+	l.startSweep(func(l *Lane, r *replica) bool {
+		seen[r]++
+		if len(seen) == 3 && seen[all[0]] == 1 && !all[0].removed {
+			l.drop(all[0])
+		}
+		return true
+	})
+	l.sweep()
+	for i, r := range all {
+		if seen[r] != 1 {
+			t.Errorf("replica %d was seen %d times", i, seen[r])
+		}
+	}
+	for i, r := range l.list {
+		if r.listed != i || r.removed {
+			t.Errorf("place %d holds one of place %d", i, r.listed)
+		}
+	}
+}
+
+// A request that comes while the scheduler stops is answered, once, wherever it meets the end (FAULTS P10).
+func TestSubmitWhileStopping(t *testing.T) {
+	s, _ := single(t, 1)
+	answers := 0
+	req := &Request{Kind: KindRead, Shard: 1, Done: func(*Request) { answers++ }}
+	if err := s.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.stopped.Store(false) // Submit has looked at it before
+	s.Submit(req)
+	if answers != 1 || req.Err == nil {
+		t.Errorf("%d answers, %v", answers, req.Err)
+	}
 }

@@ -39,6 +39,9 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 		s.finalCheckpoint(ctx)
 	}
 	for _, l := range s.lanes {
+		for _, req := range l.box.close() { // who submitted them had asked before we stopped
+			l.answer(req, errStopping)
+		}
 		for _, r := range l.list {
 			l.dropRequests(r, errStopping, shard.ErrAmbiguous)
 		}
