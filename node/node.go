@@ -138,10 +138,12 @@ func (n *Node) openStores() error {
 	if err != nil {
 		return fmt.Errorf("node: open state: %w", err)
 	}
+	started, _ := n.facts.membership() // its replicas have voted: a node that starts anew without its log breaks these promises
 	n.rlog, n.recovery, err = raftlog.Open(vfs.OS(), LogPath(n.cfg.DataDir), raftlog.Options{
 		SegmentBytes: n.cfg.LogSegmentBytes,
 		CacheBytes:   n.cfg.LogCacheBytes,
 		SyncedHint:   synced,
+		MustExist:    started != nil,
 		Background:   true,
 		Logger:       n.log,
 	})

@@ -99,6 +99,27 @@ func TestOpenCorruptLog(t *testing.T) {
 	}
 }
 
+// A node that has lost its log directory, or what was in it, does not start as if it had promised nothing (rule Log3, FAULTS D19).
+func TestOpenLostLog(t *testing.T) {
+	for _, emptied := range []bool{false, true} {
+		c := nodetest.Start(t, 1, nodetest.Options{})
+		c.Init(0, 1, 1)
+		dir := c.Dir(0)
+		c.Kill(0)
+		if err := os.RemoveAll(node.LogPath(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if emptied {
+			if err := os.Mkdir(node.LogPath(dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := open(t, node.Config{DataDir: dir}); !errors.Is(err, raftlog.ErrCorrupt) || !strings.Contains(err.Error(), node.LogPath(dir)) {
+			t.Errorf("emptied %v: %v", emptied, err)
+		}
+	}
+}
+
 // A node of another cluster is refused by the peers that it dials, and loses nothing.
 func TestOtherCluster(t *testing.T) {
 	a := nodetest.Start(t, 1, nodetest.Options{})

@@ -51,6 +51,8 @@ type checkpointer struct {
 	step1 sync.Mutex // one step at a time
 
 	full atomic.Bool // the last step found no space
+	// hinted: the store holds some sequence of the raft log, so that a log that is lost is noticed (rule Log3).
+	hinted atomic.Bool
 }
 
 func newCheckpointer(s *Scheduler) *checkpointer {
@@ -115,6 +117,7 @@ func (c *checkpointer) step() bool {
 	defer c.step1.Unlock()
 	items, size := c.take()
 	if len(items) == 0 {
+		c.hint()
 		return false
 	}
 	changes := make([]state.Change, 0, len(items))
@@ -142,6 +145,7 @@ func (c *checkpointer) step() bool {
 		return false
 	}
 	c.full.Store(false)
+	c.hinted.Store(true)
 	m := &c.s.metrics
 	m.CheckpointTx.Add(1)
 	m.Checkpoints.Add(uint64(len(items)))
@@ -163,6 +167,21 @@ func (c *checkpointer) step() bool {
 		}
 	}
 	return true
+}
+
+// hint stores how far the log was synced, soon after its first sync; from then on the checkpoints do (rule Log3).
+func (c *checkpointer) hint() {
+	seq := c.s.log.Synced()
+	if seq == 0 || c.hinted.Load() {
+		return
+	}
+	switch err := c.s.state.Write(nil, seq); {
+	case err == nil:
+		c.hinted.Store(true)
+	case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrClosed):
+	default:
+		c.s.fatal(fmt.Errorf("storing the synced sequence of the raft log: %w", err))
+	}
 }
 
 // noteDirty lists r for the checkpointer.

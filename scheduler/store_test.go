@@ -418,3 +418,14 @@ func TestVoteOfNextReplica(t *testing.T) {
 		}
 	}
 }
+
+// TestSyncedSequenceIsStored: the state knows of the log before the first checkpoint, so that a log that is lost is noticed (rule Log3).
+func TestSyncedSequenceIsStored(t *testing.T) {
+	n := newStoreNode(t)
+	if n.s.WriteCheckpoint() {
+		t.Fatal("there was a checkpoint to write")
+	}
+	if seq, err := n.db.SyncedSeq(); err != nil || seq == 0 || seq > n.s.log.Synced() {
+		t.Fatalf("sequence %d of %d, %v", seq, n.s.log.Synced(), err)
+	}
+}

@@ -203,3 +203,25 @@ func TestSealWithoutSpace(t *testing.T) {
 		}
 	}
 }
+
+// TestMustExist: a log that is known to have been there is not made anew, whatever is known of its sequences (rule Log3).
+func TestMustExist(t *testing.T) {
+	fs := vfs.NewMem()
+	if _, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20, MustExist: true}); !errors.Is(err, raftlog.ErrCorrupt) {
+		t.Fatalf("error %v", err)
+	}
+	l, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, _, err = raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20, MustExist: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -226,6 +226,10 @@ func (l *Log) recover(sc *scanned) (*Recovery, error) {
 	if err := l.fs.SyncDir(l.dir); err != nil {
 		return nil, err
 	}
+	if len(sc.segs) == 0 && (l.opt.MustExist || l.opt.SyncedHint > 0) {
+		return nil, &CorruptError{File: l.dir, Sequence: l.opt.SyncedHint, Reason: "there are no segments, but there has been a log: the votes and " +
+			"acknowledgements in it are lost. Put it back as it was, or replace this node by a new one with an empty data directory"}
+	}
 	p := newReplay()
 	base := uint64(0)
 	if len(sc.segs) > 0 {

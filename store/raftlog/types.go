@@ -42,6 +42,8 @@ type Options struct {
 	// SyncedHint is the highest sequence that is known from elsewhere to have been synced (rule Log3). A log that ends before it
 	// is refused.
 	SyncedHint uint64
+	// MustExist refuses a directory without segments: the caller knows that there has been a log (rule Log3).
+	MustExist bool
 	// Background lets the log prepare the next segment in a goroutine of its own, which Close waits for. Without it, it
 	// is prepared by Maintain or by the Flush that needs it.
 	Background bool
