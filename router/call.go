@@ -36,6 +36,7 @@ type call struct {
 	s      *shard.Scan
 	done   func([]byte, error)
 	stop   func() bool // of context.AfterFunc; nil if the context cannot end
+	waited bool        // somebody waits, and calls cancelled when the context ends
 
 	session *session // of a write, if the client keeps it
 
@@ -63,13 +64,36 @@ func (c *Client) start(k *call) {
 		k.openSession()
 	}
 	k.rotor = rand.IntN(1 << 20)
-	if k.ctx.Done() != nil {
+	if k.ctx.Done() != nil && !k.waited {
 		stop := context.AfterFunc(k.ctx, k.cancelled)
 		k.mu.Lock()
 		k.stop = stop
 		k.mu.Unlock()
 	}
 	k.attempt()
+}
+
+// answer is how a call ended.
+type answer struct {
+	body []byte
+	err  error
+}
+
+// do starts a call and waits for its end. It costs less than start with a channel: the context is waited for here, not by a
+// function registered with it.
+func (c *Client) do(k *call) ([]byte, error) {
+	ch := make(chan answer, 1)
+	k.done = func(b []byte, err error) { ch <- answer{b, err} }
+	k.waited = true
+	c.start(k)
+	select {
+	case a := <-ch:
+		return a.body, a.err
+	case <-k.ctx.Done():
+		k.cancelled()
+		a := <-ch
+		return a.body, a.err
+	}
 }
 
 // unprotected tells whether the caller asked for a write without a session: Lowest is set, and nothing else.
@@ -93,6 +117,11 @@ func (k *call) attempt() {
 	if k.c.ctx.Err() != nil {
 		k.mu.Unlock()
 		k.finish(nil, ErrClosed)
+		return
+	}
+	if k.ctx.Err() != nil { // its deadline has passed, before its channel was closed or instead of that
+		k.mu.Unlock()
+		k.cancelled()
 		return
 	}
 	route, ok := k.route()
@@ -434,6 +463,9 @@ func (k *call) cancelled() {
 	ambiguous := k.w != nil && (k.unknown || k.sent)
 	k.mu.Unlock()
 	err := context.Cause(k.ctx)
+	if err == nil {
+		err = k.ctx.Err()
+	}
 	switch {
 	case ambiguous:
 		err = fmt.Errorf("%w: %w", shard.ErrAmbiguous, err)

@@ -117,14 +117,25 @@ func (c *Client) Get(ctx context.Context, key []byte, opts ...ReadOption) (shard
 // GetIn is Get in a shard named by id, such as shard.MetaShardID; 0 finds it by the key.
 func (c *Client) GetIn(ctx context.Context, id engine.ShardID, key []byte, opts ...ReadOption) (shard.Entry, error) {
 	o := readOptionsOf(opts)
-	a := <-c.read(ctx, id, [][]byte{key}, &o)
-	if a.err != nil {
-		return shard.Entry{}, a.err
+	keys := [][]byte{key}
+	if err := checkKeys(keys); err != nil {
+		return shard.Entry{}, err
 	}
-	if !a.entries[0].Exists() {
+	b, err := c.do(&call{ctx: ctx, method: api.MethodRead, shard: id, r: &shard.Read{StaleMs: o.staleMs, Keys: keys}, stale: o.staleMs > 0})
+	if err != nil {
+		return shard.Entry{}, err
+	}
+	var room [1]shard.Entry
+	entries, err := shard.DecodeAnswer(b, keys, room[:0])
+	switch {
+	case err != nil:
+		return shard.Entry{}, fmt.Errorf("%w: unreadable answer: %w", shard.ErrInternal, err)
+	case len(entries) != 1:
+		return shard.Entry{}, fmt.Errorf("%w: an answer without entries", shard.ErrInternal)
+	case !entries[0].Exists():
 		return shard.Entry{}, shard.ErrNotFound
 	}
-	return a.entries[0], nil
+	return entries[0], nil
 }
 
 type readAnswer struct {

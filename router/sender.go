@@ -65,6 +65,9 @@ type Pool struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // dials
 
+	// ready has the connections that can be used, by address: thousands of requests at a time should not meet in a lock.
+	ready sync.Map
+
 	mu     sync.Mutex
 	conns  map[string]*pooled
 	closed bool
@@ -119,6 +122,16 @@ func (p *Pool) Send(node engine.NodeID, addr string, method api.Method, flags ui
 		return
 	}
 	answer := func(b []byte, err error) { done(b, AnswerError(err)) }
+	if c, ok := p.ready.Load(addr); ok {
+		conn := c.(poolConn)
+		select {
+		case <-conn.Done():
+			p.ready.CompareAndDelete(addr, c)
+		default:
+			conn.Go(method, deadline, flags, body, answer)
+			return
+		}
+	}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -184,6 +197,7 @@ func (p *Pool) connect(addr string, c *pooled) {
 	}
 	if err == nil {
 		c.conn = conn
+		p.ready.Store(addr, conn)
 	}
 	p.mu.Unlock()
 }

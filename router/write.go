@@ -84,12 +84,18 @@ func (c *Client) GoWriteIn(ctx context.Context, id engine.ShardID, w *shard.Writ
 	c.goWrite(ctx, id, w, done)
 }
 
-func (c *Client) goWrite(ctx context.Context, id engine.ShardID, w *shard.Write, done func(*shard.Result, error)) {
-	check := *w
-	if check.Lowest == noSession {
-		check.Lowest = 0
+// checkWrite tells whether a write makes sense at all.
+func checkWrite(w *shard.Write) error {
+	if w.Lowest != noSession {
+		return w.Validate()
 	}
-	if err := check.Validate(); err != nil {
+	check := *w
+	check.Lowest = 0
+	return check.Validate()
+}
+
+func (c *Client) goWrite(ctx context.Context, id engine.ShardID, w *shard.Write, done func(*shard.Result, error)) {
+	if err := checkWrite(w); err != nil {
 		done(nil, err)
 		return
 	}
@@ -119,17 +125,18 @@ func (c *Client) WriteIn(ctx context.Context, id engine.ShardID, w *shard.Write,
 	for _, o := range opts {
 		o(&own)
 	}
-	type answer struct {
-		res *shard.Result
-		err error
+	if err := checkWrite(&own); err != nil {
+		return shard.Result{}, err
 	}
-	ch := make(chan answer, 1)
-	c.goWrite(ctx, id, &own, func(res *shard.Result, err error) { ch <- answer{res, err} })
-	a := <-ch
-	if a.res == nil {
-		return shard.Result{}, a.err
+	b, err := c.do(&call{ctx: ctx, method: api.MethodWrite, shard: id, w: &own})
+	if err != nil {
+		return shard.Result{}, err
 	}
-	return *a.res, a.err
+	var res shard.Result
+	if err := shard.DecodeResult(b, &res); err != nil {
+		return shard.Result{}, fmt.Errorf("%w: unreadable result: %w", shard.ErrAmbiguous, err)
+	}
+	return res, res.Err()
 }
 
 // Put sets key to value and returns the key's new version.

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -87,6 +88,43 @@ func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
 	}
 	l.step(id, "split: propose")
 	l.propose(r, shard.AppendSplitEntry(nil, l.wall, sp), done)
+}
+
+// SampleSplitKeys finds keys that cut a shard of this node into parts of about the same size, by sampling: fewer if it holds too little. What
+// was not checkpointed is frozen for that, and becomes a checkpoint. done is called once, on a lane.
+func (s *Scheduler) SampleSplitKeys(id engine.ShardID, parts int, done func(keys [][]byte, err error)) {
+	if s.stopped.Load() {
+		done(nil, errStopping)
+		return
+	}
+	s.laneOf(id).box.putCall(func(l *Lane) { l.sampleSplitKeys(id, parts, 0, done) })
+}
+
+func (l *Lane) sampleSplitKeys(id engine.ShardID, parts, tries int, done func([][]byte, error)) {
+	r := l.byShard[id]
+	switch {
+	case r == nil || r.machine == nil:
+		done(nil, fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound))
+		return
+	case parts < 2 || parts > shard.SplitChildrenMax+1:
+		done(nil, &shard.InvalidError{What: fmt.Sprintf("a split into %d parts", parts)})
+		return
+	case !l.hold(r):
+		l.whenCheckpointed(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
+		return
+	}
+	gen, base, frozen := r.ckpt.gen, r.ckpt.base, frozenOf(r)
+	l.s.spawn(func() {
+		keys, err := l.s.state.SplitKeys(base, parts, frozen...)
+		l.box.putCall(func(l *Lane) {
+			l.letGo(r, gen)
+			if errors.Is(err, state.ErrMoved) && tries < checksumTries {
+				l.sampleSplitKeys(id, parts, tries+1, done)
+				return
+			}
+			done(keys, err)
+		})
+	})
 }
 
 // splitAgain answers a split that cannot be applied: it is done if it was applied before.

@@ -246,3 +246,41 @@ func TestJSON(t *testing.T) {
 		}
 	}
 }
+
+// asyncCluster answers single-key requests from other goroutines.
+type asyncCluster struct {
+	*clienttest.Cluster
+	calls atomic.Int64
+}
+
+func (c *asyncCluster) GoGet(ctx context.Context, key []byte, done func(error)) {
+	c.calls.Add(1)
+	go func() { _, err := c.Get(ctx, key); done(err) }()
+}
+
+func (c *asyncCluster) GoPut(ctx context.Context, key, value []byte, done func(error)) {
+	c.calls.Add(1)
+	go func() { _, err := c.Put(ctx, key, value); done(err) }()
+}
+
+// TestAsync runs the closed loop without a goroutine per request.
+func TestAsync(t *testing.T) {
+	for _, name := range []string{"mixed", "ycsb-d"} {
+		synctest.Test(t, func(t *testing.T) {
+			inner, shards := cluster(t, 7)
+			c := &asyncCluster{Cluster: inner}
+			r, err := New(c, shards, settings(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Load(t.Context(), new(atomic.Int64)); err != nil {
+				t.Fatal(err)
+			}
+			inner.Hold = func(string) { time.Sleep(10 * time.Millisecond) }
+			res := r.Run(t.Context())
+			if res.Errors != 0 || res.NotFound > 3 || res.Ops+res.NotFound != c.calls.Load() || res.Ops < 396 || res.Ops > 404 {
+				t.Errorf("%s: %d calls, %+v", name, c.calls.Load(), res)
+			}
+		})
+	}
+}

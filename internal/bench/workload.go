@@ -70,3 +70,5 @@ func (w *workload) pick(n int) opKind {
 
 // needsData tells whether the keys must exist before the run.
 func (w *workload) needsData() bool { return w.weights[opUpdate]+w.weights[opInsert] < 100 }
+
+func (w *workload) has(k opKind) bool { return w.weights[k] > 0 }

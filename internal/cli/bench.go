@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,6 +78,9 @@ func (a *app) bench(ctx context.Context, s bench.Settings) error {
 		if err := r.Load(ctx, new(atomic.Int64)); err != nil {
 			return err
 		}
+	}
+	if os.Getenv("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(400)) // the generator should take as little as it can from what it measures
 	}
 	a.say("measuring %s for %v", s.Workload, time.Duration(s.DurationS*float64(time.Second)))
 	res := r.Run(ctx)

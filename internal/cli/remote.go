@@ -95,6 +95,22 @@ func (r *remote) Put(ctx context.Context, key, value []byte) (uint64, error) {
 	return v, mark(err)
 }
 
+// GoGet starts a Get; done is called when it has ended.
+func (r *remote) GoGet(ctx context.Context, key []byte, done func(error)) {
+	r.c.GoRead(ctx, &shard.Read{Keys: [][]byte{key}}, func(es []shard.Entry, err error) {
+		if err == nil && !es[0].Exists() {
+			err = shard.ErrNotFound
+		}
+		done(mark(err))
+	})
+}
+
+// GoPut starts a Put; done is called when it has ended.
+func (r *remote) GoPut(ctx context.Context, key, value []byte, done func(error)) {
+	w := &shard.Write{Ops: []shard.Op{{Kind: shard.OpPut, Key: key, Value: value}}}
+	r.c.GoWrite(ctx, w, func(_ *shard.Result, err error) { done(mark(err)) })
+}
+
 // Delete implements client.KV.
 func (r *remote) Delete(ctx context.Context, key []byte) error {
 	_, err := r.c.Delete(ctx, key)

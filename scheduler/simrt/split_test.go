@@ -597,3 +597,22 @@ func TestSplitChaos(t *testing.T) {
 		})
 	}
 }
+
+// TestSplitBySample cuts a shard into parts of about the same size.
+func TestSplitBySample(t *testing.T) {
+	x := newReshape(t, Options{Seed: 470}, 40)
+	x.run(2 * time.Second)
+	d, l := x.owner(key(parentShard, 0))
+	var keys [][]byte
+	var out error
+	done := false
+	l.Sched.SampleSplitKeys(parentShard, 4, func(k [][]byte, err error) { keys, out, done = k, err, true })
+	l.pump()
+	x.until(5*time.Second, "sampled keys", func() bool { return done })
+	if out != nil || len(keys) != 3 {
+		t.Fatalf("%q, %v", keys, out)
+	}
+	x.mustSplit(parentShard, x.spec(d, keys...))
+	x.run(time.Second)
+	x.check(4)
+}

@@ -122,7 +122,7 @@ func (b *boltKV) view(fn func(kvTx) error) (err error) {
 	defer b.pause.RUnlock()
 	defer guard(&err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	err = b.db.View(func(tx *bolt.Tx) error { return fn(&boltTx{tx: tx}) })
+	err = b.db.View(func(tx *bolt.Tx) error { return fn(&boltTx{tx: tx, kv: b}) })
 	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
@@ -163,7 +163,7 @@ func (b *boltKV) transact(fn func(kvTx) error) (own bool, err error) {
 			_ = tx.Rollback() // after a failed commit it is closed already
 		}
 	}()
-	if err := fn(&boltTx{tx: tx}); err != nil {
+	if err := fn(&boltTx{tx: tx, kv: b}); err != nil {
 		return true, err
 	}
 	if b.opt.Fault != nil {
@@ -258,15 +258,19 @@ func (b *boltKV) close() error { return b.db.Close() }
 // boltTx is a bbolt transaction as a kvTx.
 type boltTx struct {
 	tx   *bolt.Tx
+	kv   *boltKV
 	tabs *bolt.Bucket
 }
 
 // boltBucket is a bbolt bucket as a kvBucket.
-type boltBucket struct{ *bolt.Bucket }
+type boltBucket struct {
+	*bolt.Bucket
+	kv *boltKV // nil: of a file that is opened for reading only
+}
 
 func (b boltBucket) Cursor() kvCursor { return b.Bucket.Cursor() }
 
-func (t *boltTx) space(s space) kvBucket { return boltBucket{t.tx.Bucket([]byte{byte(s)})} }
+func (t *boltTx) space(s space) kvBucket { return boltBucket{t.tx.Bucket([]byte{byte(s)}), t.kv} }
 
 func (t *boltTx) all() *bolt.Bucket {
 	if t.tabs == nil {
@@ -282,7 +286,7 @@ func (t *boltTx) tablet(id TabletID) (kvBucket, bool) {
 	if b == nil {
 		return nil, false
 	}
-	return boltBucket{b}, true
+	return boltBucket{b, t.kv}, true
 }
 
 func (t *boltTx) createTablet(id TabletID) (kvBucket, error) {
@@ -290,7 +294,7 @@ func (t *boltTx) createTablet(id TabletID) (kvBucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return boltBucket{b}, nil
+	return boltBucket{b, t.kv}, nil
 }
 
 func (t *boltTx) deleteTablet(id TabletID) error { return t.all().DeleteBucket(tabletKey(id)) }

@@ -1,0 +1,245 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+	"github.com/kiloraft/kiloraft/store/vfs"
+)
+
+// The framework benchmark: three nodes in memory, in one process, without a network and without a disk, driven by one
+// goroutine. What it measures is the work of lanes, engines, log, state and message codec of all three nodes together: the
+// time per write is CPU time per write of the whole cluster. It does not show sockets, system calls, syncs and the hand-over
+// between goroutines.
+
+// voidFS takes what is written and forgets it.
+type voidFS struct {
+	mu    sync.Mutex
+	files map[string]bool
+}
+
+type voidFile struct{ size int64 }
+
+func (v *voidFS) Create(name string) (vfs.File, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.files[name] = true
+	return &voidFile{}, nil
+}
+func (v *voidFS) Open(string) (vfs.File, error) { return nil, os.ErrNotExist }
+func (v *voidFS) Remove(string) error           { return nil }
+func (v *voidFS) Rename(_, _ string) error      { return nil }
+func (v *voidFS) List(string) ([]string, error) { return nil, nil }
+func (v *voidFS) MkdirAll(string) error         { return nil }
+func (v *voidFS) SyncDir(string) error          { return nil }
+
+func (f *voidFile) ReadAt([]byte, int64) (int, error)        { return 0, io.EOF }
+func (f *voidFile) WriteAt(b []byte, off int64) (int, error) { return len(b), nil }
+func (f *voidFile) Size() (int64, error)                     { return f.size, nil }
+func (f *voidFile) Allocate(size int64) error                { f.size = size; return nil }
+func (f *voidFile) Truncate(size int64) error                { f.size = size; return nil }
+func (f *voidFile) Datasync() error                          { return nil }
+func (f *voidFile) Close() error                             { return nil }
+
+// benchCluster is three nodes that are driven by hand.
+type benchCluster struct {
+	clock  *manualClock
+	nodes  [3]*benchNode
+	leader []*Scheduler // by shard
+	beat   engine.Instant
+}
+
+type benchNode struct {
+	c    *benchCluster
+	id   engine.NodeID
+	s    *Scheduler
+	free [][]byte // bodies of frames, to be used again
+	held [][]byte // until the lane has read them
+}
+
+func (n *benchNode) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
+	d := n.c.nodes[to-1]
+	var b []byte
+	if len(msgs) < 512 { // as the transport does: entries alias what they came in
+		b = append(b, msgs...)
+	} else {
+		b = append(make([]byte, 0, len(msgs)), msgs...)
+	}
+	d.s.RaftFrame(n.id, uint64(n.id)+100, b)
+	return true
+}
+
+func (n *benchNode) SendHeartbeat(to engine.NodeID, body []byte) bool {
+	d := n.c.nodes[to-1]
+	body = append([]byte(nil), body...)
+	go func() { _ = d.s.Heartbeat(n.id, uint64(n.id)+100, body) }()
+	return true
+}
+
+func (n *benchNode) OpenSnapshot(context.Context, engine.NodeID, []byte) (SnapshotWriter, error) {
+	return nil, errors.New("no snapshots")
+}
+
+func newBenchCluster(b testing.TB, shards int) *benchCluster {
+	b.Helper()
+	c := &benchCluster{clock: &manualClock{now: 1e9}}
+	for i := range c.nodes {
+		log, rec, err := raftlog.Open(&voidFS{files: map[string]bool{}}, "log", raftlog.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		n := &benchNode{c: c, id: engine.NodeID(i + 1)}
+		n.s, err = New(Config{Node: n.id, Incarnation: uint64(n.id) + 100, Fatal: func(err error) { b.Fatal(err) }}, Deps{Log: log, Recovery: rec,
+			State: state.NewMem(state.Options{}), Network: n, Clock: c.clock, Spawn: func(f func()) { f() }, ReadJob: func(*state.ReadJob) {}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.nodes[i] = n
+	}
+	for _, n := range c.nodes {
+		for _, o := range c.nodes {
+			if n != o {
+				n.s.PeerConnected(o.id, uint64(o.id)+100)
+			}
+		}
+	}
+	for id := 1; id <= shards; id++ {
+		for i, n := range c.nodes {
+			n.s.CreateReplicaAsync(NewReplica{testDescriptor(engine.ShardID(id), 3), engine.ReplicaID(i + 1), CreateOptions{Campaign: id%3 == i}}, func(err error) {
+				if err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
+	}
+	c.leader = make([]*Scheduler, shards+1)
+	for led := 0; led < shards; {
+		c.round(1e6)
+		led = 0
+		for id := 1; id <= shards; id++ {
+			for _, n := range c.nodes {
+				if n.s.Leads(engine.ShardID(id)) {
+					c.leader[id] = n.s
+					led++
+					break
+				}
+			}
+		}
+		if c.clock.now > 60e9 {
+			b.Fatalf("%d of %d shards have a leader", led, shards)
+		}
+	}
+	return c
+}
+
+// round lets each node take a turn and flush its log, as long as there is something to do for any of them.
+func (c *benchCluster) round(d engine.Instant) {
+	c.clock.now += d
+	if c.clock.now-c.beat >= 100e6 {
+		c.beat = c.clock.now
+		for _, n := range c.nodes {
+			n.s.Heartbeats()
+		}
+	}
+	for _, n := range c.nodes {
+		n.s.lanes[0].HasMail()
+		n.s.lanes[0].Turn()
+		select {
+		case <-n.s.log.Pending():
+			n.s.FlushLog()
+			n.s.MaintainLog()
+		default:
+		}
+	}
+}
+
+// BenchmarkCluster: writes of 128 bytes to 300,000 keys, a fixed number of them in flight.
+func BenchmarkCluster(b *testing.B) {
+	for _, set := range []struct{ shards, inflight int }{{1, 1}, {1, 64}, {1, 4096}, {48, 8192}, {1000, 1024}, {1000, 8192}, {10000, 8192}} {
+		b.Run(fmt.Sprintf("shards=%d/inflight=%d", set.shards, set.inflight), func(b *testing.B) {
+			benchWrites(b, set.shards, set.inflight)
+		})
+	}
+}
+
+func benchWrites(b *testing.B, shards, inflight int) {
+	const keys = 300_000
+	c := newBenchCluster(b, shards)
+	value := make([]byte, 128)
+	var idle []*Request
+	done := func(r *Request) {
+		if r.Err != nil {
+			b.Fatal(r.Err)
+		}
+		idle = append(idle, r)
+	}
+	for range inflight {
+		idle = append(idle, &Request{Kind: KindWrite, Done: done})
+	}
+	op := []shard.Op{{Kind: shard.OpPut, Value: value}}
+	w := shard.Write{Version: 1, Ops: op}
+	seq := uint64(1)
+	var key []byte
+	sent := 0
+	spin := func(n int) {
+		var ready []*Request
+		for sent < n {
+			ready, idle = idle, ready[:0]
+			for _, r := range ready {
+				seq = seq*6364136223846793005 + 1442695040888963407
+				k := (seq >> 33) % keys
+				w.Shard = engine.ShardID(k%uint64(shards)) + 1
+				key = fmt.Appendf(key[:0], "%05d/%010d", w.Shard, k)
+				op[0].Key = key
+				r.Shard = w.Shard
+				r.Body = shard.AppendWrite(r.Body[:0], &w)
+				c.leader[w.Shard].Submit(r)
+			}
+			sent += len(ready)
+			c.round(200e3)
+		}
+	}
+	spin(4 * inflight)
+	before := c.counts()
+	cpu := cpuTime()
+	sent = 0
+	b.ReportAllocs()
+	b.ResetTimer()
+	spin(b.N)
+	b.StopTimer()
+	after := c.counts()
+	for i, unit := range countUnits {
+		b.ReportMetric(float64(after[i]-before[i])/float64(sent), unit)
+	}
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(sent), "cpu-ns/op")
+}
+
+// cpuTime is what this process has used, the garbage collector included: other than wall time it is meaningful on a busy machine.
+func cpuTime() int64 {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+var countUnits = [...]string{"events/op", "cmds/op", "msgs/op", "frames/op", "syncs/op", "wire-B/op"}
+
+func (c *benchCluster) counts() (sum [len(countUnits)]uint64) {
+	for _, n := range c.nodes {
+		m := n.s.Metrics()
+		for i, v := range [...]uint64{m.Events.Load(), m.Commands.Load(), m.FrameMessages.Load() + m.HeartbeatMessages.Load(), m.Frames.Load(), m.LogSyncs.Load(), m.FrameBytes.Load()} {
+			sum[i] += v
+		}
+	}
+	return sum
+}
