@@ -171,8 +171,12 @@ const refreshLimit = 512
 // about other keys.
 type refresh struct {
 	targets []target
-	next    int
 	key     []byte
+
+	// Guarded by Client.mu.
+	next    int // of targets
+	asking  int // asked, without an answer yet
+	ended   bool
 	waiting []func(error)
 	errs    []error
 }
@@ -216,40 +220,72 @@ func (c *Client) refreshMap(key []byte, done func(error)) {
 	c.askForMap(r)
 }
 
+// hedgeAfter is how long a round waits for one node before it asks the next one as well: nodes hang, and dialling one that does takes
+// longer than many a caller has time.
+const hedgeAfter = 300 * time.Millisecond
+
+// askForMap asks the next node. The first answer counts; without any, the round ends when all have failed.
 func (c *Client) askForMap(r *refresh) {
-	if r.next == len(r.targets) || c.ctx.Err() != nil {
-		c.mu.Lock()
-		c.refresh = nil
-		waiting := r.waiting
+	c.mu.Lock()
+	closed := c.ctx.Err() != nil
+	if r.ended || r.next == len(r.targets) && r.asking > 0 && !closed {
 		c.mu.Unlock()
+		return
+	}
+	if r.next == len(r.targets) || closed {
 		err := c.refreshError(r)
-		for _, w := range waiting {
-			w(err)
-		}
+		c.mu.Unlock()
+		c.endRefresh(r, err)
 		return
 	}
 	t := r.targets[r.next]
 	r.next++
+	r.asking++
+	asked, more := r.next, r.next < len(r.targets)
+	c.mu.Unlock()
+	if more {
+		c.cfg.After(hedgeAfter, func() {
+			c.mu.Lock()
+			hangs := r.next == asked
+			c.mu.Unlock()
+			if hangs {
+				c.askForMap(r)
+			}
+		})
+	}
 	body := (&api.MapRequest{From: r.key, Limit: refreshLimit}).Append(nil)
 	c.sender.Send(t.node, t.addr, api.MethodMap, 0, c.cfg.Now().Add(c.cfg.AttemptTimeout), body, func(b []byte, err error) {
 		var page api.MapPage
 		if err == nil {
 			err = api.Decode(b, &page)
 		}
-		if err != nil {
-			r.errs = append(r.errs, fmt.Errorf("%s: %w", t, err))
-			c.askForMap(r)
+		if err == nil {
+			c.learn(&page)
+			c.endRefresh(r, nil)
 			return
 		}
-		c.learn(&page)
 		c.mu.Lock()
-		c.refresh = nil
-		waiting := r.waiting
+		r.asking--
+		r.errs = append(r.errs, fmt.Errorf("%s: %w", t, err))
 		c.mu.Unlock()
-		for _, w := range waiting {
-			w(nil)
-		}
+		c.askForMap(r)
 	})
+}
+
+// endRefresh tells those who wait, once.
+func (c *Client) endRefresh(r *refresh, err error) {
+	c.mu.Lock()
+	if r.ended {
+		c.mu.Unlock()
+		return
+	}
+	r.ended = true
+	c.refresh = nil
+	waiting := r.waiting
+	c.mu.Unlock()
+	for _, w := range waiting {
+		w(err)
+	}
 }
 
 // String names the target for messages.

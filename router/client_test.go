@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -218,6 +219,28 @@ func TestCancelledWhileSent(t *testing.T) {
 	close(f.hold)
 }
 
+// A node that hangs holds up nobody who has named others too.
+func TestServerThatHangs(t *testing.T) {
+	f := newFake(t)
+	f.put("k")
+	c := New(hangs{f}, []string{"stopped", "stopped too", "seed"}, Config{After: func(_ time.Duration, fn func()) { time.AfterFunc(0, fn) }})
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctxb, 10*time.Second)
+	defer cancel()
+	if _, err := c.Get(ctx, []byte("k")); err != nil {
+		t.Error(err)
+	}
+}
+
+// hangs never answers for some addresses.
+type hangs struct{ *fake }
+
+func (h hangs) Send(node engine.NodeID, addr string, method api.Method, flags uint8, deadline time.Time, body []byte, done func([]byte, error)) {
+	if !strings.HasPrefix(addr, "stopped") {
+		h.fake.Send(node, addr, method, flags, deadline, body, done)
+	}
+}
+
 func TestNotInitialized(t *testing.T) {
 	f := newFake(t)
 	f.noInit = true
@@ -416,6 +439,46 @@ func TestScanOptions(t *testing.T) {
 	}
 	if n, err := c.DeleteRange(ctxb, []byte("b"), []byte("g")); err != nil || n != 5 || keys("", "") != "ag" {
 		t.Error(n, err, keys("", ""))
+	}
+}
+
+// A page may end at a longest key: the next one starts just behind it, one byte longer than a key may be.
+func TestRangesOverLongestKeys(t *testing.T) {
+	f := newFake(t, "k")
+	c := f.client(Config{})
+	var want []string
+	for i := range 5 {
+		k := strings.Repeat("k", shard.KeyBytesMax-1) + string(rune('a'+i))
+		want = append(want, k)
+		f.put(k)
+	}
+	f.pageMax = 2
+	for _, opts := range [][]ReadOption{{WithPageSize(1)}, {WithPageSize(1), Reverse()}} {
+		var got []string
+		for e, err := range c.Scan(ctxb, nil, nil, opts...) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, string(e.Key))
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%d keys, want %d", len(got), len(want))
+		}
+	}
+	if n, err := c.DeleteRange(ctxb, nil, append([]byte(want[3]), 0)); err != nil || n != 4 {
+		t.Error(n, err)
+	}
+	// What no key can reach is refused at once, not asked for until the time is up.
+	long := bytes.Repeat([]byte("x"), shard.KeyBytesMax+2)
+	for _, opts := range [][]ReadOption{nil, {Reverse()}} {
+		for _, err := range c.Scan(ctxb, long, append(long, 0), opts...) {
+			if !errors.Is(err, shard.ErrTooLarge) {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := c.DeleteRange(ctxb, long, nil); !errors.Is(err, shard.ErrTooLarge) {
+		t.Error(err)
 	}
 }
 

@@ -223,6 +223,10 @@ func (c *Client) GoScan(ctx context.Context, q *shard.Scan, done func(*shard.Pag
 
 // GoScanIn is GoScan in a shard named by id; 0 finds it by the range.
 func (c *Client) GoScanIn(ctx context.Context, id engine.ShardID, q *shard.Scan, done func(*shard.Page, error)) {
+	if err := shard.CheckBounds(q.Start, q.End); err != nil {
+		done(nil, err)
+		return
+	}
 	if len(q.End) > 0 && bytes.Compare(q.Start, q.End) >= 0 {
 		done(&shard.Page{Done: true}, nil)
 		return

@@ -210,6 +210,9 @@ func (c *Client) Batch(ctx context.Context, b *Batch, opts ...WriteOption) (shar
 // DeleteRange removes the keys from start up to, not including, end (empty: plus infinity), and returns how many there were. It is not
 // atomic: it goes shard by shard, in bounded steps. On an error the number is of what is known to be removed.
 func (c *Client) DeleteRange(ctx context.Context, start, end []byte) (removed int64, err error) {
+	if err := shard.CheckBounds(start, end); err != nil {
+		return 0, err
+	}
 	cursor := start
 	for {
 		if len(end) > 0 && bytes.Compare(cursor, end) >= 0 {

@@ -144,11 +144,20 @@ func DecodeScan(b []byte, q *Scan) error {
 		size = AnswerBytesMax
 	}
 	q.Limit, q.BytesMax = int(limit), int(size)
-	if len(q.Start) > KeyBytesMax || len(q.End) > KeyBytesMax+1 {
-		return &TooLargeError{What: "key", Size: uint64(max(len(q.Start), len(q.End))), Max: KeyBytesMax}
+	if err := CheckBounds(q.Start, q.End); err != nil {
+		return err
 	}
 	if len(q.End) > 0 && bytes.Compare(q.Start, q.End) > 0 {
 		return invalid("scan ends before it starts")
+	}
+	return nil
+}
+
+// CheckBounds checks the sizes of the bounds of a range. A bound may be a byte longer than a key: a scan or a delete-range goes on
+// just behind the last key that it has seen, and that may be a longest one.
+func CheckBounds(start, end []byte) error {
+	if size := max(len(start), len(end)); size > KeyBytesMax+1 {
+		return &TooLargeError{What: "bound of a range", Size: uint64(size), Max: KeyBytesMax + 1}
 	}
 	return nil
 }

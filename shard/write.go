@@ -307,11 +307,12 @@ func (w *Write) checkOp(o *Op) error {
 	if o.Kind != OpDeleteRange {
 		return checkItem(o.Key, o.Value)
 	}
+	if err := CheckBounds(o.Key, o.End); err != nil {
+		return err
+	}
 	switch {
 	case len(w.Ops)+len(w.Conditions) > 1:
 		return invalid("a delete-range stands alone in its write")
-	case len(o.Key) > KeyBytesMax || len(o.End) > KeyBytesMax:
-		return &TooLargeError{What: "key", Size: uint64(max(len(o.Key), len(o.End))), Max: KeyBytesMax}
 	case len(o.End) > 0 && bytes.Compare(o.Key, o.End) > 0:
 		return invalid("delete-range ends before it starts")
 	case o.Limit > DeleteRangeMax:
