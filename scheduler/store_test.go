@@ -296,10 +296,15 @@ func TestNeedIsTheJobs(t *testing.T) {
 	var job *state.ReadJob
 	n.s.readJob = func(j *state.ReadJob) { job = j }
 	a := &n.r.apply
-	a.need.Keys = append(a.need.Keys, []byte("00001/a"), []byte("00001/b"))
+	collect := func(k string) {
+		n.r.machine.Collect(shard.AppendWriteEntry(nil, 1, shard.AppendWrite(nil, &shard.Write{Shard: 1, Version: 1,
+			Ops: []shard.Op{{Kind: shard.OpAdd, Key: []byte(k), Delta: 1}}})), &a.need)
+	}
+	collect("00001/a")
+	collect("00001/b")
 	n.l.submitNeed(n.r)
 	a.need.Reset()
-	a.need.Keys = append(a.need.Keys, []byte("00001/c"))
+	collect("00001/c")
 	if got := string(job.Keys[0]); got != "00001/a" || a.job != nil {
 		t.Fatalf("the job's key is %q, an earlier job %v", got, a.job)
 	}

@@ -239,7 +239,7 @@ func (m *Machine) conditions(w *Write, now int64, job *state.ReadJob, res *Resul
 	failed := -1
 	for i := range w.Conditions {
 		c := &w.Conditions[i]
-		it, found, err := m.lookup(c.Key, now, job)
+		it, found, err := m.lookup(c.Key, len(c.Value)+1, now, job)
 		if err != nil {
 			return false, err // even if an earlier one failed: what is cold must not decide which of them is reported
 		}
@@ -275,7 +275,7 @@ func (m *Machine) adds(w *Write, now int64, job *state.ReadJob, res *Result) (bo
 		if w.Ops[i].Kind != OpAdd {
 			continue
 		}
-		it, found, err := m.lookup(w.Ops[i].Key, now, job)
+		it, found, err := m.lookup(w.Ops[i].Key, integerBytesMax+1, now, job)
 		if err != nil {
 			res.Values = res.Values[:0]
 			return false, err
@@ -399,15 +399,16 @@ func (m *Machine) deleteRange(page *state.Page, o *Op, res *Result) {
 	res.Values = append(res.Values, int64(len(page.Items)))
 }
 
-// lookup returns the item of a key as of now: from the live overlay, the frozen one, or what was prefetched.
-func (m *Machine) lookup(key []byte, now int64, job *state.ReadJob) (state.Item, bool, error) {
+// lookup returns the item of a key as of now: from the live overlay, the frozen one, or what was prefetched. If that was for another
+// entry, so much of the value may be missing that it is as good as not there: want bytes are needed.
+func (m *Machine) lookup(key []byte, want int, now int64, job *state.ReadJob) (state.Item, bool, error) {
 	it, hit := m.get(key)
 	if hit == state.Miss {
 		if job == nil {
 			return state.Item{}, false, ErrCold
 		}
 		i, ok := slices.BinarySearchFunc(job.Keys, key, bytes.Compare)
-		if !ok || i >= len(job.Points) {
+		if !ok || i >= len(job.Points) || job.Points[i].Cut && len(job.Points[i].Value) < want {
 			return state.Item{}, false, ErrCold
 		}
 		if it, hit = job.Points[i].Item, state.Deleted; job.Points[i].Found {

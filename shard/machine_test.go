@@ -688,3 +688,38 @@ func TestConditionsReadLittle(t *testing.T) {
 		t.Fatalf("%+v", ans)
 	}
 }
+
+// What was prefetched for one entry may be too little of a value for another: comparing with it would say no here, and yes on a replica
+// that has the key in memory. And a key that is compared with a long value makes no other key's value come (rule State1).
+func TestPrefetchedValueIsCut(t *testing.T) {
+	r := newReplica(t, bornDescriptor(), 1)
+	long := bytes.Repeat([]byte("x"), 1000)
+	for _, k := range []string{"c", "d"} {
+		r.apply(entryOf(testStamp, Write{Ops: []Op{{Kind: OpPut, Key: []byte(k), Value: long}}}))
+	}
+	r.checkpoint()
+	del := []Op{{Kind: OpDelete, Key: []byte("e")}}
+	exists := entryOf(testStamp, Write{Conditions: []Condition{{Kind: ConditionExists, Key: []byte("c")}}, Ops: del})
+	equals := func(k string) []byte {
+		return entryOf(testStamp, Write{Conditions: []Condition{{Kind: ConditionValue, Key: []byte(k), Value: long}}, Ops: del})
+	}
+	var need Need
+	var job state.ReadJob
+	r.m.Collect(exists, &need)
+	r.m.Collect(equals("d"), &need)
+	r.m.FillNeed(&need, &job)
+	r.db.RunJob(&job)
+	if c, d := len(job.Points[0].Value), len(job.Points[1].Value); c > 100 || d != len(long) {
+		t.Errorf("%d and %d bytes were read", c, d)
+	}
+	var ans Answer
+	id := engine.LogID{Term: 1, Index: r.m.Applied().Index + 1}
+	r.must(r.m.Apply(id, exists, &job, &ans))
+	id.Index++
+	if err := r.m.Apply(id, equals("c"), &job, &ans); !errors.Is(err, ErrCold) {
+		t.Fatalf("decided by a part of the value: %+v, %v", ans, err)
+	}
+	if ans := r.apply(equals("c")); ans.Outcome != OutcomeApplied {
+		t.Errorf("%+v", ans)
+	}
+}

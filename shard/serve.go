@@ -3,7 +3,7 @@ package shard
 import (
 	"bytes"
 	"math"
-	"slices"
+	"sort"
 
 	"github.com/kiloraft/kiloraft/store/state"
 )
@@ -15,13 +15,13 @@ type Need struct {
 	Ranged     bool
 	Start, End []byte
 	Limit      int
-	// ValueMax is how much of the values matters: one more byte than the longest that one is compared with. A condition that a key
-	// exists does not bring a value of megabytes into memory.
-	ValueMax int
+	// valueMax is, for each key, how much of its value matters: one more byte than the longest that it is compared with. A condition that
+	// a key exists does not bring a value of megabytes into memory, nor does that another key has such a value.
+	valueMax []int
 }
 
 // Reset empties the need, keeping its memory.
-func (n *Need) Reset() { *n = Need{Keys: n.Keys[:0]} }
+func (n *Need) Reset() { *n = Need{Keys: n.Keys[:0], valueMax: n.valueMax[:0]} }
 
 // Empty tells whether nothing is needed.
 func (n *Need) Empty() bool { return !n.Ranged && len(n.Keys) == 0 }
@@ -44,7 +44,7 @@ func (m *Machine) Collect(payload []byte, need *Need) bool {
 			return false
 		}
 		o := &w.Ops[0]
-		*need = Need{Keys: need.Keys, ValueMax: need.ValueMax, Ranged: true, Start: o.Key, End: m.rangeEnd(o)}
+		*need = Need{Keys: need.Keys, valueMax: need.valueMax, Ranged: true, Start: o.Key, End: m.rangeEnd(o)}
 		// Enough for the limit even if all tombstones of the overlays hide a key of the page each.
 		need.Limit = rangeLimit(o) + tombstones(m.live, need) + tombstones(m.frozen, need)
 		return true
@@ -53,24 +53,48 @@ func (m *Machine) Collect(payload []byte, need *Need) bool {
 		return !w.Conditional()
 	}
 	for i := range w.Conditions {
-		m.collectKey(w.Conditions[i].Key, need)
-		need.ValueMax = max(need.ValueMax, len(w.Conditions[i].Value)+1, integerBytesMax+1)
+		m.collectKey(w.Conditions[i].Key, len(w.Conditions[i].Value)+1, need)
 	}
 	for i := range w.Ops {
 		if w.Ops[i].Kind == OpAdd {
-			m.collectKey(w.Ops[i].Key, need)
+			m.collectKey(w.Ops[i].Key, 0, need)
 		}
 	}
 	return true
 }
 
-func (m *Machine) collectKey(key []byte, need *Need) {
+func (m *Machine) collectKey(key []byte, valueMax int, need *Need) {
 	if !m.desc.Contains(key) {
 		return
 	}
 	if _, hit := m.get(key); hit == state.Miss {
 		need.Keys = append(need.Keys, key)
+		need.valueMax = append(need.valueMax, max(valueMax, integerBytesMax+1))
 	}
+}
+
+// compact sorts the keys and leaves one of each: so much of its value is wanted as the most demanding wants.
+func (n *Need) compact() {
+	sort.Sort((*byKey)(n))
+	last := -1
+	for i, key := range n.Keys {
+		if last >= 0 && bytes.Equal(n.Keys[last], key) {
+			n.valueMax[last] = max(n.valueMax[last], n.valueMax[i])
+			continue
+		}
+		last++
+		n.Keys[last], n.valueMax[last] = key, n.valueMax[i]
+	}
+	n.Keys, n.valueMax = n.Keys[:last+1], n.valueMax[:last+1]
+}
+
+type byKey Need
+
+func (b *byKey) Len() int           { return len(b.Keys) }
+func (b *byKey) Less(i, j int) bool { return bytes.Compare(b.Keys[i], b.Keys[j]) < 0 }
+func (b *byKey) Swap(i, j int) {
+	b.Keys[i], b.Keys[j] = b.Keys[j], b.Keys[i]
+	b.valueMax[i], b.valueMax[j] = b.valueMax[j], b.valueMax[i]
 }
 
 func tombstones(o *state.Overlay, need *Need) (n int) {
@@ -89,17 +113,15 @@ func tombstones(o *state.Overlay, need *Need) (n int) {
 func (m *Machine) FillNeed(need *Need, job *state.ReadJob) {
 	m.FillJob(job)
 	job.Keys, job.Start, job.End, job.Limit, job.Bytes, job.Reverse = nil, nil, nil, 0, 0, false
-	job.KeysOnly, job.ValueMax = false, 0
+	job.KeysOnly, job.ValueMax = false, nil
 	if need.Ranged {
 		// Never less than Limit keys, if there are so many, whatever they hold: else Apply would ask again for ever.
 		job.Start, job.End, job.Limit = need.Start, need.End, need.Limit
 		job.KeysOnly, job.Bytes = true, math.MaxInt
 		return
 	}
-	job.ValueMax = max(need.ValueMax, integerBytesMax+1)
-	slices.SortFunc(need.Keys, bytes.Compare)
-	need.Keys = slices.CompactFunc(need.Keys, bytes.Equal)
-	job.Keys = need.Keys
+	need.compact()
+	job.Keys, job.ValueMax = need.Keys, need.valueMax
 }
 
 // CheckWrite tells whether a write may be proposed: it refuses what belongs elsewhere. The caller has validated it.

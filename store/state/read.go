@@ -34,8 +34,8 @@ type ReadJob struct {
 	Reverse    bool
 	// KeysOnly leaves the values of a page out, and out of Bytes.
 	KeysOnly bool
-	// ValueMax, if not 0, is how much of the value of each of Keys is wanted; of longer ones the rest is left out.
-	ValueMax int
+	// ValueMax, if not nil, is how much of the value of each of Keys is wanted; of longer ones the rest is left out.
+	ValueMax []int
 
 	// Done is called by Readers, on one of their goroutines, when the job is finished.
 	Done func(*ReadJob)
@@ -55,6 +55,7 @@ type ReadJob struct {
 type Point struct {
 	Item
 	Found bool
+	Cut   bool // the value is longer than was wanted, and the rest is left out
 }
 
 // Page is a part of a range, in the order asked for.
@@ -153,7 +154,7 @@ func (j *ReadJob) points(tx kvTx) error {
 		tablet TabletID
 		cursor kvCursor
 	)
-	for _, key := range j.Keys {
+	for i, key := range j.Keys {
 		e, ok := find(j.Extents, key)
 		if !ok {
 			j.Points = append(j.Points, Point{})
@@ -175,11 +176,12 @@ func (j *ReadJob) points(tx kvTx) error {
 		if err != nil {
 			return err
 		}
-		if j.ValueMax > 0 && len(it.Value) > j.ValueMax {
-			it.Value = it.Value[:j.ValueMax]
+		cut := j.ValueMax != nil && len(it.Value) > j.ValueMax[i]
+		if cut {
+			it.Value = it.Value[:j.ValueMax[i]]
 		}
 		it.Value = j.copy(it.Value)
-		j.Points = append(j.Points, Point{Item: it, Found: true})
+		j.Points = append(j.Points, Point{Item: it, Found: true, Cut: cut})
 		if j.Bytes > 0 && len(j.buf) >= j.Bytes {
 			return nil
 		}
