@@ -263,6 +263,9 @@ func TestFacts(t *testing.T) {
 		if err != nil || b.identity != a.identity {
 			t.Fatal("identity changed", err)
 		}
+		if err := b.show(); err != nil {
+			t.Fatal(err)
+		}
 		a = b
 	}
 	if len(a.incarnations) != incarnationsMax {
@@ -283,6 +286,43 @@ func TestFacts(t *testing.T) {
 	}
 	if p, err := b.peer(2); b.started == nil || err != nil || p.Addr != "h:2" || p.Incarnation != 7 {
 		t.Errorf("%+v %v %v", b, p, err)
+	}
+}
+
+// Starts that fail before anybody hears of them must not make the peers forget this node: they would refuse it for good (rule Cluster9).
+func TestFailingStartsKeepTheIncarnation(t *testing.T) {
+	disk := &memFacts{}
+	a, err := loadFacts(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.show(); err != nil {
+		t.Fatal(err)
+	}
+	known := a.incarnations[0]
+	var last uint64
+	for range 2 * incarnationsMax {
+		b, err := loadFacts(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(b.incarnations); n != 2 || b.incarnations[0] != known || b.incarnations[1] == last {
+			t.Fatalf("%x: the peers know %x", b.incarnations, known)
+		}
+		last = b.incarnations[1]
+	}
+	for range 2 { // and one that was shown stays
+		b, err := loadFacts(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.show(); err != nil {
+			t.Fatal(err)
+		}
+		a = b
+	}
+	if len(a.incarnations) != 3 || a.incarnations[0] != known {
+		t.Errorf("%x after two shown starts", a.incarnations)
 	}
 }
 

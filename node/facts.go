@@ -23,6 +23,7 @@ type factStore interface {
 const (
 	factIdentity     = "identity"     // 16 random bytes, made at the first start (rule Cluster7)
 	factIncarnations = "incarnations" // nonces of the starts, newest last (rule Cluster9)
+	factShown        = "shown"        // the nonce of the last start that others may have heard of; absent in older directories
 	factReservation  = "reservation"  // what this node has promised to become (rule Cluster7)
 	factStarted      = "started"      // [cluster, node]: what it has become; never changes
 	factMeta         = "meta"         // last descriptor of the meta shard that was seen
@@ -87,7 +88,9 @@ func (f *facts) loadIdentity() error {
 	return nil
 }
 
-// loadIncarnations adds the random nonce of this start to the list, durably, before anyone hears of it (rule Cluster9).
+// loadIncarnations adds the random nonce of this start to the list, durably, before anyone hears of it (rule Cluster9). It takes the
+// place of one that nobody can have heard of: else a node whose start fails again and again, and is tried again each second, would push
+// the nonce that its peers know out of the list, and be taken for a copy for good.
 func (f *facts) loadIncarnations() error {
 	b, err := f.store.NodeGet(factIncarnations)
 	if err != nil {
@@ -102,6 +105,17 @@ func (f *facts) loadIncarnations() error {
 			return fmt.Errorf("incarnations: %w", err)
 		}
 	}
+	shown, err := f.store.NodeGet(factShown)
+	switch n := len(f.incarnations); {
+	case err != nil:
+		return err
+	case n == 0:
+		if err := f.store.NodePut(factShown, make([]byte, 8)); err != nil {
+			return err
+		}
+	case len(shown) == 8 && binary.BigEndian.Uint64(shown) != f.incarnations[n-1]:
+		f.incarnations = f.incarnations[:n-1]
+	}
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:])
 	f.incarnations = append(f.incarnations, max(1, binary.LittleEndian.Uint64(nonce[:])))
@@ -113,6 +127,15 @@ func (f *facts) loadIncarnations() error {
 		b = mp.AppendUint(b, n)
 	}
 	return f.store.NodePut(factIncarnations, b)
+}
+
+// show must be called before anybody can hear of this start.
+func (f *facts) show() error {
+	last := f.incarnations[len(f.incarnations)-1]
+	if err := f.store.NodePut(factShown, binary.BigEndian.AppendUint64(nil, last)); err != nil {
+		return fmt.Errorf("node: facts: %w", err)
+	}
+	return nil
 }
 
 func (f *facts) loadMembership() error {

@@ -100,6 +100,9 @@ func (n *Node) open() error {
 	if n.http, err = n.openHTTP(); err != nil {
 		return err
 	}
+	if err := n.facts.show(); err != nil {
+		return err
+	}
 	if started, res := n.facts.membership(); started != nil {
 		if err := n.becomeMember(*started, res); err != nil {
 			return err
