@@ -62,12 +62,8 @@ func (l *Lane) checkWrite(r *replica, req *Request) error {
 	if err := l.write.Validate(); err != nil {
 		return err
 	}
-	if l.wall == 0 {
-		for i := range l.write.Ops {
-			if l.write.Ops[i].Expire < 0 { // it would count from the shard's last stamp, which may be long ago (rule State8)
-				return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the leader's clock is not known to be good"}
-			}
-		}
+	if l.wall == 0 && r.machine.NeedsStamp(&l.write) {
+		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the leader's clock is not known to be good"}
 	}
 	return r.machine.CheckWrite(&l.write)
 }

@@ -138,6 +138,20 @@ func (m *Machine) CheckWrite(w *Write) error {
 	return nil
 }
 
+// NeedsStamp tells whether w must not be proposed by a leader that stamps nothing (rule State8): a time to live would count from the
+// shard's last stamp, which may be long ago, and a session that was begun since then would look as if it came from the future.
+func (m *Machine) NeedsStamp(w *Write) bool {
+	if !w.Session.IsZero() && w.Session.Issued() > m.time+horizonMs {
+		return true
+	}
+	for i := range w.Ops {
+		if w.Ops[i].Expire < 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (m *Machine) checkVersion(v uint64) error {
 	switch {
 	case m.stopped != nil:
