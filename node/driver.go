@@ -258,6 +258,8 @@ func (d *driver) step(ctx context.Context, o *placement.Op) (bool, error) {
 	switch o.Kind {
 	case placement.OpMove, placement.OpTransfer:
 		return d.stepShard(ctx, o)
+	case placement.OpSplit:
+		return d.stepSplit(ctx, o)
 	case placement.OpDrain:
 		return d.stepDrain(ctx, o)
 	case placement.OpRebalance:

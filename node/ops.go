@@ -49,38 +49,50 @@ func busyWith(o *placement.Op) error {
 // createOp writes the record of a new operation, with the locks that keep others away, in one write. also are more conditions and changes
 // that belong to it. It fills in the ids.
 func (c *core) createOp(ctx context.Context, o *placement.Op, also func() ([]shard.Condition, []shard.Op, error)) error {
-	needReplica := o.Kind == placement.OpMove && o.To != 0
+	var replicas, shards uint64 // ids to set aside
+	switch {
+	case o.Kind == placement.OpMove && o.To != 0:
+		replicas = 1
+	case o.Kind == placement.OpSplit:
+		shards, replicas = uint64(len(o.Keys)), splitWidth*uint64(len(o.Keys))
+	}
 	locks := o.Locks()
-	keys := append([][]byte{placement.AllocKey(placement.AllocOp), placement.AllocKey(placement.AllocReplica)}, locks...)
+	allocs := [][]byte{placement.AllocKey(placement.AllocOp), placement.AllocKey(placement.AllocReplica), placement.AllocKey(placement.AllocShard)}
+	keys := append(slices.Clone(allocs), locks...)
 	for {
 		entries, err := c.meta.getMany(ctx, keys)
 		if err != nil {
 			return err
 		}
 		for i := range locks {
-			if e := &entries[2+i]; e.Version != 0 {
+			if e := &entries[len(allocs)+i]; e.Version != 0 {
 				return c.lockedBy(ctx, e.Value)
 			}
 		}
-		next, err := placement.DecodeNextID(entries[0].Value)
-		if err != nil {
-			return err
-		}
-		o.ID, o.State, o.StartMS = next, placement.OpRunning, time.Now().UnixMilli()
-		o.UpdateMS = o.StartMS
-		conds := []shard.Condition{unchanged(&entries[0])}
-		ops := []shard.Op{put(keys[0], placement.AppendNextID(nil, next+1))}
-		if needReplica {
-			r, err := placement.DecodeNextID(entries[1].Value)
-			if err != nil {
+		var next [3]uint64
+		for i := range allocs {
+			if next[i], err = placement.DecodeNextID(entries[i].Value); err != nil {
 				return err
 			}
-			o.Replica = engine.ReplicaID(r)
-			conds = append(conds, unchanged(&entries[1]))
-			ops = append(ops, put(keys[1], placement.AppendNextID(nil, r+1)))
+		}
+		o.ID, o.State, o.StartMS = next[0], placement.OpRunning, time.Now().UnixMilli()
+		o.UpdateMS = o.StartMS
+		var conds []shard.Condition
+		var ops []shard.Op
+		for i, n := range [...]uint64{1, replicas, shards} {
+			if n > 0 {
+				conds = append(conds, unchanged(&entries[i]))
+				ops = append(ops, put(allocs[i], placement.AppendNextID(nil, next[i]+n)))
+			}
+		}
+		if replicas > 0 {
+			o.Replica = engine.ReplicaID(next[1])
+		}
+		if shards > 0 {
+			o.Other = engine.ShardID(next[2])
 		}
 		for i := range locks {
-			conds = append(conds, unchanged(&entries[2+i]))
+			conds = append(conds, unchanged(&entries[len(allocs)+i]))
 			ops = append(ops, put(locks[i], placement.AppendNextID(nil, o.ID)))
 		}
 		if also != nil {
@@ -243,6 +255,8 @@ func (c *core) startOp(ctx context.Context, o *placement.Op) error {
 		err = c.checkMove(ctx, o)
 	case placement.OpTransfer:
 		err = c.checkTransfer(ctx, o)
+	case placement.OpSplit:
+		err = c.checkSplit(ctx, o)
 	case placement.OpDrain:
 		return c.startDrain(ctx, o)
 	case placement.OpRebalance:

@@ -385,3 +385,50 @@ func TestRepair(t *testing.T) {
 		return nil
 	})
 }
+
+// A shard is split by keys and by size under traffic, while drivers die; the children move as any shard does. What makes no sense is refused.
+func TestSplitOperation(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
+		node.SetFault(cfg, func(step string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if seen[step]++; strings.HasPrefix(step, "op split") && seen[step] == 1 {
+				return errors.New("the driver dies here")
+			}
+			return nil
+		})
+	}})
+	c.Init(0, 1, 3)
+	four := c.Add()
+	write(t, c, 0, 200, "v")
+	ctx := deadline(t, 50*time.Second)
+	for _, x := range []struct {
+		op   placement.Op
+		text string
+	}{
+		{placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("a"), []byte("a")}}, "twice"},
+		{placement.Op{Kind: placement.OpSplit, Shard: 2, Parts: 1}, "1 parts"},
+		{placement.Op{Kind: placement.OpSplit, Shard: shard.MetaShardID, Parts: 2}, "meta"},
+	} {
+		if err := c.Node(1).StartOp(ctx, &x.op); !errors.Is(err, shard.ErrInvalid) || !strings.Contains(err.Error(), x.text) {
+			t.Errorf("%v: %v, want %q", &x.op, err, x.text)
+		}
+	}
+	tr := startTraffic(t, c, 0, 1, 2, four)
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpSplit, Shard: 2, Parts: 20}), 20*time.Second, placement.OpDone)
+	waitOp(t, c, 0, startOp(t, c, 2, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{{1}, {0}}}), 20*time.Second, placement.OpDone)
+	again := placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{{1}}}
+	if err := c.Node(0).StartOp(ctx, &again); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("split again at the same key: %v", err)
+	}
+	waitOp(t, c, 1, startOp(t, c, 1, placement.Op{Kind: placement.OpRebalance}), 30*time.Second, placement.OpDone)
+	replicas, leaders := count(t, c, 0, 1, 2, four)
+	t.Logf("replicas %v, leaders %v", replicas, leaders)
+	if replicas[four] < 14 || replicas[four] > 20 {
+		t.Errorf("replicas: %v", replicas)
+	}
+	tr.end(1)
+	read2(t, c, four, 200)
+}

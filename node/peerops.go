@@ -50,6 +50,10 @@ func (c *core) servePeer(ctx context.Context, q *incoming) ([]byte, error) {
 		}
 		left, err := c.evacuate(ctx, avoid)
 		return mp.AppendUint(mp.AppendArray(nil, 1), uint64(left)), err
+	case methodSplit:
+		return nil, c.serveSplit(ctx, q.body)
+	case methodSample:
+		return c.serveSample(ctx, q.body)
 	case methodLearn:
 		return nil, c.serveLearn(ctx, q.body)
 	}

@@ -284,7 +284,38 @@ func (a *app) shardOps() []*cobra.Command {
 	})
 	move.Flags().Uint64Var(&from, "from", 0, "node that holds the replica")
 	move.Flags().Uint64Var(&to, "to", 0, "node that is to hold it")
-	return []*cobra.Command{move, a.shardRebalanceCmd()}
+	return []*cobra.Command{a.shardSplitCmd(), move, a.shardRebalanceCmd()}
+}
+
+func (a *app) shardSplitCmd() *cobra.Command {
+	var at []string
+	var parts uint64
+	cmd := detachFlag(&cobra.Command{
+		Use: "split ID (--at KEY … | --parts N)", Args: cobra.ExactArgs(1), Short: "Split a shard at keys, or into parts of about equal size",
+		Long: `Splits a shard: the parts stay on its nodes, and no data is moved. It keeps what is below the first key; each new shard begins at one of
+the keys. With --parts the keys are found by sampling.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := idArg("shard", args[0])
+			if err != nil {
+				return err
+			}
+			if (len(at) == 0) == (parts == 0) {
+				return usagef("give --at KEY, once or more often, or --parts N")
+			}
+			spec := client.OpSpec{Kind: "split", Shard: id, Parts: parts}
+			for _, s := range at {
+				key, err := keyArg(s)
+				if err != nil {
+					return err
+				}
+				spec.Keys = append(spec.Keys, key)
+			}
+			return a.operate(cmd, spec)
+		},
+	})
+	cmd.Flags().StringArrayVar(&at, "at", nil, "key at which a new shard begins; repeatable")
+	cmd.Flags().Uint64Var(&parts, "parts", 0, "number of parts")
+	return cmd
 }
 
 func (a *app) shardRebalanceCmd() *cobra.Command {
