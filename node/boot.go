@@ -40,13 +40,14 @@ type boot struct {
 	fault func(step string) error
 
 	mu    sync.Mutex
-	known map[id128]nodeInfo // others that were heard of, by identity
+	known map[id128]nodeInfo  // others that were heard of, by identity
+	spoke map[id128]time.Time // when they last spoke for themselves
 	join  []string
 	heard map[string]bool // addresses of join that have answered
 }
 
 func newBoot(f *facts, self func() nodeInfo, join []string, calls bootCalls, log *slog.Logger) *boot {
-	return &boot{facts: f, self: self, join: join, calls: calls, log: log, known: map[id128]nodeInfo{}, heard: map[string]bool{}}
+	return &boot{facts: f, self: self, join: join, calls: calls, log: log, known: map[id128]nodeInfo{}, spoke: map[id128]time.Time{}, heard: map[string]bool{}}
 }
 
 // info returns how this node describes itself now.
@@ -88,6 +89,7 @@ func (b *boot) learn(h *hello) {
 	defer b.mu.Unlock()
 	if h.Self.Identity != (id128{}) && h.Self.Identity != b.facts.identity {
 		b.known[h.Self.Identity] = h.Self
+		b.spoke[h.Self.Identity] = time.Now()
 	}
 	for _, n := range h.Known {
 		if _, ok := b.known[n.Identity]; !ok && n.Identity != b.facts.identity && len(b.known) < nodesMax {
@@ -238,12 +240,17 @@ func (b *boot) candidate(ctx context.Context, opt InitOptions) (*reservation, er
 	want := max(opt.Replicas, opt.Nodes, 1)
 	grace := time.Now().Add(opt.gatherMax())
 	for {
+		since := time.Now().Add(-spokeMax)
 		silent := b.exchange(ctx)
 		if _, res := b.facts.membership(); res != nil {
 			return res, nil
 		}
-		waiting := b.waiting()
-		if len(waiting) >= want && (silent == 0 || time.Now().After(grace)) {
+		waiting := b.waiting(since)
+		if clash := sameAddr(waiting); clash != nil {
+			if time.Now().After(grace) { // until then it may be a node that was started anew and has lost its directory
+				return nil, clash
+			}
+		} else if len(waiting) >= want && (silent == 0 || time.Now().After(grace)) {
 			return newReservation(waiting, opt.Shards, opt.Replicas, time.Now().UnixMilli()), nil
 		}
 		tooFew := &shard.UnavailableError{Reason: fmt.Sprintf(
@@ -260,13 +267,30 @@ func (b *boot) candidate(ctx context.Context, opt InitOptions) (*reservation, er
 	}
 }
 
-// waiting returns this node and the others that are known to belong to no cluster.
-func (b *boot) waiting() []nodeInfo {
+// spokeMax is how recently a node must have spoken for itself to be counted. Who was heard of, or has waited once, may be gone: started
+// anew in an empty directory, under another identity at the same address. It would be a member that nobody can be.
+const spokeMax = 2 * time.Second
+
+// sameAddr tells of two nodes that want to be reached at one address.
+func sameAddr(nodes []nodeInfo) error {
+	at := map[string]string{}
+	for _, n := range nodes {
+		if other, ok := at[n.Addr]; ok {
+			return &shard.InvalidError{What: fmt.Sprintf(
+				"two nodes, %s and %s, say that they are reached at %s: give each its own --advertise", other, n.Name, n.Addr)}
+		}
+		at[n.Addr] = n.Name
+	}
+	return nil
+}
+
+// waiting returns this node and the others that belong to no cluster and have spoken since.
+func (b *boot) waiting(since time.Time) []nodeInfo {
 	infos := []nodeInfo{b.info()}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, n := range b.known {
-		if n.Started == (id128{}) {
+		if n.Started == (id128{}) && b.spoke[n.Identity].After(since) {
 			infos = append(infos, n)
 		}
 	}

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // memFacts is a factStore in memory; it survives the "crash" of its node.
@@ -231,12 +234,46 @@ func TestInitCrashBetweenSteps(t *testing.T) {
 	}
 }
 
+// A node that waited and was then started anew in an empty directory is another one at the same address. The old one can never take part.
+func TestInitWithoutThoseWhoAreGone(t *testing.T) {
+	net := newBootNet(4)
+	net.gossip()
+	b := net.nodes["h:1"]
+	old := net.nodes["h:2"].facts.identity
+	net.disks["h:2"] = &memFacts{}
+	net.restart("h:2", "h:1")
+	delete(net.nodes, "h:4") // it waited, and is gone
+	for id := range b.spoke {
+		b.spoke[id] = b.spoke[id].Add(-2 * spokeMax)
+	}
+	net.gossip()
+	r, err := b.candidate(t.Context(), InitOptions{Shards: 1, Replicas: 3, GatherMax: time.Millisecond})
+	if err != nil || len(r.Members) != 3 {
+		t.Fatal(r, err)
+	}
+	if _, ok := r.find(old); ok {
+		t.Error("a member that is no more")
+	}
+}
+
+func TestInitTwoNodesOneAddress(t *testing.T) {
+	net := newBootNet(3)
+	self := net.nodes["h:3"].self
+	net.nodes["h:3"].self = func() nodeInfo { n := self(); n.Addr = "h:1"; return n } // a copied --advertise
+	net.nodes["h:1"].join = []string{"h:1", "h:2", "h:3"}
+	net.gossip()
+	_, err := net.nodes["h:1"].candidate(t.Context(), InitOptions{Shards: 1, Replicas: 3, GatherMax: time.Millisecond})
+	if !errors.Is(err, shard.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "--advertise") {
+		t.Error(err)
+	}
+}
+
 func TestReservationNeverOverwritten(t *testing.T) {
 	net := newBootNet(3)
 	net.gossip()
 	b := net.nodes["h:1"]
-	r1 := newReservation(b.waiting(), 1, 3, 0)
-	r2 := newReservation(b.waiting(), 1, 3, 0)
+	r1 := newReservation(b.waiting(time.Time{}), 1, 3, 0)
+	r2 := newReservation(b.waiting(time.Time{}), 1, 3, 0)
 	if h, err := b.onReserve(r1); err != nil || h.Reservation.Cluster != r1.Cluster {
 		t.Fatal(h, err)
 	}
@@ -331,7 +368,7 @@ func TestBootCodecsCut(t *testing.T) {
 	net := newBootNet(3)
 	net.gossip()
 	b := net.nodes["h:1"]
-	r := newReservation(b.waiting(), 1, 3, 0)
+	r := newReservation(b.waiting(time.Time{}), 1, 3, 0)
 	h, a := b.hello(), held{Reservation: r}
 	for name, c := range map[string]struct {
 		body   []byte

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // shards returns what node i says of all shards.
@@ -138,5 +140,22 @@ func TestJoinLater(t *testing.T) {
 		if err := n.Close(deadline(t, 5*time.Second)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A newcomer cannot be reached where another node is.
+func TestJoinAtTheAddressOfAnother(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{})
+	c.Init(0, 1, 3)
+	join := func(addr string) error {
+		req := api.JoinRequest{Identity: [16]byte{1, 2, 3}, Addr: addr, Name: "copy"}
+		_, err := c.Node(0).Client().Call(deadline(t, 5*time.Second), 0, "", api.MethodJoin, req.Append(nil))
+		return err
+	}
+	if err := join(c.Addrs()[1]); !errors.Is(err, shard.ErrUnavailable) || !strings.Contains(fmt.Sprint(err), "--advertise") {
+		t.Error(err)
+	}
+	if err := join("127.0.0.1:1"); err != nil {
+		t.Error(err)
 	}
 }

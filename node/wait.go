@@ -132,7 +132,7 @@ func (c *core) serveJoin(ctx context.Context, req *api.JoinRequest) (*api.JoinAn
 			}
 			return nil, err
 		}
-		id, err := c.findNode(ctx, req.Identity)
+		id, err := c.findNode(ctx, req)
 		if err == nil && id == 0 {
 			id, err = c.allocNode(ctx, req)
 		}
@@ -148,14 +148,24 @@ func (c *core) serveJoin(ctx context.Context, req *api.JoinRequest) (*api.JoinAn
 	}
 }
 
-func (c *core) findNode(ctx context.Context, identity id128) (id engine.NodeID, err error) {
+// findNode returns the id that a node has already, else 0. A newcomer may take over the address of a node that is gone, not of one that is up.
+func (c *core) findNode(ctx context.Context, req *api.JoinRequest) (id engine.NodeID, err error) {
+	var clash error
 	err = c.meta.scan(ctx, []byte(placement.PrefixNode), placement.PrefixEnd(placement.PrefixNode), func(_, value []byte) error {
 		rec, err := placement.DecodeNode(value)
-		if err == nil && rec.Identity == identity {
+		switch {
+		case err != nil:
+		case rec.Identity == req.Identity:
 			id = rec.ID
+		case rec.Addr == req.Addr && rec.State != placement.NodeRemoved && c.alive(rec.ID):
+			clash = &shard.UnavailableError{Reason: fmt.Sprintf("node %d (%s) is up and is reached at %s: give each node its own --advertise",
+				rec.ID, rec.Name, rec.Addr)}
 		}
 		return err
 	})
+	if err == nil && id == 0 {
+		err = clash
+	}
 	return id, err
 }
 
