@@ -131,11 +131,40 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 	if err != nil {
 		return err
 	}
-	if m.Kind == wire.KindHeartbeat || m.Kind == wire.KindAppendRequest {
-		r.heardAt = l.now
+	var leader engine.Peer
+	var commit uint64
+	switch m.Kind {
+	case wire.KindHeartbeat:
+		if hb := &l.ev.hb; !hb.Probe && !hb.Resigned {
+			leader, commit = hb.From, hb.Commit.Index
+		}
+	case wire.KindAppendRequest:
+		leader, commit = l.ev.appendReq.From, l.ev.appendReq.Commit.Index
 	}
 	l.feed(r, ev)
+	if leader.Node != 0 {
+		l.heard(r, leader, commit)
+	}
 	return nil
+}
+
+// heard notes a message of the leader, from which the staleness of reads counts (rule Cluster4): only of the leader that this replica
+// follows, and only once it has applied what the message announced. A former leader, a probe or a resignation prove nothing, and a
+// replica that is behind is as stale as what it holds.
+func (l *Lane) heard(r *replica, leader engine.Peer, commit uint64) {
+	if r.removed || r.machine == nil || r.eng.Leader() != leader {
+		return
+	}
+	applied := r.machine.Applied().Index
+	if r.aheadAt != 0 && applied >= r.ahead {
+		r.heardAt, r.aheadAt = r.aheadAt, 0
+	}
+	switch {
+	case applied >= commit:
+		r.heardAt, r.aheadAt = l.now, 0
+	case r.aheadAt == 0:
+		r.ahead, r.aheadAt = commit, l.now
+	}
 }
 
 // readSpecials fills in what the engine wants to know of the entries of an append request, and checks the bodies: they

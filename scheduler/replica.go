@@ -61,8 +61,10 @@ type replica struct {
 	lane        *Lane
 	provoked    bool
 	handingOver bool
-	// heardAt is when the leader was last heard of in this shard, for stale reads (rule Cluster4).
-	heardAt engine.Instant
+	// heardAt is when the leader last announced what is applied here by now, for stale reads (rule Cluster4). aheadAt, if not 0, is when
+	// it announced the commit index ahead, which is not applied yet.
+	heardAt, aheadAt engine.Instant
+	ahead            uint64
 }
 
 // peerSlot is one other member.

@@ -448,3 +448,35 @@ func TestSubmitWhileStopping(t *testing.T) {
 		t.Errorf("%d answers, %v", answers, req.Err)
 	}
 }
+
+// Stale reads count from what the leader has said and this replica has applied, not from any message (rule Cluster4).
+func TestHeardOfTheLeader(t *testing.T) {
+	s, clock := single(t, 1)
+	s.CreateReplicaAsync(NewReplica{testDescriptor(7, 3), 1, CreateOptions{}}, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	for range 5 {
+		spin(s, clock)
+	}
+	s.PeerConnected(2, 7)
+	vote := engine.Vote{Term: 5, Peer: engine.Peer{Node: 2, Replica: 2}, Committed: true}
+	r := s.lanes[0].byShard[7]
+	for i, c := range []struct {
+		hb    engine.Heartbeat
+		heard bool
+	}{
+		{engine.Heartbeat{Vote: vote, SentAt: 1, Probe: true}, false},
+		{engine.Heartbeat{Vote: vote, SentAt: 1, Resigned: true}, false},
+		{engine.Heartbeat{Vote: vote, SentAt: 1, Commit: engine.LogID{Term: 5, Index: 9}}, false},
+		{engine.Heartbeat{Vote: vote, SentAt: 2, Commit: engine.LogID{Term: 1, Index: 1}}, true},
+	} {
+		r.heardAt = 0
+		s.RaftFrame(2, 7, wire.AppendHeartbeat(nil, wire.Header{Shard: 7, From: 2, To: 1}, &c.hb))
+		spin(s, clock)
+		if got := r.heardAt != 0; got != c.heard {
+			t.Errorf("message %d: heard %v", i, got)
+		}
+	}
+}
