@@ -31,6 +31,14 @@ type seenNode struct {
 	since time.Time
 }
 
+type learner struct {
+	shard engine.ShardID
+	node  engine.NodeID
+}
+
+// strayAfter is for how many election timeouts a learner without an operation is left alone.
+const strayAfter = 10
+
 // balancer is what the driver remembers between rounds. Guarded by driver.mu.
 type balancer struct {
 	began    time.Time // driving
@@ -41,6 +49,8 @@ type balancer struct {
 	load     map[engine.ShardID]float64
 	counts   map[engine.NodeID]int // replicas per node, as of the last picture
 	stuck    []string
+	// learners are members that no operation wants any more, as a driver that came too late may add them, and since when.
+	learners map[learner]time.Time
 	idle     uint64 // the rebalance for which the last plan had nothing in it
 }
 
@@ -94,6 +104,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		return err
 	}
 	snap := d.picture(actx, &rec, running)
+	strays := d.strayLearners()
 	plan := placement.MakePlan(snap, by, placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound})
 	busy := len(running) > 0 || len(plan.Moves) > 0 || len(plan.Transfers) > 0
 	d.mu.Lock()
@@ -116,6 +127,11 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		}
 	}
 	var first error
+	for i := range strays {
+		if err := d.propose(actx, &strays[i], parents, nil); err != nil {
+			first = err
+		}
+	}
 	for i := range plan.Moves {
 		if err := d.propose(actx, &plan.Moves[i], parents, rebalance); err != nil && first == nil {
 			first = err
@@ -200,6 +216,7 @@ func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, runn
 	}
 	load := d.loads(leads)
 	counts := map[engine.NodeID]int{}
+	learners := map[learner]bool{}
 	for _, desc := range c.view.all() {
 		l := leads[desc.Shard]
 		if l != nil && !desc.Newer(l.Descriptor) {
@@ -217,6 +234,9 @@ func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, runn
 			if r.Role != shard.RoleLearner && r.Role != shard.RoleDemoting && r.Role != shard.RoleOutgoing {
 				b.Nodes = append(b.Nodes, r.Node)
 			}
+			if r.Role == shard.RoleLearner && ops[desc.Shard] == nil {
+				learners[learner{desc.Shard, r.Node}] = true
+			}
 		}
 		if desc.Shard == shard.MetaShardID {
 			b.Want = max(len(b.Nodes), rec.Replicas)
@@ -229,8 +249,35 @@ func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, runn
 	}
 	d.mu.Lock()
 	d.bal.counts = counts
+	d.noteLearners(learners)
 	d.mu.Unlock()
 	return snap
+}
+
+// noteLearners remembers since when learners have no operation. The caller holds mu.
+func (d *driver) noteLearners(now map[learner]bool) {
+	before := d.bal.learners
+	d.bal.learners = make(map[learner]time.Time, len(now))
+	for l := range now {
+		since, ok := before[l]
+		if !ok {
+			since = time.Now()
+		}
+		d.bal.learners[l] = since
+	}
+}
+
+// strayLearners returns moves that remove the learners that have had no operation for long.
+func (d *driver) strayLearners() []placement.Proposal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []placement.Proposal
+	for l, since := range d.bal.learners {
+		if time.Since(since) > strayAfter*d.c.n.cfg.ElectionTimeout {
+			list = append(list, placement.Proposal{Shard: l.shard, From: l.node, Why: "stray learner"})
+		}
+	}
+	return list
 }
 
 // after returns where the voters are when the operation is done.

@@ -15,6 +15,7 @@ import (
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -431,4 +432,38 @@ func TestSplitOperation(t *testing.T) {
 	}
 	tr.end(1)
 	read2(t, c, four, 200)
+}
+
+// A learner that no operation wants, as a driver that came too late may add it, is removed again.
+func TestStrayLearner(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{ElectionTimeout: 200 * time.Millisecond})
+	c.Init(0, 2, 3)
+	four := c.Add()
+	added := false
+	for i := range 3 {
+		list, err := c.Node(i).Sched().LeadsOf(deadline(t, 5*time.Second), 2)
+		if err != nil || len(list) != 1 {
+			continue
+		}
+		d := list[0].Descriptor
+		err = c.Node(i).Sched().ChangeMembership(deadline(t, 5*time.Second), scheduler.MembershipChange{Shard: 2, Version: d.Version, ConfVersion: d.ConfVersion,
+			Replicas: append(append([]shard.ReplicaDesc(nil), d.Replicas...), shard.ReplicaDesc{Replica: 999, Node: c.Node(four).ID(), Role: shard.RoleLearner})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		added = true
+	}
+	if !added {
+		t.Skip("no leader just now")
+	}
+	has := func(want int) func() error {
+		return func() error {
+			if replicas, _ := count(t, c, four); replicas[four] != want {
+				return fmt.Errorf("replicas %v, want %d", replicas, want)
+			}
+			return nil
+		}
+	}
+	nodetest.Eventually(t, 10*time.Second, has(1))
+	nodetest.Eventually(t, 30*time.Second, has(0))
 }
