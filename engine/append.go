@@ -154,3 +154,12 @@ func (e *Engine) setApplied(id LogID) {
 	}
 	e.dropBarriers(func(b uint64) bool { return b > id.Index })
 }
+
+// handleCommitted takes it from elsewhere that an entry is committed.
+func (e *Engine) handleCommitted(m *Committed) {
+	if t, ok := e.log.term(m.LogID.Index); ok && t == m.LogID.Term && m.LogID.Index > e.committed.Index {
+		e.committed = m.LogID
+		e.verified = max(e.verified, m.LogID.Index)
+		e.announced = max(e.announced, m.LogID.Index)
+	}
+}

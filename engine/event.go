@@ -53,6 +53,10 @@ type Flushed struct{ IO IOID }
 // Applied tells that the state machine has applied all entries up to LogID.
 type Applied struct{ LogID LogID }
 
+// Committed tells that the entry LogID is committed: another shard's log says so (rule Merge3). It has no effect if that entry is
+// not in the log.
+type Committed struct{ LogID LogID }
+
 // Checkpointed tells that the state up to LogID is durable without the log (rule Engine7). Entries below PurgeBelow may be
 // purged even if a live follower still needs them: the log has outgrown its bound.
 type Checkpointed struct {
@@ -225,6 +229,7 @@ func (*Tick) event()              {}
 func (*Flushed) event()           {}
 func (*Applied) event()           {}
 func (*Checkpointed) event()      {}
+func (*Committed) event()         {}
 func (*SnapshotReceived) event()  {}
 func (*SnapshotInstalled) event() {}
 func (*SnapshotFailed) event()    {}

@@ -158,6 +158,8 @@ func (e *Engine) dispatch(ev Event) {
 		e.handleVoteResponse(ev)
 	case *Checkpointed:
 		e.handleCheckpointed(ev)
+	case *Committed:
+		e.handleCommitted(ev)
 	case *PeerUp:
 		e.handlePeerUp(ev)
 	case *PeerDown:

@@ -366,6 +366,8 @@ func (l *Lane) leadershipChanged(r *replica) {
 	r.run = ownRun{}
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
+	} else {
+		l.endDrive(r, busyError("leadership is changing"))
 	}
 	l.announce(r)
 }

@@ -38,7 +38,9 @@ type ckptState struct {
 type ckptItem struct {
 	r      *replica
 	change state.Change
-	birth  *birth // a split checkpoint: its changes are written instead, all in this transaction
+	// A split checkpoint or a merge: its changes are written instead, all in this transaction.
+	birth *birth
+	merge *absorb
 }
 
 // checkpointer writes cuts in bounded transactions, each holding whole shards (DESIGN 5).
@@ -122,10 +124,13 @@ func (c *checkpointer) step() bool {
 	}
 	changes := make([]state.Change, 0, len(items))
 	for i := range items {
-		if b := items[i].birth; b != nil {
-			changes = append(changes, b.changes...)
-		} else {
-			changes = append(changes, items[i].change)
+		switch it := &items[i]; {
+		case it.birth != nil:
+			changes = append(changes, it.birth.changes...)
+		case it.merge != nil:
+			changes = append(changes, it.merge.plan.Changes...)
+		default:
+			changes = append(changes, it.change)
 		}
 	}
 	err := c.s.state.Write(changes, c.s.log.Synced())
@@ -153,7 +158,7 @@ func (c *checkpointer) step() bool {
 	for _, l := range c.s.lanes {
 		var mine []ckptItem
 		for _, it := range items {
-			if it.r.lane == l && it.birth == nil {
+			if it.r.lane == l && it.birth == nil && it.merge == nil {
 				mine = append(mine, it)
 			}
 		}
@@ -162,8 +167,11 @@ func (c *checkpointer) step() bool {
 		}
 	}
 	for _, it := range items {
-		if it.birth != nil {
+		switch {
+		case it.birth != nil:
 			c.s.birthWritten(it.birth)
+		case it.merge != nil:
+			c.s.mergeWritten(it.merge)
 		}
 	}
 	return true
@@ -322,8 +330,13 @@ func (l *Lane) abandonSnapshots(r *replica) {
 // hold cuts r, or joins the cut that stands. False: a cut is just being written, a snapshot linked, or a split or merge under way; try
 // again after that.
 func (l *Lane) hold(r *replica) bool {
+	return !r.barrier && l.cut(r)
+}
+
+// cut is hold, also while a barrier entry is under way.
+func (l *Lane) cut(r *replica) bool {
 	c := &r.ckpt
-	if c.queued || r.linking || r.birth != nil || r.barrier {
+	if c.queued || r.linking || r.birth != nil || r.merge != nil && r.merge.writing {
 		return false
 	}
 	if !c.cut {

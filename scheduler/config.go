@@ -73,6 +73,8 @@ type DescriptorEvent struct {
 	Descriptor *shard.Descriptor // immutable
 	Leader     engine.NodeID     // 0: unknown
 	IsLeader   bool
+	// Absorber is set when the shard is no more: this one has absorbed it. Descriptor is then its last.
+	Absorber engine.ShardID
 }
 
 func (c *Config) defaults() {

@@ -125,6 +125,12 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 	case wire.KindTimeoutNow:
 		err = m.TimeoutNow(from, &l.ev.timeout)
 		ev = &l.ev.timeout
+	case wire.KindMergeOrder:
+		var o wire.MergeOrder
+		if err = m.MergeOrder(&o); err == nil {
+			l.mergeMessage(r, from, &o, m.From)
+		}
+		return err
 	default:
 		return nil // of a newer version
 	}

@@ -37,6 +37,7 @@ type Lane struct {
 	tombs map[store.Key]struct{}
 	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
 	votes     map[store.Key]engine.Vote
+	mergers   []*replica // that are L in a merge
 	timers    timers
 	sweeps    []sweep
 	dirtyList []*replica // with something applied that no checkpoint holds

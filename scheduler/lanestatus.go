@@ -21,7 +21,7 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 		LogBytes: log.Bytes, Waiting: r.waiters.len(), Progress: r.eng.Progress(nil),
 	}
 	if m := r.machine; m != nil {
-		out.Descriptor = m.Desc()
+		out.Descriptor, out.Merge = m.Desc(), m.Merge()
 		out.WasMember = r.wasMember()
 		out.Keys, out.Bytes = m.Estimate()
 		out.Dirty = m.LiveBytes() + m.FrozenBytes()

@@ -52,6 +52,9 @@ func (l *Lane) changeMembership(ch *MembershipChange) error {
 	if d.Version != ch.Version || d.ConfVersion != ch.ConfVersion {
 		return &shard.MovedError{Descriptors: []shard.Descriptor{*d}}
 	}
+	if r.barrier || r.machine.Merge().Role != shard.MergeNone || r.machine.Applied().Term != r.eng.Status().Vote.Term { // rule Merge1
+		return busyError("a split or merge of the shard is under way")
+	}
 	if r.machine.Membership().LogID != r.eng.Status().Membership.LogID {
 		return busyError("a membership change is in progress")
 	}

@@ -43,6 +43,7 @@ type Metrics struct {
 	SnapshotsReceived atomic.Uint64
 	SnapshotsFailed   atomic.Uint64
 	Splits            atomic.Uint64 // applied here
+	Merges            atomic.Uint64 // applied here
 	ReplicasStopped   atomic.Uint64 // by an entry that this version does not understand
 	PeersUp           atomic.Int64
 	InflightBytes     atomic.Int64 // of proposals accepted and not answered

@@ -148,6 +148,7 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 	if err := l.add(r); err != nil {
 		return err
 	}
+	l.noteMerging(r)
 	l.announce(r)
 	return nil
 }

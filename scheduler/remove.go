@@ -38,6 +38,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		return
 	}
 	applied := r.eng.Status().Applied
+	l.cancelMerge(r)
 	l.tombs[r.key] = struct{}{}
 	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 	l.drop(r)

@@ -48,10 +48,19 @@ type replica struct {
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int
 
-	ckpt        ckptState
-	birth       *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
-	barrier     bool     // a barrier entry was proposed here and is not decided: no cut is made
-	proposal    *Request // it is just being handed to the engine
+	ckpt     ckptState
+	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
+	barrier  bool     // a barrier entry was proposed here and is not decided: no cut is made
+	proposal *Request // it is just being handed to the engine
+
+	// As L in a merge: the Merge being applied; as its leader: the merge that it drives.
+	merge        *absorb
+	drive        *mergeDrive
+	merging      bool // is in Lane.mergers
+	otherMoved   bool // R has taken Unfreeze
+	wantSnapshot bool // R is not here: only a snapshot of L helps
+	orderedAt    engine.Instant
+
 	snapIn      *snapshotIn
 	linking     bool // a snapshot is being linked in
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room

@@ -311,6 +311,9 @@ func (l *Lane) respond(r *replica, c *engine.Command) {
 		if c.AppendResponse.Uninitialised && l.now-r.bornAt < engine.Instant(createGrace) {
 			c.AppendResponse.Waiting = true
 		}
+		if r.wantSnapshot { // rule Merge3
+			c.AppendResponse.Uninitialised, c.AppendResponse.Waiting = true, false
+		}
 		o.msgs = wire.AppendAppendResponse(o.msgs, h, &c.AppendResponse)
 	case engine.RespondHeartbeat:
 		o.msgs = wire.AppendHeartbeatResponse(o.msgs, h, &c.HeartbeatResponse)

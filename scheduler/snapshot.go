@@ -326,11 +326,24 @@ func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMe
 	r.linking = true
 	r.apply.gen++ // what is read for an apply in progress is void
 	r.apply.parked = r.apply.active
-	change := state.Change{Record: snap.record}
+	l.cancelMerge(r)
+	desc, err := shard.DescriptorOf(&snap.record)
+	if err != nil {
+		l.s.fatal(fmt.Errorf("shard %d: snapshot: %w", r.key.Shard, err)) // it was read before
+		return
+	}
+	l.s.takeCovered(0, desc, nil, func(dead []state.Change) { l.s.writeLink(r, snap, meta, dead) })
+}
+
+// writeLink writes the transaction of a link: the snapshot's record, and the tombstones of those that its shard has absorbed.
+func (s *Scheduler) writeLink(r *replica, snap *snapshotIn, meta engine.SnapshotMeta, dead []state.Change) {
+	l := r.lane
+	changes := append([]state.Change{{Record: snap.record}}, dead...)
 	l.s.spawn(func() {
-		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
+		err := l.s.state.Write(changes, l.s.log.Synced())
 		switch {
 		case err == nil:
+			s.dropCovered(dead)
 		case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrStale), errors.Is(err, state.ErrTombstoned):
 			l.s.logger.Warn("snapshot not linked", "shard", uint64(r.key.Shard), "error", err)
 			_ = snap.ingest.Abort()
@@ -361,6 +374,8 @@ func (l *Lane) snapshotLinked(r *replica, snap *snapshotIn, meta engine.Snapshot
 			r.machine.Close()
 		}
 		r.machine = m
+		r.wantSnapshot = false
+		l.noteMerging(r)
 		r.apply.active, r.apply.done, r.apply.parked, r.apply.job = false, false, false, nil
 		r.run = ownRun{}
 		if l.s.probe != nil {

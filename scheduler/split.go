@@ -198,7 +198,10 @@ func (l *Lane) appendBarrier(r *replica, c *engine.Command) {
 
 // applyBarrier applies a barrier entry. wait: something must be waited for, nothing was changed.
 func (l *Lane) applyBarrier(r *replica, id engine.LogID, payload []byte) (wait bool, err error) {
-	if l.settling(r) { // rule Split2
+	if len(payload) > 0 && payload[0] != byte(shard.CommandSplit) {
+		return l.applyMergeStep(r, id, payload)
+	}
+	if l.settling(r) && r.machine.Merge().Role == shard.MergeNone { // rule Split2; in a merge it is void
 		l.expedite(r)
 		r.apply.parked = true
 		return true, nil
@@ -210,8 +213,10 @@ func (l *Lane) applyBarrier(r *replica, id engine.LogID, payload []byte) (wait b
 	return false, err
 }
 
-// settling tells whether a cut, a link or a split checkpoint of r is under way: nothing else may touch what the store holds of r.
-func (l *Lane) settling(r *replica) bool { return r.ckpt.cut || r.linking || r.birth != nil }
+// settling tells whether a cut, a link, or the transaction of a split or merge of r is under way: nothing else may touch what the store holds of r.
+func (l *Lane) settling(r *replica) bool {
+	return r.ckpt.cut || r.linking || r.birth != nil || r.merge != nil && r.merge.writing
+}
 
 // whenSettled calls f when that is over, or at once.
 func (l *Lane) whenSettled(r *replica, f func(*Lane)) {

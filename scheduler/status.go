@@ -24,6 +24,7 @@ type ReplicaStatus struct {
 	LeaseValid bool
 	// Descriptor is the applied one, nil while the replica is uninitialised. It is immutable.
 	Descriptor *shard.Descriptor
+	Merge      shard.MergeState
 	Keys       uint64 // estimates
 	Bytes      uint64
 	LogBytes   int64

@@ -9,18 +9,19 @@ import (
 // CommandKind is the first byte of an entry's payload: what the state machine is to do. Stored in the raft log: never renumber.
 type CommandKind uint8
 
-// The commands. From CommandSplit on they stand in barrier entries, one each. Those that are reserved have no implementation in this
-// version; a replica that meets one stops (ErrUnknownCommand), and a cluster version keeps it from being proposed before all nodes know it (rule Cluster8).
+// The commands. From CommandSplit on they stand in barrier entries, one each. A replica that meets one that it does not
+// know stops (ErrUnknownCommand), and a cluster version keeps it from being proposed before all nodes know it (rule Cluster8).
 const (
 	CommandWrite CommandKind = 1 // a stamp and a Write
 	CommandTime  CommandKind = 2 // a stamp alone (rule State8)
 
 	CommandSplit        CommandKind = 16 // a stamp and a Split
-	CommandPrepareMerge CommandKind = 17 // reserved: Merge1
-	CommandFreeze       CommandKind = 18 // reserved: Merge2
-	CommandUnfreeze     CommandKind = 19 // reserved: Merge2
-	CommandMerge        CommandKind = 20 // reserved: Merge3
-	CommandAbortMerge   CommandKind = 21 // reserved: Merge1
+	CommandPrepareMerge CommandKind = 17 // a stamp and a MergeStep, as all below
+	CommandFreeze       CommandKind = 18
+	CommandUnfreeze     CommandKind = 19
+	CommandMerge        CommandKind = 20
+	CommandAbortMerge   CommandKind = 21
+	CommandEndMerge     CommandKind = 22
 )
 
 // EntryHeaderBytes is how much an entry's payload is longer than the body it carries: the kind, and the stamp.
@@ -49,7 +50,7 @@ func SplitEntry(payload []byte) (kind CommandKind, stampMs int64, body []byte, e
 		return 0, 0, nil, fmt.Errorf("%w: empty payload", ErrUnknownCommand)
 	}
 	kind = CommandKind(payload[0])
-	if kind != CommandWrite && kind != CommandTime && kind != CommandSplit {
+	if kind != CommandWrite && kind != CommandTime && (kind < CommandSplit || kind > CommandEndMerge) {
 		return kind, 0, nil, fmt.Errorf("%w: command %d: this binary is too old for the cluster, or the log is damaged", ErrUnknownCommand, kind)
 	}
 	if len(payload) < EntryHeaderBytes {

@@ -25,6 +25,8 @@ const (
 	DeleteRangeMax = 1024
 	// DescriptorReplicasMax bounds the replicas of a descriptor.
 	DescriptorReplicasMax = 64
+	// mergeRetry is how soon to come again for a key of a shard that is being merged.
+	mergeRetry = 20 * time.Millisecond
 	// SplitChildrenMax bounds the children of one split.
 	SplitChildrenMax = 4096
 	// MovedDescriptorsMax bounds the descriptors of one ErrShardMoved answer.

@@ -52,6 +52,7 @@ type Machine struct {
 	time     int64  // the shard's time, unix ms: the highest stamp of an applied entry (rule State8)
 	sessions sessions
 	estimate estimate
+	merge    MergeState
 
 	live     *state.Overlay // nil: empty
 	frozen   *state.Overlay // nil: empty, or nothing is frozen
@@ -77,7 +78,7 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 		base:       Base{Key: rec.Key, Extents: rec.Extents, Applied: rec.Applied},
 		membership: rec.Membership, previous: rec.Previous, extents: rec.Extents}
 	r := mp.NewReader(rec.Meta)
-	r.ArrayOf(6)
+	merging := r.Array() == 7
 	if f := r.Uint(); f != metaFormat && r.Err() == nil {
 		return nil, fmt.Errorf("%w: replica %v: format %d, this binary knows %d", ErrBadRecord, rec.Key, f, metaFormat)
 	}
@@ -87,6 +88,9 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	m.time = r.Int()
 	m.sessions = readSessions(&r)
 	m.estimate = readEstimate(&r)
+	if merging {
+		m.merge = readMergeState(&r)
+	}
 	if err := r.Finish(); err != nil {
 		return nil, fmt.Errorf("%w: replica %v: %w", ErrBadRecord, rec.Key, err)
 	}
@@ -96,13 +100,21 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	return m, nil
 }
 
-// appendMeta appends [format, descriptor, counter, time, sessions, estimate].
+// appendMeta appends [format, descriptor, counter, time, sessions, estimate], and the merge if there is one.
 func (m *Machine) appendMeta(b []byte) []byte {
-	b = mp.AppendUint(mp.AppendArray(b, 6), metaFormat)
+	n := 6
+	if m.merge.Role != MergeNone {
+		n++
+	}
+	b = mp.AppendUint(mp.AppendArray(b, n), metaFormat)
 	b = AppendDescriptor(b, m.desc)
 	b = mp.AppendInt(mp.AppendUint(b, m.counter), m.time)
 	b = appendSessions(b, &m.sessions)
-	return appendEstimate(b, &m.estimate)
+	b = appendEstimate(b, &m.estimate)
+	if m.merge.Role != MergeNone {
+		b = appendMergeState(b, &m.merge)
+	}
+	return b
 }
 
 // bornAt is the entry that every shard is born with, applied and purged (rule Split3).

@@ -156,6 +156,8 @@ func (m *Machine) checkVersion(v uint64) error {
 	switch {
 	case m.stopped != nil:
 		return &UnavailableError{Reason: "this replica cannot go on: see its node's log"}
+	case m.merge.Role == MergeFrozen:
+		return errFrozen
 	case v > m.desc.Version:
 		return &UnavailableError{Reason: "this replica has not applied the newest split or merge yet"}
 	}

@@ -107,15 +107,15 @@ func (m *Machine) CheckSplit(s *Split) error {
 	switch {
 	case m.key.Shard == MetaShardID:
 		return invalid("the meta shard never splits")
+	case m.merge.Role != MergeNone: // rule Merge1
+		return &VoidError{What: "split of a shard that is being merged", Now: *m.desc}
 	case s.Version != m.desc.Version || s.ConfVersion != m.desc.ConfVersion:
 		return &VoidError{What: fmt.Sprintf("split of version %d.%d", s.Version, s.ConfVersion), Now: *m.desc}
 	case len(s.Children) == 0 || len(s.Children) > SplitChildrenMax:
 		return invalid("a split into %d children", len(s.Children))
 	}
-	for _, r := range m.desc.Replicas {
-		if r.Role != RoleVoter && r.Role != RoleLearner {
-			return &VoidError{What: "split while the membership is joint", Now: *m.desc}
-		}
+	if m.joint() {
+		return &VoidError{What: "split while the membership is joint", Now: *m.desc}
 	}
 	seen := make(map[engine.ShardID]bool, len(s.Children))
 	prev := m.desc.Start
@@ -173,15 +173,17 @@ func (m *Machine) ApplySplit(id engine.LogID, payload []byte, ans *Answer) (*Bir
 	if err != nil {
 		return nil, m.stop(id, err)
 	}
-	if m.freezing {
-		panic("shard: split of a machine that is frozen")
-	}
 	ans.Reset()
-	m.passTime(stamp)
+	if m.merge.Role != MergeFrozen {
+		m.passTime(stamp)
+	}
 	m.applied = id
 	if err := m.CheckSplit(s); err != nil {
 		ans.Refused = err
 		return nil, nil
+	}
+	if m.freezing {
+		panic("shard: split of a machine that is frozen")
 	}
 	return m.split(s), nil
 }

@@ -133,6 +133,11 @@ func checkReplicas1(t *testing.T, c *Cluster, id engine.ShardID) {
 					t.Fatalf("shard %d node %d: checksum: %v", id, n.ID, err)
 				}
 				if cerr != nil {
+					for _, n := range c.Nodes {
+						for _, st := range n.Statuses() {
+							t.Logf("node %d: %v applied %v committed %v leader %v merge %+v", n.ID, st.Descriptor, st.Applied, st.Committed, st.Leader, st.Merge)
+						}
+					}
 					t.Fatalf("shard %d node %d: checksum: %v", id, n.ID, cerr)
 				}
 				if i == 0 || gotAt == at {

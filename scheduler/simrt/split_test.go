@@ -80,8 +80,12 @@ func (x *reshape) met(node engine.NodeID, _ engine.ShardID, step string) {
 
 // step lets one event happen, and a crash that it has called for.
 func (x *reshape) step() {
-	if !x.c.Step() {
-		x.t.Fatal("nothing happens any more")
+	if !x.c.Step() { // all are down
+		for _, n := range x.c.Nodes {
+			if err := x.c.Start(n.ID); err != nil {
+				x.t.Fatal(err)
+			}
+		}
 	}
 	if x.c.Failed != nil {
 		x.t.Fatal(x.c.Failed)
@@ -253,25 +257,19 @@ func (x *reshape) heal() {
 func (x *reshape) check(shards int) {
 	x.t.Helper()
 	x.heal()
-	tiled := func() bool {
-		for _, n := range x.c.Nodes {
-			// A node that has not applied the last split yet is tiled too, with fewer shards.
-			if tiles(n, shards) != "" || len(n.Statuses()) != len(x.c.Nodes[0].Statuses()) {
-				return false
-			}
-		}
-		return true
-	}
 	end := x.c.now + engine.Instant(40*time.Second)
-	for !tiled() && x.c.now < end {
-		x.run(100 * time.Millisecond)
-	}
-	for _, n := range x.c.Nodes {
-		if problem := tiles(n, shards); problem != "" {
-			for _, st := range n.Statuses() {
-				x.t.Logf("node %d: %+v %v", n.ID, st, st.Descriptor)
+	for stable := 0; stable < 10; x.run(100 * time.Millisecond) { // what was begun may still be at work
+		problem := x.layout(shards)
+		if stable++; problem != "" {
+			stable = 0
+		}
+		if problem != "" && x.c.now > end {
+			for _, n := range x.c.Nodes {
+				for _, st := range n.Statuses() {
+					x.t.Logf("node %d: %+v %v", n.ID, st, st.Descriptor)
+				}
 			}
-			x.t.Fatalf("node %d: %s", n.ID, problem)
+			x.t.Fatal(problem)
 		}
 	}
 	writing := x.clients
@@ -297,6 +295,29 @@ func (x *reshape) check(shards int) {
 		checkReplicas1(x.t, x.c, st.Shard)
 	}
 	x.clients = writing
+}
+
+// layout tells what is wrong with the shards; "" if they tile on all nodes in the same way and none is in a merge.
+func (x *reshape) layout(shards int) string {
+	var first []scheduler.ReplicaStatus
+	for i, n := range x.c.Nodes {
+		if problem := tiles(n, shards); problem != "" {
+			return fmt.Sprintf("node %d: %s", n.ID, problem)
+		}
+		list := n.Statuses()
+		if i == 0 {
+			first = list
+		}
+		if len(list) != len(first) {
+			return fmt.Sprintf("node %d has %d shards", n.ID, len(list))
+		}
+		for j, st := range list {
+			if o := first[j]; st.Shard != o.Shard || st.Descriptor.Version != o.Descriptor.Version || st.Merge.Role != shard.MergeNone {
+				return fmt.Sprintf("node %d: %v, node 1: %v, merge %+v", n.ID, st.Descriptor, o.Descriptor, st.Merge)
+			}
+		}
+	}
+	return ""
 }
 
 func (x *reshape) read(k []byte) string {

@@ -25,10 +25,11 @@ const (
 	KindHeartbeatResponse Kind = 6
 	KindSnapshotResponse  Kind = 7
 	KindTimeoutNow        Kind = 8
+	KindMergeOrder        Kind = 9
 )
 
 var kindNames = [...]string{"unknown", "vote request", "vote response", "append request", "append response", "heartbeat",
-	"heartbeat response", "snapshot response", "timeout now"}
+	"heartbeat response", "snapshot response", "timeout now", "merge order"}
 
 // String names the kind for logs.
 func (k Kind) String() string {
@@ -130,6 +131,7 @@ const (
 	fieldsHeartbeatResponse = 1 + 3 + 3 + 2
 	fieldsSnapshotResponse  = 1 + 3 + 1 + 2
 	fieldsTimeoutNow        = 1 + 3
+	fieldsMergeOrder        = 7
 )
 
 // smallMax bounds every message without entries: the longest have 4+12 integers of nine bytes.
@@ -240,6 +242,43 @@ func AppendTimeoutNow(b []byte, h Header, m *engine.TimeoutNow) []byte {
 	b = append(b, flags(m.Vote.Committed))
 	b = appendVote(b, &m.Vote)
 	return finish(b, off)
+}
+
+// MergeOrder is what the leader of one shard of a merge tells that of the other, and the answer to it. It is none of the engine's.
+type MergeOrder struct {
+	Result  uint8          // OrderGiven, or the answer
+	Command uint8          // what is to be proposed: a command of package shard
+	Other   engine.ShardID // whose leader sends it
+	// Version and ConfVersion of the shard that is to be frozen.
+	Version     uint64
+	ConfVersion uint64
+	Freeze      engine.LogID // OrderFrozen: every replica has it
+}
+
+// The results of a MergeOrder. They are on the wire: never renumber them.
+const (
+	OrderGiven  = 0 // an order
+	OrderFrozen = 1
+	OrderVoid   = 2 // the shard is at later versions, or in another merge
+)
+
+// AppendMergeOrder appends m.
+func AppendMergeOrder(b []byte, h Header, m *MergeOrder) []byte {
+	off := len(b)
+	b = start(b, KindMergeOrder, h, fieldsMergeOrder, smallMax)
+	b = append(b, m.Result&0x7f, m.Command&0x7f)
+	b = mp.AppendUint(mp.AppendUint(mp.AppendUint(b, uint64(m.Other)), m.Version), m.ConfVersion)
+	b = appendLogID(b, m.Freeze)
+	return finish(b, off)
+}
+
+// MergeOrder decodes into out.
+func (m *Message) MergeOrder(out *MergeOrder) error {
+	m.begin(KindMergeOrder, fieldsMergeOrder)
+	*out = MergeOrder{Result: uint8(m.r.Uint()), Command: uint8(m.r.Uint()), Other: engine.ShardID(m.r.Uint()), Version: m.r.Uint(),
+		ConfVersion: m.r.Uint()}
+	out.Freeze = m.logID()
+	return m.err()
 }
 
 // Reader walks over the messages of a frame body.

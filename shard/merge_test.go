@@ -1,0 +1,139 @@
+package shard
+
+import (
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/kiloraft/kiloraft/engine"
+)
+
+// mergeStepAt applies a merge step.
+func (r *replica) mergeStepAt(kind CommandKind, s MergeStep) (Answer, *MergeStep) {
+	r.t.Helper()
+	var ans Answer
+	needs, err := r.m.ApplyMergeStep(engine.LogID{Term: 1, Index: r.m.Applied().Index + 1}, AppendMergeEntry(nil, kind, testStamp, &s), &ans)
+	r.must(err)
+	return ans, needs
+}
+
+// TestMergeSteps walks through the states, and tries every command in every state: what is not expected is void.
+func TestMergeSteps(t *testing.T) {
+	d := bornDescriptor()
+	all := []CommandKind{CommandPrepareMerge, CommandFreeze, CommandUnfreeze, CommandMerge, CommandAbortMerge, CommandEndMerge}
+	for _, c := range []struct {
+		path  []CommandKind
+		legal []CommandKind
+	}{
+		{nil, []CommandKind{CommandPrepareMerge, CommandFreeze, CommandUnfreeze}},
+		{[]CommandKind{CommandPrepareMerge}, []CommandKind{CommandMerge, CommandAbortMerge}},
+		{[]CommandKind{CommandPrepareMerge, CommandAbortMerge}, []CommandKind{CommandEndMerge}},
+		{[]CommandKind{CommandPrepareMerge, CommandAbortMerge, CommandEndMerge}, []CommandKind{CommandPrepareMerge, CommandFreeze, CommandUnfreeze}},
+		{[]CommandKind{CommandFreeze}, []CommandKind{CommandUnfreeze}},
+		{[]CommandKind{CommandFreeze, CommandUnfreeze}, []CommandKind{CommandPrepareMerge, CommandFreeze, CommandUnfreeze}},
+	} {
+		for _, kind := range all {
+			r := newReplica(t, d, d.Replicas[0].Replica)
+			step := func() MergeStep {
+				return MergeStep{Version: r.m.Desc().Version, ConfVersion: r.m.Desc().ConfVersion, Other: 50, OtherVersion: 4, OtherConfVersion: 2}
+			}
+			for _, k := range c.path {
+				if ans, _ := r.mergeStepAt(k, step()); ans.Refused != nil {
+					t.Fatalf("%v: %d: %v", c.path, k, ans.Refused)
+				}
+			}
+			legal := false
+			for _, k := range c.legal {
+				legal = legal || k == kind
+			}
+			for name, change := range map[string]func(*MergeStep){
+				"": func(*MergeStep) {}, "version": func(s *MergeStep) { s.Version-- }, "conf": func(s *MergeStep) { s.ConfVersion++ },
+			} {
+				s := step()
+				change(&s)
+				if err := r.m.CheckMerge(kind, &s); (err == nil) != (legal && name == "") {
+					t.Errorf("after %v: %d with %s: %v", c.path, kind, name, err)
+				}
+			}
+			// It survives a restart.
+			r.checkpoint()
+			before := r.m.Merge()
+			r.open()
+			if r.m.Merge() != before {
+				t.Errorf("after %v: %+v became %+v", c.path, before, r.m.Merge())
+			}
+			s := step()
+			desc := r.m.Desc()
+			ans, needs := r.mergeStepAt(kind, s)
+			if legal == (ans.Refused != nil) || (needs != nil) != (legal && kind == CommandMerge) {
+				t.Errorf("after %v: %d: %v", c.path, kind, ans.Refused)
+			}
+			if !legal && (!errors.Is(ans.Refused, ErrVoid) || r.m.Desc() != desc || r.m.Merge() != before) {
+				t.Errorf("after %v: %d is not void: %v", c.path, kind, ans.Refused)
+			}
+		}
+	}
+}
+
+// TestFrozen checks that a frozen shard takes and serves nothing.
+func TestFrozen(t *testing.T) {
+	d := bornDescriptor()
+	r := newReplica(t, d, d.Replicas[0].Replica)
+	put := Write{Ops: []Op{{Kind: OpPut, Key: []byte("c"), Value: []byte("1")}}}
+	r.write(put)
+	r.mergeStepAt(CommandFreeze, MergeStep{Version: 1, ConfVersion: 1, Other: 50})
+	before := r.m.appendMeta(nil)
+	if ans := r.write(put); !errors.Is(ans.Refused, ErrUnavailable) {
+		t.Errorf("a write: %v", ans.Refused)
+	}
+	if ans := r.apply(AppendTimeEntry(nil, testStamp+1e9)); !errors.Is(ans.Refused, ErrUnavailable) {
+		t.Errorf("a time entry: %v", ans.Refused)
+	}
+	if b, ans := r.split(splitOf(r.m.Desc(), "d")); b != nil || ans.Refused == nil {
+		t.Errorf("a split: %v", ans.Refused)
+	}
+	if after := r.m.appendMeta(nil); !reflect.DeepEqual(before, after) {
+		t.Error("it has changed")
+	}
+	for _, err := range []error{r.m.CheckWrite(&put), r.m.CheckRead(&Read{Keys: [][]byte{[]byte("c")}}), r.m.CheckScan(&Scan{Start: []byte("b")})} {
+		if !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestUniteSessions splits a table at random keys and unites it again: every row is still answered; what one part has forgotten is refused.
+func TestUniteSessions(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	var table sessions
+	var writes []Write
+	for s := range 5 {
+		id := NewSessionID(testStamp, uint64(s))
+		for seq := range uint64(50) {
+			w := in(id, seq, 0, addOp(string(rune('b'+rng.IntN(8)))+"x", 1))
+			AppendWrite(nil, &w)
+			table.record(&w, &Result{Outcome: OutcomeApplied, Values: []int64{int64(seq)}})
+			writes = append(writes, w)
+		}
+	}
+	parts := table.partition([][]byte{[]byte("d"), []byte("f")})
+	left := uniteSessions(&parts[0], &parts[1])
+	whole := uniteSessions(&left, &parts[2])
+	if whole.rows != table.rows || len(whole.list) != len(table.list) {
+		t.Fatalf("%d rows of %d", whole.rows, table.rows)
+	}
+	for i := range writes {
+		if v, _ := whole.check(&writes[i], testStamp); v != verdictReplay {
+			t.Fatalf("row %d: %v", i, v)
+		}
+	}
+	parts[1].evictOldest(nil)
+	whole = uniteSessions(&parts[0], &parts[1])
+	if v, _ := whole.check(&writes[0], testStamp); v != verdictExpired {
+		t.Errorf("a session that one part has forgotten: %v", v)
+	}
+	if v, _ := whole.check(&writes[60], testStamp); v == verdictExpired {
+		t.Errorf("another session is gone too")
+	}
+}
