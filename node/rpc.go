@@ -315,8 +315,7 @@ func (h handler) Snapshot(from engine.NodeID, incarnation uint64, header []byte,
 	}
 }
 
-func (h handler) PeerConnected(node engine.NodeID, incarnation uint64, addr string) {
-	h.n.log.Info("peer connected", "node", uint64(node), "addr", addr)
+func (h handler) PeerConnected(node engine.NodeID, incarnation uint64, _ string) {
 	if c := h.n.core.Load(); c != nil {
 		c.sched.PeerConnected(node, incarnation)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/bench"
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 func (a *app) benchCmd() *cobra.Command {
@@ -42,6 +43,9 @@ in the store. Workloads that read write all keys first (--no-load: they are ther
 			}
 			if !slices.Contains(bench.Names(), s.Workload) {
 				return usagef("workload %q: want one of %s", s.Workload, strings.Join(bench.Names(), ", "))
+			}
+			if s.ValueSize > shard.ValueBytesMax {
+				return usagef("--value-size %d: values have at most %d bytes", s.ValueSize, shard.ValueBytesMax)
 			}
 			return a.bench(cmd.Context(), s)
 		},

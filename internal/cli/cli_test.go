@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/client/clienttest"
 	"github.com/kiloraft/kiloraft/internal/config"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -408,5 +410,48 @@ func TestHelpAndCompletion(t *testing.T) {
 		if got := s.want(0, line); got == "" {
 			t.Errorf("%q prints nothing", line)
 		}
+	}
+}
+
+// A mistake in what was typed says so (exit 2) before a node is asked, and how it is meant.
+func TestMistakesSayWhatIsWanted(t *testing.T) {
+	s := newShell(t)
+	long := strings.Repeat("k", 4097)
+	for _, args := range [][]string{
+		{"kv", "get", ""}, {"kv", "put", "", "v"}, {"kv", "del", "a", ""}, {"kv", "add", "", "1"}, {"kv", "cas", "", "--absent", "--value", "v"},
+		{"kv", "get", long}, {"kv", "put", long, "v"}, {"kv", "del", long},
+		{"bench", "write", "--value-size", "9000000"}, {"kv", "get", "k", "--server", "127.0.0.1:70000"},
+		{"kv", "get", "k", "--server", "127.0.0.1:99999999999999999999"},
+	} {
+		if code, _, stderr := s.run(args...); code != 2 || !strings.Contains(stderr, "See kiloraft "+args[0]) {
+			t.Errorf("%.60q: exit %d: %s", args, code, stderr)
+		}
+	}
+	s.want(0, "cluster init --shards 2")
+	if code, _, _ := s.run("shard", "locate", ""); code != 0 {
+		t.Error("the lowest end of the key space:", code)
+	}
+	if _, _, stderr := s.run("kv", "get"); !strings.Contains(stderr, "Usage: kiloraft kv get KEY") {
+		t.Error(stderr)
+	}
+}
+
+// What a cluster cannot do is told in words of people.
+func TestErrorsSayWhatToDo(t *testing.T) {
+	for err, want := range map[error]string{
+		shard.ErrNotInitialized:                           "kiloraft cluster init",
+		fmt.Errorf("key k: %w", context.DeadlineExceeded): "key k: no answer in time",
+	} {
+		var errs bytes.Buffer
+		a := &app{env: Env{Stderr: &errs}}
+		a.explain(a.root(), err, exitCode(err))
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("%v: %q", err, errs.String())
+		}
+	}
+	v := verified{}
+	v.problem("state", errors.New("state is corrupt: reading the state panicked: page 87\ngoroutine 1 [running]:\nmain.main()"))
+	if len(v.Problems) != 1 {
+		t.Error(v.Problems)
 	}
 }

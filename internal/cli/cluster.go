@@ -232,7 +232,7 @@ func (a *app) shardLocateCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "locate KEY", Args: cobra.ExactArgs(1), Short: "Show the shard that holds a key",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			key, err := keyArg(args[0])
+			key, err := boundArg(args[0]) // none is the lowest end of the key space
 			if err != nil {
 				return err
 			}

@@ -219,6 +219,7 @@ type verified struct {
 		File         string `json:"file"`
 		End          int64  `json:"end"`
 		Sealed       bool   `json:"sealed"`
+		readable     bool
 	} `json:"log"`
 	Problems []string `json:"problems"`
 }
@@ -235,6 +236,7 @@ func (a *app) debugVerifyCmd() *cobra.Command {
 		v.State.Garbage, v.State.Items, v.State.Bytes, v.State.SyncedSeq = st.Garbage, st.Items, st.Bytes, st.SyncedSeq
 		lg, err := raftlog.Verify(vfs.OS(), node.LogPath(dir), st.SyncedSeq)
 		v.problem("log", err)
+		v.Log.readable = err == nil
 		v.Log.Segments, v.Log.Replicas, v.Log.Entries, v.Log.Bytes = lg.Segments, lg.Replicas, lg.Entries, lg.Bytes
 		v.Log.LastSequence, v.Log.File, v.Log.End, v.Log.Sealed = lg.LastSequence, lg.File, lg.End, lg.Sealed
 		v.OK = len(v.Problems) == 0
@@ -252,7 +254,8 @@ func (v *verified) problem(where string, err error) {
 	if err == nil {
 		return
 	}
-	for line := range strings.Lines(err.Error()) {
+	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ") // a panic over a damaged page: where it was in the program helps nobody here
+	for line := range strings.Lines(text) {
 		v.Problems = append(v.Problems, where+": "+strings.TrimSpace(line))
 	}
 }
@@ -263,6 +266,9 @@ func (v *verified) print(w io.Writer) error {
 	sealed := "sealed"
 	if !v.Log.Sealed {
 		sealed = "not sealed: the node was killed, or is still in use"
+	}
+	if !v.Log.readable {
+		sealed = "not read to its end"
 	}
 	fmt.Fprintf(w, "log    %d segments, %d replicas, %d entries of %s, last sequence %d at %s:%d (%s)\n", v.Log.Segments, v.Log.Replicas, v.Log.Entries,
 		humanBytes(v.Log.Bytes), v.Log.LastSequence, v.Log.File, v.Log.End, sealed)

@@ -93,7 +93,7 @@ func (a *app) kvPutCmd() *cobra.Command {
 			return a.request(cmd.Context(), func(ctx context.Context, c client.Cluster) error {
 				version, err := c.Put(ctx, key, value)
 				if err != nil {
-					return err
+					return fmt.Errorf("key %s: %w", shorten(escape.String(key), 60), err)
 				}
 				return a.emit(written{escape.String(key), version}, func(io.Writer) error { return nil })
 			})
@@ -232,12 +232,12 @@ func (a *app) kvScanCmd() *cobra.Command {
 			}
 			var err error
 			for text, to := range map[*string]*[]byte{&start: &r.Start, &end: &r.End} {
-				if *to, err = keyArg(*text); err != nil {
+				if *to, err = boundArg(*text); err != nil {
 					return err
 				}
 			}
 			if f.Changed("prefix") {
-				if r.Start, err = keyArg(prefix); err != nil {
+				if r.Start, err = boundArg(prefix); err != nil {
 					return err
 				}
 				r.End = load.PrefixEnd(r.Start)

@@ -54,7 +54,7 @@ in .jsonl is jsonl, and all else tsv. --prefix is put before every key.`,
 			if opt.Format, err = formatArg(format, args[0]); err != nil {
 				return err
 			}
-			if opt.Prefix, err = keyArg(prefix); err != nil {
+			if opt.Prefix, err = boundArg(prefix); err != nil {
 				return err
 			}
 			if inflight < 1 || inflight > 1<<16 {
@@ -97,7 +97,7 @@ With dir, a key that is no clean relative path is reported and skipped, and the 
 			if opt.Format == load.Dir && path == "-" {
 				return usagef("dir writes a directory: name it")
 			}
-			if opt.Prefix, err = keyArg(prefix); err != nil {
+			if opt.Prefix, err = boundArg(prefix); err != nil {
 				return err
 			}
 			c, err := a.connect(cmd.Context())

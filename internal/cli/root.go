@@ -3,12 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,6 +17,7 @@ import (
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/config"
 	"github.com/kiloraft/kiloraft/internal/escape"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // Env is the world a command runs in. Tests make their own.
@@ -47,7 +48,7 @@ func Run(ctx context.Context, env Env) int {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		err = usageError{err} // cobra's own: unknown command or flag, wrong number of arguments
 	}
@@ -56,12 +57,22 @@ func Run(ctx context.Context, env Env) int {
 	}
 	code := exitCode(err)
 	if err != nil && !errors.As(err, new(silentError)) {
-		fmt.Fprintln(env.Stderr, "kiloraft:", err)
-		if code == exitUsage {
-			fmt.Fprintln(env.Stderr, "See kiloraft --help, or the help of the command.")
-		}
+		a.explain(cmd, err, code)
 	}
 	return code
+}
+
+// explain tells people what went wrong and what they can do.
+func (a *app) explain(cmd *cobra.Command, err error, code int) {
+	a.say("kiloraft: %s", strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "no answer in time"))
+	switch {
+	case errors.Is(err, shard.ErrNotInitialized):
+		a.say("Make a cluster of the nodes that wait with kiloraft cluster init.")
+	case code == exitUsage && !a.started && cmd.Runnable() && !cmd.HasSubCommands():
+		a.say("Usage: %s; see %s --help.", cmd.UseLine(), cmd.CommandPath())
+	case code == exitUsage:
+		a.say("See %s --help.", cmd.CommandPath())
+	}
 }
 
 // app is what the commands of one run share.
@@ -158,6 +169,20 @@ func isTerminal(w any) bool {
 
 // keyArg reads a key as people type it.
 func keyArg(s string) ([]byte, error) {
+	b, err := boundArg(s)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) == 0:
+		return nil, usagef("a key has at least one byte")
+	case len(b) > shard.KeyBytesMax:
+		return nil, usagef("a key of %d bytes: at most %d are allowed", len(b), shard.KeyBytesMax)
+	}
+	return b, nil
+}
+
+// boundArg reads a bound of a range or a prefix, which may be empty.
+func boundArg(s string) ([]byte, error) {
 	b, err := escape.Unescape(s)
 	if err != nil {
 		return nil, usagef("key: %w", err)

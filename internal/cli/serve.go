@@ -61,6 +61,7 @@ func (a *app) serve(ctx context.Context) error {
 	for _, v := range a.cfg.Strange {
 		log.Warn("environment variable names no setting", "name", v)
 	}
+	log.Info("starting", "version", versionString(a.env.Version), "data_dir", a.cfg.DataDir)
 	n, err := openNode(ctx, nodeConfig(&a.cfg.Config, log))
 	if err != nil {
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
@@ -71,7 +72,6 @@ func (a *app) serve(ctx context.Context) error {
 		}
 		return err
 	}
-	log.Info("node is up", "addr", n.Addr(), "http", n.HTTPAddr(), "data_dir", a.cfg.DataDir, "node", n.ID(), "version", versionString(a.env.Version))
 	<-ctx.Done()
 	log.Info("stopping: handing leaderships away, then a checkpoint")
 	begin := time.Now()

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -180,6 +182,9 @@ func checkAddresses(key string, addrs ...string) error {
 		host, port, err := net.SplitHostPort(a)
 		if err != nil || port == "" || host == "" && key != "listen" && key != "http" {
 			return fmt.Errorf("%s: %q is no host:port", key, a)
+		}
+		if n, err := strconv.ParseUint(port, 10, 64); err == nil && n > 65535 || errors.Is(err, strconv.ErrRange) {
+			return fmt.Errorf("%s: %q: ports end at 65535", key, a)
 		}
 	}
 	return nil

@@ -258,6 +258,10 @@ func (o *Options) announce(c *Cluster, res client.InitResult, took time.Duration
 	if c.Servers[0] != net.JoinHostPort("127.0.0.1", strconv.Itoa(defaultBasePort)) {
 		server = " --server " + c.Servers[0]
 	}
+	kill := ""
+	if len(c.Nodes) >= 3 { // else it takes the quorum of some shards with it
+		kill = fmt.Sprintf("  kill -9 %d        and watch: cluster status, kv put, kv get still answer\n", c.Nodes[len(c.Nodes)-1].PID())
+	}
 	fmt.Fprintf(w, `
 Data and logs: %s
 
@@ -268,8 +272,7 @@ Things to try in another terminal:
   %[2]s shard ls --limit 5%[3]s
   %[2]s kv import --format dir $(go env GOROOT)/src%[3]s
   %[2]s bench write --inflight 256%[3]s
-  kill -9 %[4]d        and watch: cluster status, kv put, kv get still answer
-
+%[4]s
 ^C stops everything%[5]s.
-`, c.Dir, name, server, c.Nodes[len(c.Nodes)-1].PID(), map[bool]string{true: " and removes the data", false: "; the data stays"}[c.temp])
+`, c.Dir, name, server, kill, map[bool]string{true: " and removes the data", false: "; the data stays"}[c.temp])
 }
