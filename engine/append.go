@@ -70,7 +70,7 @@ func (e *Engine) matches(prev LogID) (hint LogID, ok bool) {
 // appendInput takes over the entries that are not there yet. It truncates from the first one that differs, never merely because the
 // request ends before the log does (trap: a late, shorter append).
 func (e *Engine) appendInput(m *AppendRequest) {
-	first := uint64(0)
+	first, before := uint64(0), e.memb.LogID
 	for _, r := range m.Runs {
 		if first == 0 {
 			if first = e.log.differs(r); first == 0 {
@@ -97,7 +97,9 @@ func (e *Engine) appendInput(m *AppendRequest) {
 	}
 	c := e.emit(AppendInputEntries)
 	c.Inbound, c.First, c.Last, c.IO = true, first, e.log.lastIndex(), e.submit()
-	e.role = e.restingRole()
+	if e.memb.LogID != before {
+		e.role = e.restingRole()
+	}
 }
 
 // truncate forgets all entries from first on, and the membership among them.

@@ -161,10 +161,30 @@ func (e *Engine) tickLeader() {
 	if e.offerSleep() {
 		return
 	}
-	e.broadcast()
+	if e.renewed() {
+		l.heartbeatAt = e.now + Instant(e.cfg.HeartbeatInterval)
+	} else {
+		e.broadcast()
+	}
 	for i := range l.followers {
 		e.retry(&l.followers[i])
 	}
+}
+
+// renewed tells whether a heartbeat would say nothing new: every follower has answered something that was sent within the last
+// interval, and nobody waits for a round. So a busy shard sends none.
+func (e *Engine) renewed() bool {
+	l := e.lead
+	if l.reads.waiting != 0 || l.reads.round != 0 || l.quiesceAt != 0 {
+		return false
+	}
+	until := e.now + Instant(e.cfg.ElectionTimeoutMin-e.cfg.ClockDriftMax-e.cfg.HeartbeatInterval)
+	for i := range l.followers {
+		if l.followers[i].leaseUntil < until {
+			return false
+		}
+	}
+	return true
 }
 
 // quorumActive tells whether a quorum has answered within the election timeout (check-quorum).

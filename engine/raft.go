@@ -193,9 +193,11 @@ func (e *Engine) dispatch(ev Event) {
 func (e *Engine) advance() {
 	e.maybeCommit()
 	if e.committed.Index > e.savedCommitted {
+		// The role hangs on the membership in force, and on whether that is committed.
+		moved := e.savedCommitted <= e.memb.LogID.Index
 		e.savedCommitted = e.committed.Index
 		e.emit(SaveCommitted).LogID = e.committed
-		if e.lead == nil && e.race == nil {
+		if moved && e.lead == nil && e.race == nil {
 			e.role = e.restingRole()
 		}
 	}
@@ -254,6 +256,12 @@ func (e *Engine) Status() Status {
 	}
 	return s
 }
+
+// MembershipID is the log id of the membership in force.
+func (e *Engine) MembershipID() LogID { return e.memb.LogID }
+
+// Quiesced tells whether the replica sleeps.
+func (e *Engine) Quiesced() bool { return e.quiesced }
 
 // Leader names the leader, if it is known.
 func (e *Engine) Leader() Peer { return e.leader }

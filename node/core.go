@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -19,6 +20,7 @@ type core struct {
 	cluster id128
 	sched   *scheduler.Scheduler
 	clock   scheduler.SystemClock
+	clockAt atomic.Pointer[clockAt]
 	view    *view
 	meta    *metaClient
 	reports *reporter
@@ -192,5 +194,18 @@ func (c *core) instant(t time.Time) engine.Instant {
 	if t.IsZero() {
 		return 0
 	}
-	return c.clock.Now() + engine.Instant(time.Until(t))
+	now := time.Now()
+	at := c.clockAt.Load()
+	if at == nil || now.Sub(at.mono) > time.Second || now.Before(at.mono) {
+		// CLOCK_BOOTTIME takes a system call; a deadline of a request may be off by what the machine slept in the last second.
+		at = &clockAt{mono: now, boot: c.clock.Now()}
+		c.clockAt.Store(at)
+	}
+	return at.boot + engine.Instant(t.Sub(at.mono))
+}
+
+// clockAt is one moment on both clocks.
+type clockAt struct {
+	mono time.Time
+	boot engine.Instant
 }

@@ -118,14 +118,14 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 		case engine.EntryNormal:
 			err = r.machine.Apply(id, it.Payload, a.job, &l.ans)
 			if errors.Is(err, shard.ErrCold) {
-				l.s.metrics.Applied.Add(uint64(count))
+				l.count.applied += uint64(count)
 				l.applyFetch(r, cut, id.Index)
 				return false
 			}
 		case engine.EntryBarrier:
 			var wait bool
 			if wait, err = l.applyBarrier(r, id, it.Payload); wait {
-				l.s.metrics.Applied.Add(uint64(count))
+				l.count.applied += uint64(count)
 				return false
 			}
 		case engine.EntryBlank:
@@ -150,7 +150,7 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 			l.settle(r, id, &l.ans)
 		}
 	}
-	l.s.metrics.Applied.Add(uint64(count))
+	l.count.applied += uint64(count)
 	return true
 }
 

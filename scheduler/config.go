@@ -25,7 +25,7 @@ type Config struct {
 
 	ElectionTimeoutMin engine.Duration // default 1 s; also the length of leases (rule Engine2)
 	HeartbeatInterval  engine.Duration // between nodes, and of awake leaders: default 100 ms
-	QuiesceAfter       engine.Duration // default 2 s; negative: never
+	QuiesceAfter       engine.Duration // default 1 s; negative: never
 	ClockDriftMax      engine.Duration // default a hundredth of ElectionTimeoutMin, at least 1 ms
 	ClockAheadMax      engine.Duration // of the wall clock, before the median of the peers' (rule State8): default 5 s
 
@@ -82,7 +82,7 @@ func (c *Config) defaults() {
 	def(&c.ElectionTimeoutMin, engine.Duration(time.Second))
 	def(&c.HeartbeatInterval, engine.Duration(100*time.Millisecond))
 	if c.QuiesceAfter == 0 {
-		c.QuiesceAfter = engine.Duration(2 * time.Second)
+		c.QuiesceAfter = engine.Duration(time.Second)
 	}
 	c.QuiesceAfter = max(c.QuiesceAfter, 0)
 	def(&c.ClockDriftMax, max(c.ElectionTimeoutMin/100, engine.Duration(time.Millisecond)))

@@ -22,7 +22,7 @@ func (l *Lane) receive(f *frame) {
 		if len(l.s.lanes) > 1 && l.s.laneOf(m.Shard) != l {
 			continue
 		}
-		l.s.metrics.MessagesReceived.Add(1)
+		l.count.received++
 		r := l.addressee(f.from, m)
 		if r == nil {
 			if m.Kind == wire.KindHeartbeat {

@@ -98,6 +98,7 @@ type Lane struct {
 	outRuns []wire.Run
 	logRuns []raftlog.Run
 	current *replica // for the message of a panic
+	count   counts
 }
 
 func newLane(s *Scheduler, id int) *Lane {
@@ -116,6 +117,9 @@ func newLane(s *Scheduler, id int) *Lane {
 	l.links.Nodes = s.live.links.Load().nodes
 	return l
 }
+
+// counts are what happened in this turn, added to the metrics at its end.
+type counts struct{ events, commands, received, applied uint64 }
 
 // events are one struct per kind, reused: an engine keeps no reference to an event.
 type events struct {
@@ -153,9 +157,10 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 	l.current = r
 	for ev != nil {
 		base := len(l.cmds)
-		l.s.metrics.Events.Add(1)
+		l.count.events++
 		l.cmds = r.eng.Handle(l.now, ev, l.cmds)
 		n := len(l.cmds)
+		l.count.commands += uint64(n - base)
 		for i := base; i < n; i++ {
 			if l.s.probe != nil {
 				l.s.probe.Command(r.key, r.eng, &l.cmds[i])

@@ -78,7 +78,7 @@ func (l *Lane) notLeader(r *replica) error {
 
 // provoke makes a quiesced follower doubt its leader, because somebody wants something of the shard (rule Live4).
 func (l *Lane) provoke(r *replica) {
-	if r.eng.Status().Quiesced {
+	if r.eng.Quiesced() {
 		l.feed(r, wakeEvent)
 	}
 }

@@ -73,7 +73,7 @@ func (l *Lane) readStale(r *replica, req *Request, staleMs uint64) {
 
 // provokeLater provokes r in the next turn: reads may come from where the engine must not be called.
 func (l *Lane) provokeLater(r *replica) {
-	if r.provoked || !r.eng.Status().Quiesced {
+	if r.provoked || !r.eng.Quiesced() {
 		return
 	}
 	r.provoked = true

@@ -92,10 +92,10 @@ type ownRun struct {
 
 // refreshPeers brings peers in line with the membership in force. Cheap if nothing changed.
 func (r *replica) refreshPeers() {
-	st := r.eng.Status()
-	if st.Membership.LogID == r.memberAt && r.peers != nil {
+	if r.peers != nil && r.eng.MembershipID() == r.memberAt {
 		return
 	}
+	st := r.eng.Status()
 	r.memberAt = st.Membership.LogID
 	r.peers = r.peers[:0]
 	m := st.Membership.Membership

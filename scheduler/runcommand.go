@@ -12,7 +12,6 @@ import (
 // runCommand is the one place where a command meets disk, network or state machine. It does not call the engine again:
 // completions come back as events later.
 func (l *Lane) runCommand(r *replica, c *engine.Command) {
-	l.s.metrics.Commands.Add(1)
 	switch c.Kind {
 	case engine.AppendInputEntries:
 		l.appendEntries(r, c)

@@ -61,6 +61,11 @@ func (l *Lane) Turn() engine.Instant {
 
 	m := &l.s.metrics
 	m.Turns.Add(1)
+	m.Events.Add(l.count.events)
+	m.Commands.Add(l.count.commands)
+	m.MessagesReceived.Add(l.count.received)
+	m.Applied.Add(l.count.applied)
+	l.count = counts{}
 	end := l.s.clock.Now()
 	m.TurnTime.Observe(int64(end - l.now))
 	l.box.busy.Store(0)
