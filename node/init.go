@@ -77,6 +77,9 @@ func checkInit(opt InitOptions) error {
 	return nil
 }
 
+// initNodesMax bounds the number of nodes in another process's answer.
+const initNodesMax = 1 << 16
+
 // initElsewhere passes an init on to a member of the cluster.
 func (n *Node) initElsewhere(ctx context.Context, addr string, opt InitOptions) (InitResult, error) {
 	req := api.InitRequest{Shards: uint64(opt.Shards), Replicas: uint64(opt.Replicas)}
@@ -87,6 +90,9 @@ func (n *Node) initElsewhere(ctx context.Context, addr string, opt InitOptions) 
 	var ans api.InitAnswer
 	if err := api.Decode(body, &ans); err != nil {
 		return InitResult{}, err
+	}
+	if ans.Nodes > initNodesMax { // a number from another process: it must not make this one allocate without bound
+		return InitResult{}, fmt.Errorf("%s answers that the cluster has %d nodes; at most %d make sense", addr, ans.Nodes, initNodesMax)
 	}
 	return InitResult{Cluster: ans.ClusterID, Already: ans.Already, Shards: int(ans.Shards), Nodes: make([]engine.NodeID, ans.Nodes)}, nil
 }
