@@ -17,6 +17,8 @@ type checker struct {
 	hash uint64
 
 	leaders map[termOf]office
+	// top is the highest term of each shard that had a leader.
+	top map[engine.ShardID]uint64
 	// chosen are the hashes of the applied entries of each shard, by index; newest is the last one.
 	chosen   map[engine.ShardID]map[uint64]entry
 	newest   map[engine.ShardID]engine.LogID
@@ -67,7 +69,7 @@ type seen struct {
 }
 
 func newChecker(s *sim) *checker {
-	return &checker{s: s, leaders: map[termOf]office{}, chosen: map[engine.ShardID]map[uint64]entry{}, newest: map[engine.ShardID]engine.LogID{},
+	return &checker{s: s, leaders: map[termOf]office{}, top: map[engine.ShardID]uint64{}, chosen: map[engine.ShardID]map[uint64]entry{}, newest: map[engine.ShardID]engine.LogID{},
 		replicas: map[place]*seen{}, gone: map[place]bool{}, engines: map[place]living{}, keys: map[engine.NodeID]map[engine.ShardID][]store.Key{}}
 }
 
@@ -215,7 +217,7 @@ func (p *probe) Fed(k store.Key, eng *engine.Engine, ev engine.Event) {
 	if p.gone[p.place(k)] {
 		p.s.fail("node %d: replica %d of shard %d came back after it was removed", p.n.ID, k.Replica, k.Shard)
 	}
-	if e := p.engines[p.place(k)]; e.eng != eng {
+	if e := p.engines[p.place(k)]; e.eng != eng || e.life != p.life {
 		if e.eng == nil {
 			m := p.keys[p.n.ID]
 			if m == nil {
@@ -240,6 +242,9 @@ func (p *probe) Fed(k store.Key, eng *engine.Engine, ev engine.Event) {
 	s.vote, s.committed, s.applied = st.Vote, st.Committed, st.Applied
 	if eng.IsLeader() {
 		p.leads(k, &st)
+		if st.Vote.Term < p.top[k.Shard] && eng.LeaseValid(p.n.Clock()) {
+			p.s.fail("node %d, shard %d: has a lease in term %d, there is a leader of %d", p.n.ID, k.Shard, st.Vote.Term, p.top[k.Shard])
+		}
 	}
 	if st.Quiesced {
 		p.s.sometimes["asleep"]++
@@ -284,6 +289,14 @@ func (p *probe) leads(k store.Key, st *engine.Status) {
 		return
 	}
 	p.leaders[t] = me
+	p.top[k.Shard] = max(p.top[k.Shard], st.Vote.Term)
+	for _, n := range p.s.c.Nodes { // rules Engine2, Engine3: whoever was leader before serves no read by lease any more
+		for _, o := range p.keys[n.ID][k.Shard] {
+			if e := p.engines[place{n.ID, o}]; n.Up && e.life == n.Life() && n.ID != p.n.ID && e.eng.IsLeader() && e.eng.LeaseValid(n.Clock()) {
+				p.s.fail("node %d leads shard %d in term %d while node %d has a lease in term %d", p.n.ID, k.Shard, st.Vote.Term, n.ID, e.eng.Status().Vote.Term)
+			}
+		}
+	}
 	p.s.happened("leader elected")
 	p.s.tracef("node %d leads shard %d in term %d", p.n.ID, k.Shard, st.Vote.Term)
 	if newest := p.newest[k.Shard]; newest.Term < st.Vote.Term && st.Last.Less(newest) {

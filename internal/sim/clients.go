@@ -73,6 +73,9 @@ func newClient(s *sim, i int) *client {
 
 func (c *client) renew(shardTime int64) {
 	issued := max(shardTime, 1_700_000_000_000+int64(c.s.c.Now())/1e6)
+	if shardTime == 0 && c.s.rng.IntN(6) == 0 {
+		issued -= shard.SessionHorizon.Milliseconds() - c.s.rng.Int64N(20_000) // it will be forgotten soon (rule Cluster2)
+	}
 	c.session = &session{id: shard.NewSessionID(issued, c.s.rng.Uint64()), open: map[uint64]bool{}}
 }
 

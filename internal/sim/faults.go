@@ -156,7 +156,7 @@ func (s *sim) faults() {
 	case 5:
 		d := s.disk(n.ID)
 		d.full = true
-		s.c.After(between(s.rng, t, 6*t), func() { d.full = false })
+		s.c.After(between(s.rng, 2*time.Second, 12*time.Second), func() { d.full = false })
 	case 6:
 		if n.Up {
 			d := between(s.rng, t/10, 3*t)

@@ -17,6 +17,14 @@ func keyOf(st scheduler.ReplicaStatus) store.Key {
 // settle ends all faults, and requires that everything comes to rest in bounded time.
 func (s *sim) settle() {
 	s.settling, s.stopping = true, true
+	for _, n := range s.c.Nodes {
+		if m := n.Sched.Metrics(); n.Up {
+			s.sometimes["apply waits for the store"] += int(m.AppliesSuspended.Load())
+			s.sometimes["log read from segments"] += int(m.LogColdReads.Load())
+			s.sometimes["snapshot broken off"] += int(m.SnapshotsFailed.Load())
+			s.sometimes["read again after a checkpoint"] += int(m.ReadsMoved.Load())
+		}
+	}
 	s.tracef("the faults end")
 	s.goodNetwork()
 	for _, n := range s.c.Nodes {
@@ -46,7 +54,7 @@ func (s *sim) settle() {
 		if s.c.Now() < next {
 			return false
 		}
-		next = s.c.Now() + engine.Instant(50*time.Millisecond)
+		next = s.c.Now() + engine.Instant(100*time.Millisecond)
 		s.removeGone()
 		behind = s.behind()
 		return behind == 0
@@ -56,7 +64,14 @@ func (s *sim) settle() {
 	}
 	s.compare()
 	if s.knobs.config.QuiesceAfter > 0 {
-		if !s.until(s.c.Now()+bound, func() bool { return s.awake() == 0 }) {
+		next = 0
+		if !s.until(s.c.Now()+bound, func() bool {
+			if s.c.Now() < next {
+				return false
+			}
+			next = s.c.Now() + engine.Instant(100*time.Millisecond)
+			return s.awake() == 0
+		}) {
 			s.report(s.awake())
 			s.fail("shard %d does not fall asleep", s.awake())
 		}
