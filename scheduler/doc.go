@@ -17,6 +17,10 @@
 // is served only under a lease or a confirmed read index (rule Engine4); a lane never waits for a disk or a peer; an idle shard
 // costs memory only. A failed log or state write ends the process through Config.Fatal and is never retried.
 //
+// Split (split.go) and Merge (merge.go) reshape replicas. Children and right neighbours may belong to other lanes: what crosses over
+// is immutable (a plan, a frozen overlay, a cut), and goes through the mailbox. While the transaction of a split or merge is under way
+// nothing else touches what the store holds of its replicas.
+//
 // Ownership: everything in a Lane and in its replicas is touched by the goroutine in Turn only. Others reach a lane
 // through its mailbox. The number of goroutines does not depend on the number of shards.
 //

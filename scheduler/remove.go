@@ -37,6 +37,32 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		l.whenSettled(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
 		return
 	}
+	if r.machine != nil && r.machine.Merge().Role == shard.MergeFrozen {
+		// Not while the replica that will absorb it is here: its Merge needs this one (rules Merge3, Cluster5).
+		absorber := r.machine.Merge().Other
+		l.s.laneOf(absorber).box.putCall(func(other *Lane) {
+			a := other.byShard[absorber]
+			here := a != nil && a.machine != nil
+			l.box.putCall(func(l *Lane) {
+				switch {
+				case here:
+					done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", id, absorber)))
+				case r.removed:
+					done(nil)
+				case l.settling(r):
+					l.remove(id, replica, done)
+				default:
+					l.removeNow(r, done)
+				}
+			})
+		})
+		return
+	}
+	l.removeNow(r, done)
+}
+
+func (l *Lane) removeNow(r *replica, done func(error)) {
+	id, replica := r.key.Shard, r.key.Replica
 	applied := r.eng.Status().Applied
 	l.cancelMerge(r)
 	l.tombs[r.key] = struct{}{}

@@ -10,6 +10,8 @@
 //     payload of the entry.
 //   - Machine: applies entries to overlays of package state, keeps the table that makes retries harmless (rules Cluster1 and
 //     Cluster2), the write counter (State7) and the shard's time (State8).
+//   - Split and the steps of a merge: what they decide, and what becomes of descriptor, extents, table and counters. When their
+//     transactions are written is the scheduler's (Birth, Absorption).
 //
 // # Guarantees
 //
