@@ -137,5 +137,6 @@ func (n *Node) checks() []check {
 		}
 	}
 	add("peers", others > 0 && up == 0, fmt.Sprintf("none of %d other nodes is reachable", others))
+	add("disk", c.sched.DiskFull(), "full: writes to the shards that this node leads are refused; make room, or drain the node")
 	return list
 }

@@ -144,6 +144,12 @@ func memberMetrics(c *core) ([]metric, []histogram) {
 	list := []metric{
 		gauge("shards_replicas", "Replicas on this node.", func() float64 { return float64(c.sched.Replicas()) }),
 		gauge("raft_leaders", "Shards that this node leads.", func() float64 { return float64(c.view.led(c.node)) }),
+		gauge("disk_full", "1 while log or state find no space: writes to the shards that this node leads are refused.", func() float64 {
+			if c.sched.DiskFull() {
+				return 1
+			}
+			return 0
+		}),
 		gauge("peers_up", "Other nodes that are alive.", func() float64 { return float64(m.PeersUp.Load()) }),
 		counter("raft_elections_total", "Campaigns for a vote.", m.Elections.Load),
 		counter("raft_leaders_won_total", "Elections won.", m.LeadersWon.Load),

@@ -77,7 +77,7 @@ func TestHTTP(t *testing.T) {
 	c.Init(0, 20, 1)
 	write(t, c, 0, 10, "v")
 	nodetest.Eventually(t, 5*time.Second, func() error {
-		if code, body := get(t, base+"/readyz?verbose"); code != 200 || !strings.Contains(body, "[+] meta ok") {
+		if code, body := get(t, base+"/readyz?verbose"); code != 200 || !strings.Contains(body, "[+] meta ok") || !strings.Contains(body, "[+] disk ok") {
 			return fmt.Errorf("readyz: %d %s", code, body)
 		}
 		return nil

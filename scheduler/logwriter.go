@@ -21,8 +21,8 @@ type writerState struct {
 // errFull refuses writes while log or state find no space: what is left is for what makes room (rule State6).
 var errFull = &shard.UnavailableError{RetryAfter: time.Second, Reason: "the disk of the node is full"}
 
-// full tells whether log or state have found no space. The log says so when it cannot prepare its next segment, half a segment ahead.
-func (s *Scheduler) full() bool {
+// DiskFull tells whether log or state have found no space: writes to the shards that this node leads are refused. The log says so when it cannot prepare its next segment, half a segment ahead.
+func (s *Scheduler) DiskFull() bool {
 	return s.log.Metrics().OutOfSpace.Load() || s.ckpt.full.Load()
 }
 

@@ -90,7 +90,7 @@ func (s *Scheduler) Submit(req *Request) {
 	switch {
 	case s.stopped.Load():
 		err = errStopping
-	case req.Kind == KindWrite && s.full():
+	case req.Kind == KindWrite && s.DiskFull():
 		err = errFull
 	case req.Kind == KindWrite && s.overlaysFull():
 		err = shard.ErrOverloaded

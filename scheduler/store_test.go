@@ -100,8 +100,8 @@ func TestFullLogRefusesWrites(t *testing.T) {
 	for k := 0; err == nil && k < 40; k++ {
 		err = n.put(k, 60_000)
 	}
-	if !errors.Is(err, shard.ErrUnavailable) || n.s.LogFull() {
-		t.Fatalf("error %v, log full %v", err, n.s.LogFull())
+	if !errors.Is(err, shard.ErrUnavailable) || n.s.LogFull() || !n.s.DiskFull() {
+		t.Fatalf("error %v, log full %v, disk full %v", err, n.s.LogFull(), n.s.DiskFull())
 	}
 	n.full = false
 	n.spin(1)
@@ -119,12 +119,12 @@ func TestFullStateRefusesWrites(t *testing.T) {
 	n.db.full = true
 	n.l.checkpoint(n.r)
 	n.s.WriteCheckpoint()
-	if err := n.put(1, 10); !errors.Is(err, shard.ErrUnavailable) {
-		t.Fatalf("error %v", err)
+	if err := n.put(1, 10); !errors.Is(err, shard.ErrUnavailable) || !n.s.DiskFull() {
+		t.Fatalf("error %v, disk full %v", err, n.s.DiskFull())
 	}
 	n.db.full = false
 	n.s.WriteCheckpoint()
-	if err := n.put(1, 10); err != nil {
+	if err := n.put(1, 10); err != nil || n.s.DiskFull() {
 		t.Fatal(err)
 	}
 }
