@@ -260,6 +260,8 @@ func (d *driver) step(ctx context.Context, o *placement.Op) (bool, error) {
 		return d.stepShard(ctx, o)
 	case placement.OpSplit:
 		return d.stepSplit(ctx, o)
+	case placement.OpMerge:
+		return d.stepMerge(ctx, o)
 	case placement.OpDrain:
 		return d.stepDrain(ctx, o)
 	case placement.OpRebalance:

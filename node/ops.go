@@ -257,6 +257,8 @@ func (c *core) startOp(ctx context.Context, o *placement.Op) error {
 		err = c.checkTransfer(ctx, o)
 	case placement.OpSplit:
 		err = c.checkSplit(ctx, o)
+	case placement.OpMerge:
+		err = c.checkMerge(ctx, o)
 	case placement.OpDrain:
 		return c.startDrain(ctx, o)
 	case placement.OpRebalance:

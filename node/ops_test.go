@@ -467,3 +467,32 @@ func TestStrayLearner(t *testing.T) {
 	nodetest.Eventually(t, 10*time.Second, has(1))
 	nodetest.Eventually(t, 30*time.Second, has(0))
 }
+
+// Shards are merged and split again under traffic; neighbours that are none are refused, and what was absorbed is forgotten.
+func TestMergeOperation(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{})
+	c.Init(0, 4, 3)
+	write(t, c, 0, 100, "v")
+	ctx := deadline(t, 50*time.Second)
+	wrong := placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 4}
+	if err := c.Node(1).StartOp(ctx, &wrong); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("a merge of shards that are no neighbours: %v", err)
+	}
+	tr := startTraffic(t, c, 0, 1, 2)
+	for _, right := range []engine.ShardID{3, 4, 5} {
+		id := startOp(t, c, int(right)%3, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: right})
+		o := waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
+		t.Logf("%s took %d ms", o, o.EndMS-o.StartMS)
+	}
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		st, err := c.Node(2).StatusOf(deadline(t, 3*time.Second))
+		if replicas, _ := count(t, c, 0, 1, 2); err != nil || len(st.Problems) > 0 || replicas[0]+replicas[1]+replicas[2] != 3 {
+			return fmt.Errorf("%+v, %v, replicas %v", st, err, replicas)
+		}
+		return nil
+	})
+	id := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{{0x40}, {0x80}}})
+	waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
+	tr.end(1)
+	read2(t, c, 0, 100)
+}

@@ -52,6 +52,8 @@ func (c *core) servePeer(ctx context.Context, q *incoming) ([]byte, error) {
 		return mp.AppendUint(mp.AppendArray(nil, 1), uint64(left)), err
 	case methodSplit:
 		return nil, c.serveSplit(ctx, q.body)
+	case methodMerge:
+		return nil, c.serveMerge(ctx, q.body)
 	case methodSample:
 		return c.serveSample(ctx, q.body)
 	case methodLearn:

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (r *reporter) onDescriptors(events []scheduler.DescriptorEvent) {
 	}
 	r.mu.Lock()
 	for _, ev := range events {
-		if ev.Descriptor != nil && r.news(ev.Descriptor) {
+		if ev.Descriptor != nil && ev.Absorber == 0 && r.news(ev.Descriptor) {
 			r.queue[ev.Shard] = ev.Descriptor
 		}
 	}
@@ -227,10 +228,60 @@ func (r *reporter) reportPart(ctx context.Context, part []*shard.Descriptor) err
 		conds = append(conds, shard.Condition{Kind: shard.ConditionVersion, Key: keys[i], Version: entries[i].Version})
 		ops = append(ops, put(keys[i], rec.Append(nil)))
 	}
-	if len(ops) == 0 {
-		return nil
+	dead, err := r.bury(ctx, part, &conds, &ops)
+	if err != nil || len(ops) == 0 {
+		return err
 	}
-	return r.c.meta.write(ctx, conds, ops)
+	if err := r.c.meta.write(ctx, conds, ops); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	for _, id := range dead {
+		delete(r.meta, id)
+		delete(r.queue, id)
+	}
+	r.mu.Unlock()
+	return nil
+}
+
+// bury adds the changes by which meta takes note of shards that were absorbed: a dead-shard record, which stays for ever, instead of the
+// shard's (rules Split5, Cluster5).
+func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]shard.Condition, ops *[]shard.Op) ([]engine.ShardID, error) {
+	absorbed := map[engine.ShardID]*shard.Descriptor{}
+	r.mu.Lock()
+	for _, d := range part {
+		if d.Version == 1 || d.Shard == shard.MetaShardID {
+			continue
+		}
+		for id, x := range r.meta {
+			if id != d.Shard && id != shard.MetaShardID && x.Version < d.Version && d.Contains(x.Start) && !bytes.Equal(x.Start, d.Start) {
+				absorbed[id] = d
+			}
+		}
+	}
+	r.mu.Unlock()
+	var dead []engine.ShardID
+	for id, by := range absorbed {
+		key := placement.ShardKey(id)
+		value, version, err := r.c.meta.get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		dead = append(dead, id)
+		if version == 0 {
+			continue
+		}
+		rec, err := placement.DecodeShard(value)
+		if err != nil {
+			return nil, err
+		}
+		if rec.Descriptor.Version >= by.Version {
+			continue
+		}
+		*conds = append(*conds, shard.Condition{Kind: shard.ConditionVersion, Key: key, Version: version})
+		*ops = append(*ops, del(key), put(placement.DeadKey(id), placement.AppendDead(nil, id, by.Shard, by.Version)))
+	}
+	return dead, nil
 }
 
 // removeGone removes this node's replica if d proves that it is not a member any more (rule Cluster5).

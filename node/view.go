@@ -127,8 +127,21 @@ func (v *view) byStart() []*shard.Descriptor {
 		}
 		return int(a.Version) - int(b.Version)
 	})
-	v.sorted = list
-	return list
+	v.sorted = withoutDead(list)
+	return v.sorted
+}
+
+// withoutDead removes, from a list by start key, the shards whose start another one with a higher Version covers: they were absorbed
+// (rule Split5).
+func withoutDead(list []*shard.Descriptor) []*shard.Descriptor {
+	live := list[:0]
+	for _, d := range list {
+		if n := len(live); n > 0 && live[n-1].Contains(d.Start) && live[n-1].Version > d.Version {
+			continue
+		}
+		live = append(live, d)
+	}
+	return live
 }
 
 // page returns up to limit user shards in order, from the one that owns the key from on, and where the next page begins if there are more.

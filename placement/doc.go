@@ -19,7 +19,7 @@
 //	node/<id>          NodeRecord
 //	shard/<id>         ShardRecord
 //	setting/<name>     reserved
-//	dead/<id>          reserved: dead-shard records (rules Split5, Cluster5), kept for ever
+//	dead/<id>          [shard, absorber, its version]: dead-shard records (rules Split5, Cluster5), kept for ever
 //	op/<id>            Op: operations (rule Cluster6); the newest finished ones are kept
 //	lock/shard/<id>    the operation that a shard is in, lock/node/<id> a node, lock/rebalance the cluster
 //

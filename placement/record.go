@@ -250,3 +250,9 @@ func (s *InitialShard) Record() ShardRecord {
 	}
 	return rec
 }
+
+// AppendDead encodes a dead-shard record: which shard absorbed this one, and at which of its versions. It is kept for ever (rule Cluster5).
+func AppendDead(b []byte, id, absorber engine.ShardID, version uint64) []byte {
+	b = mp.AppendUint(mp.AppendArray(b, 3), uint64(id))
+	return mp.AppendUint(mp.AppendUint(b, uint64(absorber)), version)
+}

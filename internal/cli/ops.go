@@ -284,7 +284,21 @@ func (a *app) shardOps() []*cobra.Command {
 	})
 	move.Flags().Uint64Var(&from, "from", 0, "node that holds the replica")
 	move.Flags().Uint64Var(&to, "to", 0, "node that is to hold it")
-	return []*cobra.Command{a.shardSplitCmd(), move, a.shardRebalanceCmd()}
+	merge := detachFlag(&cobra.Command{
+		Use: "merge LEFT RIGHT", Args: cobra.ExactArgs(2), Short: "Merge a shard with its right neighbour, which is absorbed",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			left, err := idArg("shard", args[0])
+			if err != nil {
+				return err
+			}
+			right, err := idArg("shard", args[1])
+			if err != nil {
+				return err
+			}
+			return a.operate(cmd, client.OpSpec{Kind: "merge", Shard: left, Other: right})
+		},
+	})
+	return []*cobra.Command{a.shardSplitCmd(), merge, move, a.shardRebalanceCmd()}
 }
 
 func (a *app) shardSplitCmd() *cobra.Command {
