@@ -1,9 +1,11 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -29,6 +31,9 @@ func (c *core) dial(ctx context.Context, dial func(context.Context, string) (net
 	}
 	if err != nil {
 		nc.Close()
+		if ne := net.Error(nil); ctx.Err() != nil || errors.As(err, &ne) && ne.Timeout() { // else it would speak of a closed connection
+			err = fmt.Errorf("connected, but no answer: the node hangs, or this is not its --listen address: %w", cmp.Or(ctx.Err(), err))
+		}
 		return nil, nil, err
 	}
 	return s, w, nil

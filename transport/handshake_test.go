@@ -333,3 +333,16 @@ func TestFrameLengthBomb(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Who is connected and says nothing (it hangs, or speaks something else and waits for more) is told from who refuses.
+func TestDialWithoutAnswer(t *testing.T) {
+	here, there := net.Pipe()
+	defer there.Close()
+	go func() { _, _ = io.Copy(io.Discard, there) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := DialClient(ctx, "n", ClientConfig{Dial: func(context.Context, string) (net.Conn, error) { return here, nil }})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "--listen") {
+		t.Error(err)
+	}
+}
