@@ -338,6 +338,7 @@ func (l *Lane) stopReplica(r *replica, err error) {
 
 // announce tells the node what the replica knows of its shard.
 func (l *Lane) announce(r *replica) {
+	r.toldLeader = r.eng.Leader().Node
 	if l.s.cfg.OnDescriptor == nil || r.machine == nil {
 		return
 	}

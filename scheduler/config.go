@@ -56,7 +56,7 @@ type Config struct {
 	// Fatal ends the process: a log or state that cannot be written is never retried (fail-stop). It may be called from any
 	// goroutine, more than once. Default: log and exit.
 	Fatal func(error)
-	// OnDescriptor is told of every descriptor that was applied, and of changes of leadership. It is called on a lane: it must not block.
+	// OnDescriptor is told of every descriptor that was applied, and of every change of the leader that the replica knows. It is called on a lane: it must not block.
 	OnDescriptor func(DescriptorEvent)
 	// OnStray is told of a shard for whose later replica on this node a message came, while an earlier one is here: that one
 	// was probably removed. It is called on a lane, maybe often: it must not block.

@@ -181,6 +181,9 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 	}
 	if !r.removed {
 		l.timers.set(r, r.eng.Deadline())
+		if r.eng.Leader().Node != r.toldLeader { // a follower's is not a change of office here, and yet where clients must go
+			l.announce(r)
+		}
 	}
 	l.current = prev
 }

@@ -70,6 +70,7 @@ type replica struct {
 	lane        *Lane
 	provoked    bool
 	handingOver bool
+	toldLeader  engine.NodeID // as last announced
 	// heardAt is when the leader last announced what is applied here by now, for stale reads (rule Cluster4). aheadAt, if not 0, is when
 	// it announced the commit index ahead, which is not applied yet.
 	heardAt, aheadAt engine.Instant

@@ -55,3 +55,23 @@ func TestFailoverUnderLoad(t *testing.T) {
 		t.Fatalf("the last shard had a leader after %v", d)
 	}
 }
+
+// TestFollowersTellOfLeaders: every node that has a replica hears of each new leader, for clients ask any of them.
+func TestFollowersTellOfLeaders(t *testing.T) {
+	told := map[engine.NodeID]engine.NodeID{}
+	c := newCluster(t, Options{Seed: 31, Config: func(cfg *scheduler.Config) {
+		self := cfg.Node
+		cfg.OnDescriptor = func(ev scheduler.DescriptorEvent) { told[self] = ev.Leader }
+	}}, 1)
+	for range 3 {
+		c.Run(time.Second)
+		to := c.Leader(1).ID%3 + 1
+		if err := c.Leader(1).Transfer(1, to); err != nil {
+			t.Fatal(err)
+		}
+		c.Run(time.Second)
+		if told[1] != to || told[2] != to || told[3] != to {
+			t.Fatalf("node %d leads, the nodes were told %v", to, told)
+		}
+	}
+}
