@@ -333,6 +333,7 @@ func (l *Lane) settleSnapshot(r *replica, id engine.LogID) {
 func (l *Lane) stopReplica(r *replica, err error) {
 	l.s.logger.Error("replica stops", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica), "error", err)
 	l.s.metrics.ReplicasStopped.Add(1)
+	r.stopped = true
 	l.box.putCall(func(l *Lane) { l.feed(r, resignEvent) })
 }
 

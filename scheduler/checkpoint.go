@@ -276,6 +276,10 @@ func (l *Lane) unpin() {
 			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
 			continue
 		}
+		if r.stopped && !r.machine.Dirty() && !r.ckpt.cut {
+			l.rewrite(r, nil) // what it has not applied it never will: no checkpoint frees it
+			continue
+		}
 		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && !r.ckpt.cut {
 			r.purgeAll = true
 			l.checkpoint(r)
@@ -303,6 +307,9 @@ func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
 				}
 			})
 		})
+	case errors.Is(err, raftlog.ErrTooBig) && r.stopped:
+		l.s.logger.Error("a stopped replica pins the raft log", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica),
+			"bytes", l.log.Stats(r.key).Bytes)
 	case errors.Is(err, raftlog.ErrTooBig) && r.machine != nil && !r.ckpt.cut:
 		r.purgeAll = true
 		l.checkpoint(r)
@@ -388,8 +395,14 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		r.ckpt.gen++
 		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
 		r.ckpt.dirtySince = l.now
+		unpin := r.purgeAll
 		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}
 		l.feed(r, &l.ev.ckpt)
+		if unpin && !r.removed {
+			// A replica that is always being written is dirty at every look, and never rewritten: its vote must not stay behind
+			// (rule Log5).
+			l.log.Refresh(r.key)
+		}
 		l.runAfter(r)
 	}
 	l.releaseHeld()

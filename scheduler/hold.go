@@ -71,8 +71,18 @@ func overlaysOf(r *replica) int {
 	return r.machine.LiveBytes() + r.machine.FrozenBytes()
 }
 
-// takesNoEntries tells whether an append request to r must be dropped, as if the network had lost it: r applies nothing now, and its log,
-// which is purged only behind what was applied, is as big as it may be.
+// stoppedLogMax is how much log a stopped replica may have: as much as can be rewritten, lest it pin the node's whole log (rule Log6).
+const stoppedLogMax = 2 << 20
+
+// takesNoEntries tells whether an append request to r must be dropped, as if the network had lost it: r applies nothing now, or ever, and
+// its log, which is purged only behind what was applied, is as big as it may be.
 func (l *Lane) takesNoEntries(r *replica, req *engine.AppendRequest) bool {
-	return r.held && len(req.Runs) > 0 && (l.logOver || l.log.Stats(r.key).Bytes > l.s.cfg.ShardLogBytesMax)
+	if !r.held && !r.stopped || len(req.Runs) == 0 {
+		return false
+	}
+	limit := l.s.cfg.ShardLogBytesMax
+	if r.stopped {
+		limit = min(limit, stoppedLogMax)
+	}
+	return l.logOver || l.log.Stats(r.key).Bytes > limit
 }

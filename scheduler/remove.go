@@ -69,6 +69,15 @@ func (l *Lane) removeNow(r *replica, done func(error)) {
 	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 	l.drop(r)
 	change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}
+	l.bury(r, change, done)
+}
+
+// buryRetry is how long a tombstone waits for space.
+const buryRetry = engine.Duration(1e9)
+
+// bury writes the tombstone of a replica that is silent already. On a full disk it tries again and again, for until then the replica's log
+// must be kept, and a start brings it back; done hears of the first attempt.
+func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
 	l.s.spawn(func() {
 		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
 		l.box.putCall(func(l *Lane) {
@@ -78,10 +87,11 @@ func (l *Lane) removeNow(r *replica, done func(error)) {
 				if r.machine != nil {
 					r.machine.Close()
 				}
-			case errors.Is(err, state.ErrClosed), errors.Is(err, state.ErrNoSpace):
-				// The replica is silent until the next start, and comes back then.
+			case errors.Is(err, state.ErrClosed):
+			case errors.Is(err, state.ErrNoSpace):
+				l.later(buryRetry, func(l *Lane) { l.bury(r, change, func(error) {}) })
 			default:
-				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", id, replica, err))
+				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", r.key.Shard, r.key.Replica, err))
 			}
 			done(err)
 		})

@@ -67,6 +67,7 @@ type replica struct {
 	bornAt      engine.Instant
 	removed     bool
 	held        bool // is in Lane.held
+	stopped     bool // for good, by an entry that it does not understand
 	lane        *Lane
 	provoked    bool
 	handingOver bool

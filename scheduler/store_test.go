@@ -434,3 +434,109 @@ func TestSyncedSequenceIsStored(t *testing.T) {
 		t.Fatalf("sequence %d of %d, %v", seq, n.s.log.Synced(), err)
 	}
 }
+
+// create makes another shard of one voter.
+func (n *storeNode) create(id engine.ShardID) *replica {
+	n.s.CreateReplicaAsync(NewReplica{testDescriptor(id, 1), 1, CreateOptions{Campaign: true}}, func(err error) {
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	})
+	n.spin(20)
+	return n.l.byShard[id]
+}
+
+// fill makes the log go through its segments, with checkpoints.
+func (n *storeNode) fill() {
+	for k := range 100 {
+		if err := n.put(k, 60_000); err != nil {
+			n.t.Fatal(err)
+		}
+		n.s.LookForCheckpoints()
+		n.spin(2)
+		for n.s.WriteCheckpoint() {
+			n.spin(2)
+		}
+	}
+}
+
+// TestStoppedReplicaPinsNothing: what a replica cannot apply it keeps, but the segments of the others go (rules Log5, Log6).
+func TestStoppedReplicaPinsNothing(t *testing.T) {
+	n := newStoreNode(t)
+	n.s.cfg.LogSegmentsMax = 2
+	r := n.create(2)
+	for k := range 2 {
+		n.s.Submit(&Request{Kind: KindWrite, Shard: 2, Body: testPut(2, k, string(make([]byte, 60_000))), Done: func(*Request) {}})
+	}
+	n.spin(1)
+	var ans shard.Answer
+	applied := r.machine.Applied()
+	if err := r.machine.Apply(engine.LogID{Term: applied.Term, Index: applied.Index + 1}, []byte{0xff}, nil, &ans); err == nil {
+		t.Fatal("it understands everything")
+	}
+	n.spin(5)
+	if !r.stopped {
+		t.Fatal("it goes on")
+	}
+	n.fill()
+	if oldest, active := n.s.log.Segments(); active < 5 || active-oldest > 3 {
+		t.Fatalf("segments %d to %d", oldest, active)
+	}
+	if st := n.l.log.Stats(r.key); st.Bytes < 120_000 {
+		t.Fatalf("%d bytes of the stopped replica are left", st.Bytes)
+	}
+	req := &engine.AppendRequest{Runs: make([]engine.TermRun, 1)}
+	if n.l.takesNoEntries(r, req) {
+		t.Fatal("it takes nothing, and has room")
+	}
+	n.s.cfg.ShardLogBytesMax = 100_000
+	if !n.l.takesNoEntries(r, req) {
+		t.Fatal("it takes entries without bound")
+	}
+}
+
+// TestTombstoneWaitsForSpace: a removal that meets a full disk is written when there is space, and the log let go then.
+func TestTombstoneWaitsForSpace(t *testing.T) {
+	n := newStoreNode(t)
+	n.s.cfg.LogSegmentsMax = 2
+	r := n.create(2)
+	n.db.full = true
+	answers := 0
+	n.l.remove(2, 1, func(err error) {
+		if answers++; !errors.Is(err, state.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	})
+	n.spin(3)
+	n.db.full = false
+	n.clock.now += 2e9
+	n.spin(3)
+	n.clock.now += 2e9
+	n.spin(3)
+	recs, err := n.db.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	buried := false
+	for i := range recs {
+		buried = buried || recs[i].Key == r.key && recs[i].Tombstone
+	}
+	if !buried || answers != 1 {
+		t.Fatalf("tombstone %v, %d answers", buried, answers)
+	}
+	n.fill()
+	if oldest, active := n.s.log.Segments(); active < 5 || active-oldest > 3 {
+		t.Fatalf("segments %d to %d", oldest, active)
+	}
+}
+
+// TestBusyReplicaPinsNothing: a replica that is written all the time is dirty whenever somebody looks; its vote must go with the rest of
+// it, or the first segment stays for ever (rule Log5).
+func TestBusyReplicaPinsNothing(t *testing.T) {
+	n := newStoreNode(t)
+	n.s.cfg.LogSegmentsMax = 2
+	n.fill()
+	if oldest, active := n.s.log.Segments(); active < 5 || active-oldest > 3 {
+		t.Fatalf("segments %d to %d", oldest, active)
+	}
+}

@@ -159,6 +159,19 @@ func (a *Lane) Purge(k Key, id engine.LogID) {
 	r.purged, r.purgedAt = id, a.next
 }
 
+// Refresh writes what is known of a replica besides its entries again, so that it does not pin an old segment (rule Log5).
+func (a *Lane) Refresh(k Key) {
+	r := a.replicas[k]
+	if r == nil {
+		return
+	}
+	a.open()
+	a.buf = appendVote(appendKey(a.buf, recVote, k), r.vote)
+	a.buf = appendLogID(appendKey(a.buf, recCommitted, k), r.committed)
+	a.buf = appendLogID(appendKey(a.buf, recPurge, k), r.purged)
+	r.voteAt, r.committedAt, r.purgedAt = a.next, a.next, a.next
+}
+
 // Init makes a replica, or replaces all that is known of it: it has no entries, and purged is also its committed. Shards are born
 // with purged = {1,1} (rule Split3); give the vote of an uninitialised replica that exists already, it is replaced too.
 func (a *Lane) Init(k Key, vote engine.Vote, purged engine.LogID) {
