@@ -28,8 +28,10 @@ type ckptState struct {
 	change     state.Change // of the cut
 	base       state.Record // as the store has it while the cut stands
 	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
-	streams []context.CancelFunc
-	failed  int
+	streams   []context.CancelFunc
+	failed    int
+	cutAt     engine.Instant
+	abandoned int // snapshots that were abandoned for what was written meanwhile, since the last one that was sent
 	// after are called on the lane when the cut was written.
 	after []func(*Lane)
 }
@@ -218,7 +220,7 @@ func (l *Lane) ckptLook(pinned bool) {
 		frozen += int64(r.machine.FrozenBytes())
 		if r.ckpt.cut {
 			if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
-				l.abandonSnapshots(r)
+				l.hurrySnapshots(r)
 			}
 			continue
 		}
@@ -270,7 +272,7 @@ func (l *Lane) unpin() {
 			continue
 		}
 		if r.ckpt.cut && !r.ckpt.queued {
-			l.abandonSnapshots(r)
+			l.hurrySnapshots(r)
 		}
 		if r.ckpt.cut && l.log.Stats(k).Bytes > rewriteBytesMax {
 			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
@@ -334,6 +336,36 @@ func (l *Lane) abandonSnapshots(r *replica) {
 	r.ckpt.streams = nil
 }
 
+const (
+	// abandonMax is how many snapshots of a shard are abandoned because of its writes; the next one is not, and the writes wait.
+	abandonMax = 2
+	// throttleMax is for how long, from its cut on.
+	throttleMax = engine.Duration(60e9)
+)
+
+// hurrySnapshots abandons the snapshots of a shard that is written faster than they are sent; but not for ever, or they would never
+// arrive: the third one has its time, and the shard's writes wait for it (rule State3).
+func (l *Lane) hurrySnapshots(r *replica) {
+	c := &r.ckpt
+	if len(c.streams) == 0 {
+		return
+	}
+	if c.abandoned >= abandonMax {
+		if l.now-c.cutAt < engine.Instant(throttleMax) {
+			return
+		}
+		c.abandoned = -1
+	}
+	c.abandoned++
+	l.abandonSnapshots(r)
+}
+
+// throttled tells whether the writes of r wait for a snapshot.
+func (l *Lane) throttled(r *replica) bool {
+	c := &r.ckpt
+	return c.abandoned >= abandonMax && len(c.streams) > 0 && r.machine.LiveBytes() > snapshotOverlayMax*l.s.cfg.CheckpointShard
+}
+
 // hold cuts r, or joins the cut that stands. False: a cut is just being written, a snapshot linked, or a split or merge under way; try
 // again after that.
 func (l *Lane) hold(r *replica) bool {
@@ -352,7 +384,7 @@ func (l *Lane) cut(r *replica) bool {
 		if !ok {
 			return false
 		}
-		c.cut, c.change, c.base = true, change, base
+		c.cut, c.change, c.base, c.cutAt = true, change, base, l.now
 	}
 	c.holders++
 	return true

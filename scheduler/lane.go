@@ -21,8 +21,10 @@ type Lane struct {
 	mail mail
 	// overlayBytes is about what the overlays hold, frozen ones included; counted anew at each look.
 	overlayBytes atomic.Int64
-	held         []*replica // they apply nothing until there is room for it (see hold.go)
-	logOver      bool       // the raft log had too many segments at the last look
+	unsent       int            // snapshots, since that was last logged
+	unsentAt     engine.Instant // when it was
+	held         []*replica     // they apply nothing until there is room for it (see hold.go)
+	logOver      bool           // the raft log had too many segments at the last look
 
 	// now and wall are the clocks of this turn, read after the mailbox was taken (rule Engine2).
 	now      engine.Instant

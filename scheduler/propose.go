@@ -65,6 +65,9 @@ func (l *Lane) checkWrite(r *replica, req *Request) error {
 	if l.wall == 0 && r.machine.NeedsStamp(&l.write) {
 		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the leader's clock is not known to be good"}
 	}
+	if l.throttled(r) {
+		return shard.ErrOverloaded
+	}
 	return r.machine.CheckWrite(&l.write)
 }
 

@@ -99,7 +99,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 		l.s.snaps.out.Add(-1)
 		l.box.putCall(func(l *Lane) {
 			if r.ckpt.failed++; err == nil {
-				r.ckpt.failed = 0
+				r.ckpt.failed, r.ckpt.abandoned = 0, 0
 			}
 			l.letGo(r, gen)
 			l.snapshotOver(r, to, stream, err, true)
@@ -129,7 +129,11 @@ func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error
 	}
 	if tried {
 		l.s.metrics.SnapshotsFailed.Add(1)
-		l.s.logger.Warn("snapshot not sent", "shard", uint64(r.key.Shard), "node", uint64(to.Node), "error", err)
+		l.unsent++
+		if l.unsentAt == 0 || l.now-l.unsentAt > engine.Instant(unsentEvery) {
+			l.s.logger.Warn("snapshot not sent", "shard", uint64(r.key.Shard), "node", uint64(to.Node), "error", err, "count", l.unsent)
+			l.unsent, l.unsentAt = 0, l.now
+		}
 	}
 	l.box.putCall(func(l *Lane) {
 		if !r.removed {
@@ -137,6 +141,9 @@ func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error
 		}
 	})
 }
+
+// unsentEvery is how often a lane logs that snapshots were not sent: to a node that is in trouble they may be many.
+const unsentEvery = engine.Duration(10e9)
 
 // snapshotTimeout bounds the sending of one snapshot: over it it is abandoned (rule State3).
 const snapshotTimeout = 10 * time.Minute

@@ -540,3 +540,33 @@ func TestBusyReplicaPinsNothing(t *testing.T) {
 		t.Fatalf("segments %d to %d", oldest, active)
 	}
 }
+
+// TestSnapshotIsNotStarved: two snapshots are abandoned because the shard is written too fast; for the third one its writes wait
+// (rule State3).
+func TestSnapshotIsNotStarved(t *testing.T) {
+	n := newStoreNode(t)
+	n.s.cfg.CheckpointShard = 50_000
+	for attempt := range 3 {
+		if !n.l.hold(n.r) {
+			t.Fatal("no cut")
+		}
+		gen, cancelled := n.r.ckpt.gen, false
+		n.r.ckpt.streams = append(n.r.ckpt.streams, func() { cancelled = true })
+		var err error
+		for k := 0; k < 8 && err == nil; k++ {
+			err = n.put(k, 50_000)
+			n.s.LookForCheckpoints()
+			n.spin(2)
+		}
+		if last := attempt == 2; cancelled == last || errors.Is(err, shard.ErrOverloaded) != last {
+			t.Fatalf("attempt %d: abandoned %v, write %v", attempt, cancelled, err)
+		}
+		n.l.letGo(n.r, gen)
+		for n.s.WriteCheckpoint() {
+			n.spin(2)
+		}
+	}
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+}
