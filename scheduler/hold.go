@@ -1,6 +1,9 @@
 package scheduler
 
-import "github.com/kiloraft/kiloraft/engine"
+import (
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+)
 
 // What a replica applies waits in memory for the store. A leader holds its clients back while that is too much (overlaysFull), but a
 // follower whose store is slower than its leader's cannot: it applies no further until checkpoints have made room, and while it does so it
@@ -30,10 +33,10 @@ func (s *Scheduler) overlayBytes() int64 {
 // overlaysFull tells whether the overlays hold so much that clients must wait.
 func (s *Scheduler) overlaysFull() bool { return s.overlayBytes() > overlaysMax*s.cfg.CheckpointBytes }
 
-// holdApply tells whether r may apply nothing now, and lists it. A replica with a barrier of its own under way goes on: no cut is made of
-// it before that is applied.
+// holdApply tells whether r may apply nothing now, and lists it. A replica with a barrier of its own under way goes on, for no cut is made
+// of it before that is applied; and so do both sides of a merge, which wait for each other.
 func (l *Lane) holdApply(r *replica) bool {
-	if r.barrier || l.s.overlayBytes() <= overlaysHold*l.s.cfg.CheckpointBytes {
+	if r.barrier || r.machine.Merge().Role != shard.MergeNone || l.s.overlayBytes() <= overlaysHold*l.s.cfg.CheckpointBytes {
 		return false
 	}
 	if !r.held {

@@ -62,7 +62,6 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 }
 
 func (l *Lane) removeNow(r *replica, done func(error)) {
-	id, replica := r.key.Shard, r.key.Replica
 	applied := r.eng.Status().Applied
 	l.cancelMerge(r)
 	l.tombs[r.key] = struct{}{}
