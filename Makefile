@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim test test-race test-full check fix bench clean
+.PHONY: help build demo sim mutants test test-race test-full check fix bench clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -40,6 +40,9 @@ fix: ## formats and tidies
 SEEDS ?= 1-100
 sim: ## the data plane under simulated faults: make sim SEEDS="1 2 7-9"
 	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' -v ./internal/sim -args -sim.seeds="$(SEEDS)"
+
+mutants: ## known bugs, put in one after the other: the tests must catch each
+	$(GO) test -count=1 -timeout 0 -run '^TestMutants$$' -v ./internal/sim -args -sim.mutants=.
 
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...
