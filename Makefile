@@ -27,6 +27,7 @@ test-race: ## all but the tests of real processes, under the race detector
 
 test-full: test test-race check ## everything, with the long forms of the end-to-end tests
 	KILORAFT_E2E=full $(GO) test -count=1 -timeout 20m ./internal/e2e/...
+	KILORAFT_TEST_REDIS=1 $(GO) test -count=1 -timeout 20m ./internal/resp
 
 check: ## gofmt, vet, staticcheck; never writes
 	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }

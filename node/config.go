@@ -24,6 +24,8 @@ type Config struct {
 	Advertise string
 	// HTTP is the address of /livez, /readyz, /metrics and /debug/pprof. Empty: none.
 	HTTP string
+	// Redis is the address for Redis clients. Empty: none.
+	Redis string
 	// Join are addresses of other nodes: first hints for finding a cluster, or the other nodes that wait for one.
 	Join []string
 	// Name and Labels describe the node to operators and to placement. Default name: node-<first digits of its identity>.

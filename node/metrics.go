@@ -56,6 +56,9 @@ func (c *collector) Describe(chan<- *prometheus.Desc) {}
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.info, prometheus.GaugeValue, 1, Version())
 	send(ch, c.always)
+	if r := c.n.redis; r != nil {
+		r.collect(ch)
+	}
 	if k := c.n.core.Load(); k != nil {
 		metrics, histograms := c.member(k)
 		send(ch, metrics)

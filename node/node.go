@@ -37,6 +37,7 @@ type Node struct {
 	tr      *transport.Transport
 	client  *router.Client
 	http    *httpServer
+	redis   *redisServer
 	slots   chan struct{} // one per goroutine of slow
 	synced  atomic.Bool   // has read meta since it started
 	core    atomic.Pointer[core]
@@ -108,6 +109,9 @@ func (n *Node) open() error {
 			return err
 		}
 	}
+	if n.redis, err = n.openRedis(); err != nil {
+		return err
+	}
 	served = true
 	n.spawn(func() {
 		if err := n.tr.Serve(listener); err != nil && n.ctx.Err() == nil {
@@ -115,7 +119,7 @@ func (n *Node) open() error {
 		}
 	})
 	n.spawn(n.waitLoop)
-	n.log.Info("node is up", "addr", n.addr, "http", n.HTTPAddr(), "node", uint64(n.ID()), "cluster", idText(n.ClusterID()), "dir", n.cfg.DataDir)
+	n.log.Info("node is up", "addr", n.addr, "http", n.HTTPAddr(), "redis", n.RedisAddr(), "node", uint64(n.ID()), "cluster", idText(n.ClusterID()), "dir", n.cfg.DataDir)
 	return nil
 }
 
@@ -294,6 +298,9 @@ func (n *Node) shutdown(ctx context.Context, graceful bool) {
 	n.closeMu.Unlock()
 	n.cancel(errClosed)
 	var errs []error
+	if n.redis != nil {
+		errs = append(errs, n.redis.close())
+	}
 	if n.client != nil {
 		errs = append(errs, n.client.Close())
 	}

@@ -314,6 +314,9 @@ func addTo(value []byte, found bool, delta int64) (int64, bool) {
 		if old, err = strconv.ParseInt(string(value), 10, 64); err != nil {
 			return 0, false
 		}
+		if first := value[0]; first == '+' || first == '0' && len(value) > 1 || first == '-' && value[1] == '0' {
+			return 0, false // only what an add would write itself is an integer: 007 may be anything
+		}
 	}
 	if delta > 0 && old > math.MaxInt64-delta || delta < 0 && old < math.MinInt64-delta {
 		return 0, false

@@ -41,7 +41,8 @@ const (
 	// OpDeleteRange removes the first Limit keys of [Key, End), expired ones included. It stands alone in its Write, without
 	// conditions.
 	OpDeleteRange OpKind = 3
-	// OpAdd adds Delta to the decimal integer at Key; an absent key counts as 0. The key stands in no other operation of
+	// OpAdd adds Delta to the decimal integer at Key, in the form in which an add writes it (no +, no leading zeros); an absent key
+	// counts as 0. The key stands in no other operation of
 	// the Write. Expiry of the key stays as it is.
 	OpAdd OpKind = 4
 )

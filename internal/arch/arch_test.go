@@ -36,6 +36,12 @@ var mayImport = map[string][]string{
 // All others import the standard library and modules only.
 var highInternal = []string{"internal/cli", "internal/client", "internal/client/clienttest", "internal/config", "internal/demo", "internal/bench", "internal/load", "internal/e2e", "internal/output", "internal/sim"}
 
+// frontInternal are the internal packages that are front doors of a node, each with what it may import: they turn a protocol into
+// calls of the router, and only node, and what serves cmd, may import them.
+var frontInternal = map[string][]string{
+	"internal/resp": {"router", "shard", "engine", "internal"},
+}
+
 // enginePure lists what the engine may take from the standard library: nothing with I/O, time or concurrency in it.
 var enginePure = []string{"cmp", "errors", "fmt", "iter", "math", "math/bits", "slices", "sort", "strconv", "strings"}
 
@@ -117,6 +123,9 @@ func TestArrowsPointDown(t *testing.T) {
 				allowed = append(slices.Clone(mayImport["cmd"]), "internal")
 			}
 		}
+		if front, ok := frontInternal[dir]; ok {
+			allowed = front
+		}
 		for path, files := range p.imports {
 			rel, ours := strings.CutPrefix(path, module+"/")
 			if !ours {
@@ -124,6 +133,9 @@ func TestArrowsPointDown(t *testing.T) {
 			}
 			if to := top(rel); to != from && !slices.Contains(allowed, to) {
 				t.Errorf("%s imports %s (in %v): %s may import only %v", dir, rel, files, from, allowed)
+			}
+			if _, front := frontInternal[rel]; front && from != "node" && from != "cmd" && !slices.Contains(highInternal, dir) {
+				t.Errorf("%s imports %s (in %v), which is a front door of node", dir, rel, files)
 			}
 			if from != "cmd" && top(rel) == "internal" && slices.Contains(highInternal, rel) && !slices.Contains(highInternal, dir) {
 				t.Errorf("%s imports %s (in %v), which serves cmd alone", dir, rel, files)

@@ -42,7 +42,7 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 }
 
 func nodeConfig(c *config.Config, log *slog.Logger) node.Config {
-	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Join: c.Join, Name: c.Name,
+	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Redis: c.Redis, Join: c.Join, Name: c.Name,
 		Labels: map[string]string{}, Lanes: c.Sched.Lanes, ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
 		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
 		LogKeepBytes: int64(c.Store.LogKeepSize), Logger: log}

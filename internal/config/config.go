@@ -23,6 +23,7 @@ type Config struct {
 	Listen    string   `mapstructure:"listen"`
 	Advertise string   `mapstructure:"advertise"`
 	HTTP      string   `mapstructure:"http"`
+	Redis     string   `mapstructure:"redis"`
 	Join      []string `mapstructure:"join"`
 	Name      string   `mapstructure:"name"`
 	Labels    []string `mapstructure:"labels"`
@@ -85,6 +86,7 @@ var settings = []setting{
 	{key: "listen", scope: scopeNode, def: "127.0.0.1:7100", usage: "address for nodes and clients, host:port"},
 	{key: "advertise", scope: scopeNode, def: "", usage: "address that others reach this node at (default: the listen address)"},
 	{key: "http", scope: scopeNode, def: "127.0.0.1:7180", usage: "address for health, metrics and profiles, host:port; empty: none"},
+	{key: "redis", scope: scopeNode, def: "", usage: "address for Redis clients, host:port; empty: none"},
 	{key: "join", scope: scopeNode, def: []string{}, usage: "other nodes, a first hint: host:port[,host:port…]"},
 	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: made from its identity)"},
 	{key: "labels", scope: scopeNode, def: []string{}, usage: "key=value[,key=value…], e.g. zone=a"},
@@ -133,7 +135,7 @@ func (c *Config) ValidateNode() error {
 	if err := checkAddresses("listen", c.Listen); err != nil {
 		return err
 	}
-	for key, addr := range map[string]string{"advertise": c.Advertise, "http": c.HTTP} {
+	for key, addr := range map[string]string{"advertise": c.Advertise, "http": c.HTTP, "redis": c.Redis} {
 		if addr == "" {
 			continue
 		}
@@ -174,13 +176,16 @@ func (c *Config) validateTuning() error {
 	if !c.Insecure && !loopback(c.Listen) {
 		return fmt.Errorf("listen %s: connections are plain text; on an address that others can reach say --insecure", c.Listen)
 	}
+	if !c.Insecure && c.Redis != "" && !loopback(c.Redis) {
+		return fmt.Errorf("redis %s: connections are plain text, without a password; on an address that others can reach say --insecure", c.Redis)
+	}
 	return nil
 }
 
 func checkAddresses(key string, addrs ...string) error {
 	for _, a := range addrs {
 		host, port, err := net.SplitHostPort(a)
-		if err != nil || port == "" || host == "" && key != "listen" && key != "http" {
+		if err != nil || port == "" || host == "" && key != "listen" && key != "http" && key != "redis" {
 			return fmt.Errorf("%s: %q is no host:port", key, a)
 		}
 		if n, err := strconv.ParseUint(port, 10, 64); err == nil && n > 65535 || errors.Is(err, strconv.ErrRange) {

@@ -1,0 +1,353 @@
+package resp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is one connection. What is not said to be guarded belongs to the reader.
+type conn struct {
+	s     *Server
+	id    uint64
+	nc    net.Conn
+	p     parser
+	began time.Time
+	last  atomic.Int64 // unix ms of the last request
+	resp3 bool
+	quit  bool // read no more
+
+	replyOff  bool // CLIENT REPLY
+	replySkip int  // so many replies are left out
+
+	multi   *transaction
+	watched map[string]uint64 // versions
+
+	ctx     context.Context // of commands; renewed
+	ctxEnds context.CancelFunc
+	ctxMade time.Time
+
+	mu                    sync.Mutex
+	wake                  sync.Cond  // of the writer
+	space                 sync.Cond  // of the reader
+	queue                 []*request // in order; guarded by mu, like all below
+	unfinished            int
+	finished              []*request // whose waiters are to be told
+	replyBytes            int
+	keys                  map[string]*keyState
+	ended                 bool // the reader has ended: write what is left, then close
+	broken                bool // replies go nowhere any more
+	name, libName, libVer string
+	lastCommand           string
+	proto                 int
+	inMulti               bool
+}
+
+// request is one command on its way.
+type request struct {
+	c      *conn
+	spec   *spec
+	args   [][]byte
+	resp3  bool
+	silent bool
+	keys   [][]byte
+	start  func(*request)
+
+	// Guarded by conn.mu.
+	reply   []byte
+	done    bool
+	waits   int // requests that must be done first
+	waiters []*request
+}
+
+// keyState is what is under way on a key.
+type keyState struct {
+	writer  *request // the last one, if it is not done
+	readers []*request
+}
+
+func newConn(s *Server, id uint64, nc net.Conn) *conn {
+	c := &conn{s: s, id: id, nc: nc, began: time.Now(), keys: map[string]*keyState{}, proto: 2}
+	c.wake.L, c.space.L = &c.mu, &c.mu
+	c.p = parser{src: nc, limits: limitsFull, beforeRead: c.beforeRead}
+	c.last.Store(nowMs())
+	return c
+}
+
+// beforeRead lets the writer send what it has, before the reader waits for more.
+func (c *conn) beforeRead() {
+	c.mu.Lock()
+	c.wake.Signal()
+	c.mu.Unlock()
+	if d := c.s.cfg.IdleTimeout; d > 0 {
+		_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+func (c *conn) readLoop() {
+	for !c.quit {
+		args, err := c.p.next()
+		if err != nil {
+			var perr protocolError
+			if errors.As(err, &perr) {
+				c.s.stats.malformed.Add(1)
+				c.replyErr("ERR " + perr.Error())
+			}
+			break
+		}
+		c.last.Store(nowMs())
+		c.dispatch(args)
+	}
+	c.mu.Lock()
+	c.ended = true
+	c.wake.Signal()
+	c.mu.Unlock()
+}
+
+// kill ends the connection at once.
+func (c *conn) kill() {
+	c.mu.Lock()
+	c.ended, c.broken = true, true
+	c.wake.Signal()
+	c.space.Broadcast()
+	c.mu.Unlock()
+	_ = c.nc.Close()
+}
+
+// context returns one for a command that starts now. It is shared by the commands of some time, so that it costs them nothing.
+func (c *conn) context() context.Context {
+	now := time.Now()
+	if c.ctx == nil || now.Sub(c.ctxMade) > c.s.cfg.Timeout/8 {
+		// The one before ends by itself: its commands may still run.
+		c.ctx, c.ctxEnds = context.WithTimeout(c.s.ctx, c.s.cfg.Timeout)
+		c.ctxMade = now
+	}
+	return c.ctx
+}
+
+// submit puts a request into the queue, and starts it if no other must go first. A request without start is done.
+func (c *conn) submit(r *request) {
+	c.mu.Lock()
+	for (len(c.queue) >= c.s.cfg.InflightMax || c.replyBytes > c.s.cfg.ReplyBytesMax/64) && !c.broken {
+		c.wake.Signal()
+		c.space.Wait()
+	}
+	if c.broken {
+		c.quit = true
+		c.mu.Unlock()
+		return
+	}
+	c.queue = append(c.queue, r)
+	if r.start == nil {
+		r.done = true
+		c.account(len(r.reply))
+		c.mu.Unlock()
+		return
+	}
+	c.unfinished++
+	c.order(r)
+	ready := r.waits == 0
+	c.mu.Unlock()
+	if ready {
+		r.start(r)
+	}
+}
+
+// order makes r wait for earlier requests on its keys: a write for all of them, a read for writes.
+func (c *conn) order(r *request) {
+	after := func(before *request) {
+		if before != nil && before != r && !before.done {
+			before.waiters = append(before.waiters, r)
+			r.waits++
+		}
+	}
+	write := r.spec.writes()
+	for _, k := range r.keys {
+		st := c.keys[string(k)]
+		if st == nil {
+			st = &keyState{}
+			c.keys[string(k)] = st
+		}
+		after(st.writer)
+		if !write {
+			st.readers = append(st.readers, r)
+			continue
+		}
+		for _, reader := range st.readers {
+			after(reader)
+		}
+		st.readers, st.writer = st.readers[:0], r
+	}
+}
+
+// forget takes a request that is done out of the keys' states.
+func (c *conn) forget(r *request) {
+	for _, k := range r.keys {
+		st := c.keys[string(k)]
+		if st == nil {
+			continue
+		}
+		if st.writer == r {
+			st.writer = nil
+		}
+		for i := 0; i < len(st.readers); {
+			if st.readers[i] == r {
+				st.readers[i] = st.readers[len(st.readers)-1]
+				st.readers = st.readers[:len(st.readers)-1]
+			} else {
+				i++
+			}
+		}
+		if st.writer == nil && len(st.readers) == 0 {
+			delete(c.keys, string(k))
+		}
+	}
+}
+
+// finish is called once per started request, on any goroutine, maybe a lane: it does little and starts nothing.
+func (r *request) finish(reply []byte) {
+	c := r.c
+	c.mu.Lock()
+	if r.silent || c.broken {
+		reply = nil
+	}
+	r.reply, r.done = reply, true
+	c.unfinished--
+	over := c.account(len(reply))
+	if len(r.keys) > 0 {
+		c.finished = append(c.finished, r)
+	}
+	if c.queue[0] == r || len(r.waiters) > 0 {
+		c.wake.Signal()
+	}
+	if c.unfinished == 0 {
+		c.space.Signal()
+	}
+	c.mu.Unlock()
+	if over {
+		c.s.stats.dropped.Add(1)
+		go c.kill() // closing may take its time
+	}
+}
+
+// account counts bytes of replies, and tells whether they are too many. c.mu is held.
+func (c *conn) account(n int) bool {
+	c.replyBytes += n
+	c.s.stats.replyBytes.Add(int64(n))
+	return n > 0 && c.replyBytes > c.s.cfg.ReplyBytesMax
+}
+
+// drain waits until all requests are done.
+func (c *conn) drain() {
+	c.mu.Lock()
+	for c.wake.Signal(); c.unfinished > 0 && !c.broken; {
+		c.space.Wait()
+	}
+	c.mu.Unlock()
+}
+
+// batchBytes is about how much the writer hands to the socket at a time.
+const batchBytes = 64 << 10
+
+func (c *conn) writeLoop() {
+	var batch []byte
+	var ready []*request
+	for {
+		c.mu.Lock()
+		for len(c.finished) == 0 && (len(c.queue) == 0 || !c.queue[0].done) && (!c.ended || len(c.queue) > 0) {
+			c.wake.Wait()
+		}
+		ready = c.release(ready[:0])
+		batch = c.collect(batch[:0])
+		last := c.ended && len(c.queue) == 0
+		broken := c.broken
+		c.mu.Unlock()
+		for _, r := range ready {
+			r.start(r)
+		}
+		if len(batch) > 0 && !broken && c.write(batch) != nil {
+			c.kill()
+		}
+		if last && len(ready) == 0 {
+			_ = c.nc.Close()
+			return
+		}
+		if cap(batch) > 16*batchBytes {
+			batch = nil
+		}
+	}
+}
+
+// release returns the requests that had been waiting for those that are done.
+func (c *conn) release(ready []*request) []*request {
+	for _, r := range c.finished {
+		c.forget(r)
+		for _, w := range r.waiters {
+			if w.waits--; w.waits == 0 {
+				ready = append(ready, w)
+			}
+		}
+		r.waiters = nil
+	}
+	c.finished = c.finished[:0]
+	return ready
+}
+
+// collect takes replies from the head of the queue.
+func (c *conn) collect(batch []byte) []byte {
+	n := 0
+	for n < len(c.queue) && c.queue[n].done && len(batch) < batchBytes {
+		batch = append(batch, c.queue[n].reply...)
+		c.account(-len(c.queue[n].reply))
+		c.queue[n] = nil
+		n++
+	}
+	if n > 0 {
+		if c.queue = c.queue[n:]; len(c.queue) == 0 {
+			c.queue = nil
+		}
+		c.space.Signal()
+	}
+	return batch
+}
+
+// write sends b in steps, each of which the client must take in time.
+func (c *conn) write(b []byte) error {
+	for len(b) > 0 {
+		step := b[:min(len(b), 4*batchBytes)]
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.WriteTimeout))
+		if _, err := c.nc.Write(step); err != nil {
+			return err
+		}
+		b = b[len(step):]
+	}
+	return nil
+}
+
+// out returns an empty reply in the connection's protocol.
+func (c *conn) out() *out { return &out{resp3: c.resp3} }
+
+// replyNow puts a finished reply into the queue.
+func (c *conn) replyNow(o *out) {
+	r := &request{c: c, reply: o.b}
+	if c.silent() {
+		r.reply = nil
+	}
+	c.submit(r)
+}
+
+func (c *conn) replyErr(text string) {
+	o := c.out()
+	o.err(text)
+	c.replyNow(o)
+}
+
+// silent tells whether the request at hand gets no reply, and forgets CLIENT REPLY SKIP.
+func (c *conn) silent() bool {
+	s := c.replyOff || c.replySkip > 0
+	c.replySkip = max(c.replySkip-1, 0)
+	return s
+}

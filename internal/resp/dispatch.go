@@ -1,0 +1,119 @@
+package resp
+
+import (
+	"context"
+	"strings"
+)
+
+// commandNameMax is the length of the longest name.
+const commandNameMax = 32
+
+// lookup finds a command without regard to case.
+func lookup(name []byte) *spec {
+	if len(name) > commandNameMax {
+		return nil
+	}
+	var buf [commandNameMax]byte
+	for i, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		buf[i] = c
+	}
+	return byName[string(buf[:len(name)])]
+}
+
+// dispatch takes a request of the client.
+func (c *conn) dispatch(args [][]byte) {
+	sp := lookup(args[0])
+	if sp == nil {
+		c.refuse(unknownCommand(args))
+		return
+	}
+	if !sp.arityOK(len(args)) {
+		c.refuse(errArity(sp.name))
+		return
+	}
+	c.s.stats.calls[sp.index].Add(1)
+	c.mu.Lock()
+	c.lastCommand = sp.name
+	c.mu.Unlock()
+	if c.multi != nil && sp.control == nil {
+		c.enqueue(sp, args)
+		return
+	}
+	switch {
+	case sp.control != nil:
+		sp.control(c, sp, args)
+	case sp.local != nil:
+		o := c.out()
+		sp.local(c, args, o)
+		c.replyNow(o)
+	case sp.block != nil:
+		c.drain()
+		o := c.out()
+		sp.block(c, args, o)
+		c.replyNow(o)
+	default:
+		c.submit(&request{c: c, spec: sp, args: args, resp3: c.resp3, silent: c.silent(), keys: sp.keysOf(args), start: runData(c.context())})
+	}
+}
+
+// refuse answers a command that cannot be carried out; a transaction does not survive it.
+func (c *conn) refuse(text string) {
+	if c.multi != nil {
+		c.multi.bad = true
+	}
+	c.replyErr(text)
+}
+
+func unknownCommand(args [][]byte) string {
+	var rest strings.Builder
+	for _, a := range args[1:] {
+		if rest.Len() >= 128 {
+			break
+		}
+		rest.WriteString("'" + clip(string(a), 128-rest.Len()) + "' ")
+	}
+	return "ERR unknown command '" + clip(string(args[0]), 128) + "', with args beginning with: " + rest.String()
+}
+
+// runData returns how a command on keys starts: directly if it has such a form for these arguments, else by its evaluation.
+func runData(ctx context.Context) func(*request) {
+	return func(r *request) {
+		if r.spec.direct != nil && r.spec.direct(r, ctx) {
+			return
+		}
+		r.evaluate(ctx)
+	}
+}
+
+// evaluate runs a command as an atomic step on its keys.
+func (r *request) evaluate(ctx context.Context) {
+	o := &out{resp3: r.resp3}
+	if len(r.keys) == 0 { // a subcommand without a key
+		r.spec.eval(&view{now: nowMs()}, r.args, o)
+		r.finish(o.b)
+		return
+	}
+	x := &step{kv: r.c.s.cfg.KV, ctx: ctx, keys: dedup(r.keys)}
+	x.eval = func(v *view) bool {
+		o.b = o.b[:0]
+		r.spec.eval(v, r.args, o)
+		return true
+	}
+	x.done = func(err error) {
+		if err != nil {
+			r.fail(err)
+			return
+		}
+		r.finish(o.b)
+	}
+	x.start()
+}
+
+func (r *request) fail(err error) {
+	o := &out{resp3: r.resp3}
+	o.err(errorText(err))
+	r.finish(o.b)
+}

@@ -1,0 +1,32 @@
+package resp
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Docs returns the page that describes the commands: docs/redis.md.
+func Docs() string {
+	var b strings.Builder
+	b.WriteString(`# Redis clients
+
+` + "`kiloraft serve --redis HOST:PORT`" + ` lets Redis clients in, with RESP2 and RESP3, on every node: any node serves any key. There are strings, expiry,
+counters, transactions and scans; everything else answers ` + "`ERR unknown command`" + `. This page is made from the code.
+
+- Reads are linearizable, and an acknowledged write is on a majority of its shard's replicas.
+- Commands of a connection have their effects in order as far as they share keys, and replies come in order.
+- What is atomic is so within one shard. ` + "`MULTI`…`EXEC`" + ` and commands with several keys answer ` + "`CROSSSLOT`" + ` if their keys are in several
+  shards, except where the table says that each shard does its part.
+- ` + "`CLUSTERDOWN`" + ` and ` + "`BUSY`" + ` had no effect. ` + "`UNKNOWNRESULT`" + ` says that it is not known whether a write was applied: no client may repeat it blindly.
+- A key has 1 to 4096 bytes, a value up to 8 MiB.
+- There are no passwords yet, so an address that others can reach needs ` + "`--insecure`" + `.
+
+| Command | Group | What it does | How it differs from Redis |
+|---|---|---|---|
+`)
+	for i := range table {
+		s := &table[i]
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", strings.ToUpper(s.name), s.group, strings.ReplaceAll(s.summary, "|", "\\|"), s.note)
+	}
+	return b.String()
+}

@@ -1,0 +1,361 @@
+package resp
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// protocolError ends a connection, after its text.
+type protocolError string
+
+func (e protocolError) Error() string { return "Protocol error: " + string(e) }
+
+// parseLimits bound one request.
+type parseLimits struct {
+	args         int
+	bulkBytes    int
+	requestBytes int
+	// stranger: the connection has not authenticated yet; only the text of the error differs.
+	stranger bool
+}
+
+var (
+	// limitsFull are those of a connection that may do everything. Values over shard.ValueBytesMax get an answer, not a hang-up.
+	limitsFull = parseLimits{args: 1 << 16, bulkBytes: 16 << 20, requestBytes: 32 << 20}
+	// limitsStranger are those before authentication.
+	limitsStranger = parseLimits{args: 10, bulkBytes: 16 << 10, requestBytes: 64 << 10, stranger: true}
+)
+
+const (
+	lineBytesMax   = 64 << 10 // of an inline request, or of the text of a length
+	readBufferSize = 8 << 10
+	arenaSize      = 16 << 10
+	argSlab        = 256
+)
+
+// parser reads requests from a connection. The arguments that it returns stay valid for as long as somebody holds them: they lie in
+// chunks of memory that are not used again.
+type parser struct {
+	src    io.Reader
+	limits parseLimits
+	// beforeRead is called before every read of src, which may block.
+	beforeRead func()
+
+	buf   []byte
+	r, w  int // buf[r:w] is unread
+	arena []byte
+	slab  [][]byte
+}
+
+// next returns the next request, which has at least one argument.
+func (p *parser) next() ([][]byte, error) {
+	for {
+		line, err := p.line("too big inline request")
+		if err != nil {
+			return nil, err
+		}
+		var args [][]byte
+		if len(line) > 0 && line[0] == '*' {
+			args, err = p.multibulk(line[1:])
+		} else {
+			args, err = p.inline(line)
+		}
+		if err != nil || len(args) > 0 {
+			return args, err
+		}
+	}
+}
+
+// line returns the next line without its end. It is valid until the next call.
+func (p *parser) line(tooBig protocolError) ([]byte, error) {
+	for from := p.r; ; {
+		if i := bytes.IndexByte(p.buf[from:p.w], '\n'); i >= 0 {
+			line := p.buf[p.r : from+i]
+			p.r = from + i + 1
+			return bytes.TrimSuffix(line, []byte{'\r'}), nil
+		}
+		seen := p.w - p.r
+		if seen > lineBytesMax {
+			if p.buf[p.r] == '*' {
+				tooBig = "too big mbulk count string"
+			}
+			return nil, tooBig
+		}
+		if err := p.fill(); err != nil {
+			return nil, err
+		}
+		from = p.r + seen
+	}
+}
+
+// fill reads more input behind what is there.
+func (p *parser) fill() error {
+	if p.buf == nil {
+		p.buf = make([]byte, readBufferSize)
+	}
+	switch {
+	case p.r == p.w:
+		p.r, p.w = 0, 0
+		if len(p.buf) > readBufferSize {
+			p.buf = make([]byte, readBufferSize) // it has grown for a long line
+		}
+	case p.w == len(p.buf) && p.r > 0:
+		p.w = copy(p.buf, p.buf[p.r:p.w])
+		p.r = 0
+	case p.w == len(p.buf):
+		p.buf = append(p.buf, make([]byte, len(p.buf))...)
+	}
+	n, err := p.read(p.buf[p.w:])
+	p.w += n
+	return err
+}
+
+func (p *parser) read(b []byte) (int, error) {
+	if p.beforeRead != nil {
+		p.beforeRead()
+	}
+	n, err := p.src.Read(b)
+	if n > 0 {
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return 0, err
+}
+
+func (p *parser) multibulk(count []byte) ([][]byte, error) {
+	n, ok := parseInt(count)
+	if !ok || n > int64(limitsFull.args) {
+		return nil, protocolError("invalid multibulk length")
+	}
+	if n > int64(p.limits.args) {
+		return nil, protocolError("unauthenticated multibulk length")
+	}
+	if n <= 0 {
+		return nil, nil
+	}
+	args, total := p.argSlice(int(n)), 0
+	for range n {
+		line, err := p.line("too big bulk count string")
+		if err != nil {
+			return nil, noEOF(err)
+		}
+		if len(line) == 0 || line[0] != '$' {
+			return nil, protocolError(fmt.Sprintf("expected '$', got '%c'", firstByte(line)))
+		}
+		size, ok := parseInt(line[1:])
+		if !ok || size < 0 || size > int64(limitsFull.bulkBytes) {
+			return nil, protocolError("invalid bulk length")
+		}
+		if size > int64(p.limits.bulkBytes) {
+			return nil, protocolError("unauthenticated bulk length")
+		}
+		if total += int(size); total > p.limits.requestBytes {
+			return nil, protocolError("too big request")
+		}
+		arg, err := p.bulk(int(size))
+		if err != nil {
+			return nil, noEOF(err)
+		}
+		args = append(args, arg)
+	}
+	return args, nil
+}
+
+func firstByte(line []byte) byte {
+	if len(line) == 0 {
+		return '\r'
+	}
+	return line[0]
+}
+
+// noEOF: an end within a request is not an orderly one.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// argSlice returns an empty slice with room for n arguments, within reason: more is allocated as they arrive.
+func (p *parser) argSlice(n int) [][]byte {
+	if n > argSlab/4 {
+		return make([][]byte, 0, argSlab/4)
+	}
+	if cap(p.slab)-len(p.slab) < n {
+		p.slab = make([][]byte, 0, argSlab)
+	}
+	at := len(p.slab)
+	p.slab = p.slab[:at+n]
+	return p.slab[at : at : at+n]
+}
+
+// alloc returns n bytes of the arena.
+func (p *parser) alloc(n int) []byte {
+	if n > arenaSize/4 {
+		return make([]byte, n)
+	}
+	if len(p.arena) < n {
+		p.arena = make([]byte, arenaSize)
+	}
+	b := p.arena[:n:n]
+	p.arena = p.arena[n:]
+	return b
+}
+
+// bulkStep is how much of a long argument is allocated before its bytes have arrived.
+const bulkStep = 64 << 10
+
+// bulk reads an argument and the line end behind it.
+func (p *parser) bulk(n int) ([]byte, error) {
+	var arg []byte
+	if n <= bulkStep {
+		arg = p.alloc(n)
+		if err := p.full(arg); err != nil {
+			return nil, err
+		}
+	} else {
+		arg = make([]byte, 0, bulkStep)
+		for len(arg) < n {
+			if len(arg) == cap(arg) {
+				grown := make([]byte, len(arg), min(2*cap(arg), n))
+				copy(grown, arg)
+				arg = grown
+			}
+			at := len(arg)
+			arg = arg[:min(cap(arg), n)]
+			if err := p.full(arg[at:]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var end [2]byte // as Redis, which does not look at it
+	return arg, p.full(end[:])
+}
+
+// full fills b, first with what is buffered. A long rest is read in place.
+func (p *parser) full(b []byte) error {
+	for len(b) > 0 {
+		if p.r < p.w {
+			n := copy(b, p.buf[p.r:p.w])
+			p.r += n
+			b = b[n:]
+			continue
+		}
+		if len(b) < readBufferSize {
+			if err := p.fill(); err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := p.read(b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// inline splits a line into arguments as Redis does: at white space, with "…" and '…'.
+func (p *parser) inline(line []byte) ([][]byte, error) {
+	var args [][]byte
+	total := 0
+	for i := 0; ; {
+		for i < len(line) && isSpace(line[i]) {
+			i++
+		}
+		if i == len(line) {
+			break
+		}
+		arg, n, ok := inlineArg(line[i:])
+		if !ok {
+			return nil, protocolError("unbalanced quotes in request")
+		}
+		i += n
+		total += len(arg)
+		if len(args) == p.limits.args || total > p.limits.requestBytes {
+			return nil, protocolError("too big inline request")
+		}
+		args = append(args, arg)
+	}
+	return args, nil
+}
+
+func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' || c == 0 }
+
+// inlineArg returns the first argument of s and how long it is in s.
+func inlineArg(s []byte) (arg []byte, n int, ok bool) {
+	arg = []byte{}
+	quote := byte(0)
+	for n < len(s) {
+		c := s[n]
+		switch {
+		case quote == '"' && c == '\\' && n+3 < len(s) && s[n+1] == 'x' && isHex(s[n+2]) && isHex(s[n+3]):
+			v, _ := strconv.ParseUint(string(s[n+2:n+4]), 16, 8)
+			arg = append(arg, byte(v))
+			n += 4
+			continue
+		case quote == '"' && c == '\\' && n+1 < len(s):
+			arg = append(arg, unescape(s[n+1]))
+			n += 2
+			continue
+		case quote == '\'' && c == '\\' && n+1 < len(s) && s[n+1] == '\'':
+			arg = append(arg, '\'')
+			n += 2
+			continue
+		case quote != 0 && c == quote: // the end, and a space must follow
+			n++
+			return arg, n, n == len(s) || isSpace(s[n])
+		case quote != 0:
+			arg = append(arg, c)
+		case isSpace(c):
+			return arg, n, true
+		case c == '"' || c == '\'':
+			quote = c
+		default:
+			arg = append(arg, c)
+		}
+		n++
+	}
+	return arg, n, quote == 0
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func unescape(c byte) byte {
+	switch c {
+	case 'n':
+		return '\n'
+	case 'r':
+		return '\r'
+	case 't':
+		return '\t'
+	case 'b':
+		return '\b'
+	case 'a':
+		return '\a'
+	}
+	return c
+}
+
+// parseInt reads an integer as Redis does, which takes only what it would write itself: no plus sign, no leading zeros or spaces.
+func parseInt(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 20 {
+		return 0, false
+	}
+	digits := b
+	if b[0] == '-' {
+		digits = b[1:]
+	}
+	if len(digits) == 0 || digits[0] < '0' || digits[0] > '9' || digits[0] == '0' && len(b) > 1 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(b), 10, 64)
+	return n, err == nil
+}

@@ -1,0 +1,240 @@
+package resp
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kiloraft/kiloraft/router"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// KV is the part of router.Client that commands need.
+type KV interface {
+	GoRead(ctx context.Context, q *shard.Read, done func([]shard.Entry, error))
+	GoWrite(ctx context.Context, w *shard.Write, done func(*shard.Result, error))
+	GoScan(ctx context.Context, q *shard.Scan, done func(*shard.Page, error))
+	LoadMap(ctx context.Context) error
+	Map() *router.Map
+}
+
+// Config of a Server. KV must be set; the zero value of everything else is good.
+type Config struct {
+	KV KV
+	// Timeout bounds how long a command tries. Default 5 s.
+	Timeout time.Duration
+	// ConnsMax bounds the connections; default 10,000.
+	ConnsMax int
+	// InflightMax bounds the requests of one connection that have no reply yet; it is not read further until then. Default 1024.
+	InflightMax int
+	// ReplyBytesMax bounds the replies of one connection that its client has not taken; over it the connection is closed. Default 256 MiB.
+	// From a 64th of it on no further requests are read.
+	ReplyBytesMax int
+	// WriteTimeout bounds how long a client may take nothing of its replies. Default 30 s.
+	WriteTimeout time.Duration
+	// IdleTimeout ends connections that send nothing; 0: never.
+	IdleTimeout time.Duration
+	// Node describes the node for INFO, HELLO and the like.
+	Node   func() NodeInfo
+	Logger *slog.Logger
+}
+
+// NodeInfo describes a node.
+type NodeInfo struct {
+	ID      uint64 // 0: belongs to no cluster
+	Name    string
+	Version string
+}
+
+func (c *Config) fill() {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&c.ConnsMax, 10_000)
+	def(&c.InflightMax, 1024)
+	def(&c.ReplyBytesMax, 256<<20)
+	if c.Timeout <= 0 {
+		c.Timeout = 5 * time.Second
+	}
+	if c.WriteTimeout <= 0 {
+		c.WriteTimeout = 30 * time.Second
+	}
+	if c.Node == nil {
+		c.Node = func() NodeInfo { return NodeInfo{} }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Server serves Redis clients. It owns its goroutines: Close ends them.
+type Server struct {
+	cfg     Config
+	began   time.Time
+	ctx     context.Context // ends with Close, and with it all commands
+	cancel  context.CancelFunc
+	cursors *cursors
+	stats   stats
+
+	mu     sync.Mutex
+	conns  map[uint64]*conn
+	nextID uint64
+	closed bool
+	listen []net.Listener
+	wg     sync.WaitGroup
+}
+
+// stats are counters.
+type stats struct {
+	accepted, refused, malformed, dropped atomic.Uint64
+	replyBytes                            atomic.Int64 // not taken yet
+	calls                                 []atomic.Uint64
+}
+
+// New returns a Server; Serve makes it serve.
+func New(cfg Config) *Server {
+	cfg.fill()
+	s := &Server{cfg: cfg, began: time.Now(), cursors: newCursors(), conns: map[uint64]*conn{}}
+	s.stats.calls = make([]atomic.Uint64, len(table))
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// errClosed: the server was closed.
+var errClosed = errors.New("resp: server closed")
+
+// acceptPause is how long to wait after an accept that failed, as when there are no file descriptors left.
+const acceptPause = 50 * time.Millisecond
+
+// Serve serves the connections of l until Close, which makes it return nil, or until l is closed by somebody else.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		_ = l.Close()
+		return errClosed
+	}
+	s.listen = append(s.listen, l)
+	s.mu.Unlock()
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			s.accept(nc)
+		case s.ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			s.cfg.Logger.Warn("redis: accept failed", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-s.ctx.Done():
+			}
+		}
+	}
+}
+
+func (s *Server) accept(nc net.Conn) {
+	s.mu.Lock()
+	if s.closed || len(s.conns) >= s.cfg.ConnsMax {
+		s.mu.Unlock()
+		s.stats.refused.Add(1)
+		_ = nc.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		_, _ = nc.Write([]byte("-" + errManyClients + "\r\n"))
+		_ = nc.Close()
+		return
+	}
+	s.nextID++
+	c := newConn(s, s.nextID, nc)
+	s.conns[c.id] = c
+	s.wg.Add(2)
+	s.mu.Unlock()
+	s.stats.accepted.Add(1)
+	go func() { // both end when the connection is closed
+		defer s.wg.Done()
+		c.readLoop()
+	}()
+	go func() {
+		defer s.wg.Done()
+		c.writeLoop()
+		s.mu.Lock()
+		delete(s.conns, c.id)
+		s.mu.Unlock()
+	}()
+}
+
+// Close ends all connections and waits for their goroutines. It may be called more than once.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	listen, conns := s.listen, s.list()
+	s.mu.Unlock()
+	var errs []error
+	if first {
+		s.cancel()
+		for _, l := range listen {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for _, c := range conns {
+		c.kill()
+	}
+	s.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// list returns the connections by id. s.mu is held.
+func (s *Server) list() []*conn {
+	list := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b *conn) int { return int(int64(a.id) - int64(b.id)) })
+	return list
+}
+
+func (s *Server) connections() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.list()
+}
+
+// Metrics are the counters of a Server.
+type Metrics struct {
+	Connections, ReplyBytes               int64
+	Accepted, Refused, Malformed, Dropped uint64
+}
+
+// Metrics returns the counters.
+func (s *Server) Metrics() Metrics {
+	s.mu.Lock()
+	n := len(s.conns)
+	s.mu.Unlock()
+	return Metrics{Connections: int64(n), ReplyBytes: s.stats.replyBytes.Load(), Accepted: s.stats.accepted.Load(),
+		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load()}
+}
+
+// Commands yields, for each command that was used, how often.
+func (s *Server) Commands(yield func(name string, calls uint64) bool) {
+	for i := range table {
+		if n := s.stats.calls[i].Load(); n > 0 && !yield(table[i].name, n) {
+			return
+		}
+	}
+}
+
+func (s *Server) calls() (sum uint64) {
+	s.Commands(func(_ string, n uint64) bool { sum += n; return true })
+	return sum
+}

@@ -1,0 +1,71 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kiloraft/kiloraft/internal/resp"
+)
+
+// redisServer serves Redis clients.
+type redisServer struct {
+	addr   string
+	server *resp.Server
+	done   chan struct{}
+}
+
+func (n *Node) openRedis() (*redisServer, error) {
+	if n.cfg.Redis == "" {
+		return nil, nil
+	}
+	l, err := listen("redis", n.cfg.Redis, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &redisServer{
+		addr: advertised("", l.Addr()),
+		server: resp.New(resp.Config{KV: n.client, Logger: n.log, Node: func() resp.NodeInfo {
+			return resp.NodeInfo{ID: uint64(n.ID()), Name: n.name, Version: Version()}
+		}}),
+		done: make(chan struct{}),
+	}
+	go func() { // ends with close
+		defer close(s.done)
+		if err := s.server.Serve(l); err != nil {
+			n.log.Error("the listener for Redis clients is gone", "err", err)
+		}
+	}()
+	return s, nil
+}
+
+func (s *redisServer) close() error {
+	err := s.server.Close()
+	<-s.done
+	return err
+}
+
+// RedisAddr returns the address for Redis clients, empty if there is none.
+func (n *Node) RedisAddr() string {
+	if n.redis == nil {
+		return ""
+	}
+	return n.redis.addr
+}
+
+var respCommandsDesc = prometheus.NewDesc("kiloraft_resp_commands_total", "Commands of Redis clients.", []string{"cmd"}, nil)
+
+// collect sends the metrics of the Redis front door.
+func (s *redisServer) collect(ch chan<- prometheus.Metric) {
+	m := s.server.Metrics
+	send(ch, []metric{
+		gauge("resp_connections", "Connections of Redis clients.", func() float64 { return float64(m().Connections) }),
+		gauge("resp_output_buffer_bytes", "Replies that Redis clients have not taken yet.", func() float64 { return float64(m().ReplyBytes) }),
+		counter("resp_connections_accepted_total", "Connections of Redis clients accepted.", func() uint64 { return m().Accepted }),
+		counter("resp_connections_refused_total", "Connections of Redis clients refused because there were too many.", func() uint64 { return m().Refused }),
+		counter("resp_connections_dropped_total", "Redis clients cut off because they did not take their replies.", func() uint64 { return m().Dropped }),
+		counter("resp_malformed_total", "Redis connections ended for a protocol error.", func() uint64 { return m().Malformed }),
+	})
+	s.server.Commands(func(name string, calls uint64) bool {
+		ch <- prometheus.MustNewConstMetric(respCommandsDesc, prometheus.CounterValue, float64(calls), name)
+		return true
+	})
+}
