@@ -61,11 +61,9 @@ type benchCluster struct {
 }
 
 type benchNode struct {
-	c    *benchCluster
-	id   engine.NodeID
-	s    *Scheduler
-	free [][]byte // bodies of frames, to be used again
-	held [][]byte // until the lane has read them
+	c  *benchCluster
+	id engine.NodeID
+	s  *Scheduler
 }
 
 func (n *benchNode) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
