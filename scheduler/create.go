@@ -32,6 +32,14 @@ func (s *Scheduler) CreateReplicas(ctx context.Context, list []NewReplica) error
 func (s *Scheduler) createBatch(ctx context.Context, list []NewReplica) error {
 	var missing []NewReplica
 	there := make([]presence, len(list))
+	select { // two that make the same replica at once would give it two tablets, and the state would hold the other one than its lane
+	case s.creating <- struct{}{}:
+		defer func() { <-s.creating }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.run.stop:
+		return ErrStopped
+	}
 	for _, l := range s.lanes {
 		if err := s.call(ctx, l, func(l *Lane) {
 			for i, n := range list {

@@ -26,6 +26,7 @@ func New(cfg Config, deps Deps) (*Scheduler, error) {
 		s.clock = SystemClock{}
 	}
 	s.run.stop = make(chan struct{})
+	s.creating = make(chan struct{}, 1)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.spawnFunc, s.readJob = deps.Spawn, deps.ReadJob
 	if s.spawnFunc == nil {

@@ -31,6 +31,7 @@ type Scheduler struct {
 	writer   writerState
 	ckpt     *checkpointer
 	snaps    snapshots
+	creating chan struct{} // holds a token while replicas are being made
 	replicas atomic.Int64
 
 	leaseStart engine.Instant

@@ -570,3 +570,55 @@ func TestSnapshotIsNotStarved(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// slowStore lets a write go on when it is told to.
+type slowStore struct {
+	*state.DB
+	entered, release chan struct{}
+}
+
+func (s *slowStore) Write(changes []state.Change, seq uint64) error {
+	s.entered <- struct{}{}
+	<-s.release
+	return s.DB.Write(changes, seq)
+}
+
+// TestCreateTwiceAtOnce: whoever makes a replica that another one is just making finds it made. Else it would have two tablets: one that
+// its record names, and one that its lane works with.
+func TestCreateTwiceAtOnce(t *testing.T) {
+	log, rec, err := raftlog.Open(vfs.NewMem(), "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := &slowStore{state.NewMem(state.Options{}), make(chan struct{}, 64), make(chan struct{})}
+	s, err := New(Config{Node: 1, Incarnation: 1, CheckpointInterval: engine.Duration(time.Hour), Fatal: func(err error) { t.Error(err) }},
+		Deps{Log: log, Recovery: rec, State: db, Network: noNet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error, 2)
+	create := func() { errs <- s.CreateReplicas(ctx, []NewReplica{{testDescriptor(1, 1), 1, CreateOptions{}}}) }
+	go create()
+	<-db.entered
+	go create()
+	select {
+	case <-db.entered:
+		t.Error("two records are written for one replica")
+		db.release <- struct{}{}
+	case <-time.After(20 * time.Millisecond): // the other one waits, or comes too late to harm
+	}
+	close(db.release)
+	for range 2 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
