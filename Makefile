@@ -22,8 +22,9 @@ test: build ## vet, gofmt and all tests; needs Go alone
 	$(GO) vet ./...
 	$(GO) test -timeout 15m ./...
 
-test-race: ## all but the tests of real processes, under the race detector
-	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+# Not under the race detector: real processes (e2e), and what runs in a single goroutine by design (simrt, sim).
+test-race: ## all that has goroutines, under the race detector
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -vE '/(e2e|simrt|sim)$$')
 
 test-full: test test-race check ## everything, with the long forms of the end-to-end tests
 	KILORAFT_E2E=full $(GO) test -count=1 -timeout 20m ./internal/e2e/...
