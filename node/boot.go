@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/fault"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -200,8 +201,9 @@ func (b *boot) evidence(peer nodeInfo) error {
 	return b.facts.dropReservation(res.Cluster)
 }
 
-// step runs the fault of tests.
+// step runs the faults of tests: of those in this process, and of those with real processes.
 func (b *boot) step(name string) error {
+	fault.At(name)
 	if b.fault == nil {
 		return nil
 	}

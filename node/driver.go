@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/fault"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
@@ -191,7 +193,7 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 			o.Cancel = true
 		}
 		before := o
-		if err := d.c.n.boot.step("op " + o.Kind.String() + ": " + o.Step); err != nil {
+		if err := d.c.n.boot.step(opStep(&o, "", cmp.Or(o.Step, "begin"))); err != nil {
 			return // a test plays a driver that dies here
 		}
 		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -200,7 +202,10 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 			o.Reason = err.Error()
 		}
 		if o.Step != before.Step || o.Reason != before.Reason || o.State != before.State || o.Done != before.Done || o.Cancel != before.Cancel {
-			err = d.record(actx, &o)
+			fault.At(opStep(&o, "record ", o.Step))
+			if err = d.record(actx, &o); err == nil {
+				fault.At(opStep(&o, "recorded ", o.Step))
+			}
 		}
 		cancel()
 		if o.State != placement.OpRunning && err == nil {
@@ -225,6 +230,14 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 			pause = min(2*pause, opPauseMax)
 		}
 	}
+}
+
+// opStep is the label of a point at which tests let the driver die.
+func opStep(o *placement.Op, what, step string) string {
+	if o.State != placement.OpRunning {
+		step = "end"
+	}
+	return "op " + o.Kind.String() + ": " + what + step
 }
 
 // record writes what o says; an operator's cancel that came meanwhile stays.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/fault"
 	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
@@ -273,9 +274,11 @@ func (c *core) startOp(ctx context.Context, o *placement.Op) error {
 	if err != nil {
 		return err
 	}
+	fault.At("op " + o.Kind.String() + ": create")
 	if err := c.createOp(ctx, o, nil); err != nil {
 		return err
 	}
+	fault.At("op " + o.Kind.String() + ": created")
 	c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
 	c.tellDriver(ctx)
 	return nil

@@ -160,8 +160,17 @@ func (l *Lane) applyMembership(r *replica, id engine.LogID, payload []byte) erro
 	if err := rd.Finish(); err != nil {
 		return err
 	}
+	joint := len(r.machine.Membership().Membership.Voters) > 1
 	if err := r.machine.ApplyMembership(id, &m); err != nil {
 		return err
+	}
+	switch {
+	case len(m.Voters) > 1:
+		l.step(r.key.Shard, "membership: joint")
+	case joint:
+		l.step(r.key.Shard, "membership: joint left")
+	default:
+		l.step(r.key.Shard, "membership: learners")
 	}
 	l.announce(r)
 	return nil

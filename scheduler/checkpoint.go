@@ -128,8 +128,10 @@ func (c *checkpointer) step() bool {
 	for i := range items {
 		switch it := &items[i]; {
 		case it.birth != nil:
+			c.s.step(it.r.key.Shard, "split: checkpoint")
 			changes = append(changes, it.birth.changes...)
 		case it.merge != nil:
+			c.s.step(it.r.key.Shard, "merge: checkpoint")
 			changes = append(changes, it.merge.plan.Changes...)
 		default:
 			changes = append(changes, it.change)

@@ -64,6 +64,7 @@ func (l *Lane) changeMembership(ch *MembershipChange) error {
 	}
 	l.token++
 	l.transferRefused = 0
+	l.step(ch.Shard, "membership: propose")
 	l.feed(r, &engine.ChangeMembership{Token: l.token, Target: *target})
 	if l.transferRefused != l.token {
 		return nil

@@ -345,6 +345,7 @@ func (l *Lane) orderAnswered(r *replica, a *wire.MergeOrder) {
 		if a.Result == wire.OrderVoid {
 			r.drive.void = true
 		} else {
+			l.step(r.key.Shard, "merge: frozen everywhere")
 			r.drive.frozen = a.Freeze
 		}
 	default:
@@ -482,13 +483,12 @@ func (l *Lane) rightReady(mg *absorb, right *replica, gen uint64, change state.C
 		return
 	}
 	mg.plan, mg.right, mg.rightGen, mg.writing = plan, right, gen, true
-	l.step(r.key.Shard, "merge: writing")
 	l.s.ckpt.put(ckptItem{r: r, change: plan.Changes[0], merge: mg})
 }
 
 // mergeWritten is called by the checkpointer: L has absorbed R, durably.
 func (s *Scheduler) mergeWritten(mg *absorb) {
-	mg.left.lane.step(mg.left.key.Shard, "merge: written")
+	s.step(mg.left.key.Shard, "merge: checkpoint written")
 	mg.right.lane.box.putCall(func(l *Lane) { l.buried(mg.right) })
 	mg.left.lane.box.putCall(func(l *Lane) {
 		mg.writing, mg.written = false, true
@@ -505,6 +505,7 @@ func (l *Lane) buried(r *replica) {
 		l.drop(r)
 	}
 	l.log.Drop(r.key)
+	l.step(r.key.Shard, "merge: right buried")
 }
 
 // finishMerge makes the Merge visible, after its transaction.

@@ -78,11 +78,16 @@ const buryRetry = engine.Duration(1e9)
 // must be kept, and a start brings it back; done hears of the first attempt.
 func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
 	l.s.spawn(func() {
+		l.s.step(r.key.Shard, "remove: tombstone")
 		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
+		if err == nil {
+			l.s.step(r.key.Shard, "remove: tombstone written")
+		}
 		l.box.putCall(func(l *Lane) {
 			switch {
 			case err == nil:
 				l.log.Drop(r.key)
+				l.step(r.key.Shard, "remove: log dropped")
 				if r.machine != nil {
 					r.machine.Close()
 				}

@@ -86,6 +86,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 		})
 		return
 	}
+	l.step(r.key.Shard, "snapshot: cut")
 	gen := r.ckpt.gen
 	h := snapshotHeader{shard: r.key.Shard, from: r.key.Replica, to: to.Replica, vote: vote, stream: stream}
 	src := l.s.state.OpenSnapshot(r.ckpt.base, r.ckpt.change.Record, frozenOf(r)...)
@@ -347,9 +348,11 @@ func (s *Scheduler) writeLink(r *replica, snap *snapshotIn, meta engine.Snapshot
 	l := r.lane
 	changes := append([]state.Change{{Record: snap.record}}, dead...)
 	l.s.spawn(func() {
+		l.s.step(r.key.Shard, "snapshot: link")
 		err := l.s.state.Write(changes, l.s.log.Synced())
 		switch {
 		case err == nil:
+			l.s.step(r.key.Shard, "snapshot: linked")
 			s.dropCovered(dead)
 		case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrStale), errors.Is(err, state.ErrTombstoned):
 			l.s.logger.Warn("snapshot not linked", "shard", uint64(r.key.Shard), "error", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/fault"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/raftlog"
@@ -30,14 +31,19 @@ const (
 	splitFallback = engine.Duration(150e6)
 )
 
-// FaultHook, for tests, is called at labelled steps of splits and merges. It must be set before a scheduler is made.
+// FaultHook, for tests in one process, is called at labelled steps of splits, merges, membership changes, snapshots and removals. It must be
+// set before a scheduler is made. Real processes die at the same steps by package fault.
 var FaultHook func(node engine.NodeID, id engine.ShardID, step string)
 
-func (l *Lane) step(id engine.ShardID, name string) {
+// step is one of those; it may be called from any goroutine.
+func (s *Scheduler) step(id engine.ShardID, name string) {
 	if FaultHook != nil {
-		FaultHook(l.s.cfg.Node, id, name)
+		FaultHook(s.cfg.Node, id, name)
 	}
+	fault.At(name)
 }
+
+func (l *Lane) step(id engine.ShardID, name string) { l.s.step(id, name) }
 
 // birth is a split that was applied on this node and whose checkpoint is not written yet. It belongs to the parent's lane; the
 // lanes of the children see the plan, which does not change, and answer.
@@ -321,6 +327,7 @@ func (l *Lane) bearChild(b *birth, i int) {
 		return
 	}
 	r.birth = b
+	l.step(key.Shard, "split: child made")
 	l.answerBirth(b, i, r)
 	l.feed(r, tickEvent)
 	switch node := l.designated(c.Desc); {

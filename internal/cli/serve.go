@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiloraft/kiloraft/internal/config"
+	"github.com/kiloraft/kiloraft/internal/fault"
 	"github.com/kiloraft/kiloraft/node"
 )
 
@@ -60,6 +61,9 @@ func (a *app) serve(ctx context.Context) error {
 	log := newLogger(a.env.Stderr, a.cfg.Log)
 	for _, v := range a.cfg.Strange {
 		log.Warn("environment variable names no setting", "name", v)
+	}
+	if dir := fault.Armed(); dir != "" {
+		log.Warn("fault points are armed: this process kills itself when a test wants it", "dir", dir)
 	}
 	log.Info("starting", "version", versionString(a.env.Version), "data_dir", a.cfg.DataDir)
 	n, err := openNode(ctx, nodeConfig(&a.cfg.Config, log))

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
+
+	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
 // AddClientFlags adds the flags of commands that talk to a cluster.
@@ -187,7 +189,7 @@ func origin(v *viper.Viper, key string, fs *pflag.FlagSet, env map[string]string
 }
 
 func strangeVariables(env map[string]string) []string {
-	known := map[string]bool{"KILORAFT_CONFIG": true, "KILORAFT_E2E": true}
+	known := map[string]bool{"KILORAFT_CONFIG": true, "KILORAFT_E2E": true, fault.Env: true}
 	for _, s := range settings {
 		known[EnvName(s.key)] = true
 	}

@@ -131,7 +131,7 @@ func TestMerge(t *testing.T) {
 }
 
 var mergeSteps = []string{"merge: propose", "merge: prepared", "merge: frozen", "merge: decide", "merge: applying", "merge: right cut",
-	"merge: writing", "merge: written", "merge: done"}
+	"merge: checkpoint", "merge: checkpoint written", "merge: right buried", "merge: done"}
 
 // TestMergeCrash kills a node at each labelled step of a merge.
 func TestMergeCrash(t *testing.T) {

@@ -3,6 +3,8 @@ package state
 import (
 	"bytes"
 	"fmt"
+
+	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
 // CollectGarbage removes about budget keys of garbage in one transaction, and tells whether more is left. A tablet without
@@ -16,6 +18,7 @@ func (db *DB) CollectGarbage(budget int) (more bool, err error) {
 	if db.garbageN.Load() == 0 {
 		return false, nil
 	}
+	fault.At("garbage: collect")
 	var left int64
 	err = db.update(need{keys: budget + 8, bytes: 4096, urgent: true}, func(tx kvTx) error {
 		garbage, err := readGarbage(tx)
@@ -28,6 +31,7 @@ func (db *DB) CollectGarbage(budget int) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("collect garbage: %w", err)
 	}
+	fault.At("garbage: collected")
 	db.garbageN.Store(left)
 	return left > 0, nil
 }
