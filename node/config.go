@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -60,11 +61,12 @@ type Config struct {
 	Fatal func(error)
 
 	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
-	// between the steps of an init.
+	// between the steps of an init; dial opens connections to other nodes.
 	Listener     net.Listener
 	HTTPListener net.Listener
 	tune         func(*scheduler.Config)
 	fault        func(step string) error
+	dial         func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Errors of Open.

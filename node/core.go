@@ -24,6 +24,7 @@ type core struct {
 	view    *view
 	meta    *metaClient
 	reports *reporter
+	strays  *strays
 	driver  *driver
 	wake    chan struct{} // look into meta soon
 
@@ -61,6 +62,7 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 	c.setPeers(res)
 	n.spawn(c.syncLoop)
 	n.spawn(c.reports.loop)
+	n.spawn(c.strays.loop)
 	n.spawn(c.driver.loop)
 	return nil
 }
@@ -68,7 +70,7 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 func (n *Node) newCore(s startedFact) (*core, error) {
 	c := &core{n: n, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
 		created: map[engine.ShardID]bool{}}
-	c.reports, c.driver = newReporter(c), newDriver(c)
+	c.reports, c.strays, c.driver = newReporter(c), newStrays(c), newDriver(c)
 	cfg := scheduler.Config{
 		Node:               s.Node,
 		Incarnation:        n.facts.incarnations[len(n.facts.incarnations)-1],
@@ -81,7 +83,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		Fatal:              n.fatal,
 		OnDescriptor:       c.onDescriptor,
 		OnDescriptors:      c.onDescriptors,
-		OnStray:            c.reports.onStray,
+		OnStray:            c.strays.onStray,
 	}
 	if n.cfg.tune != nil {
 		n.cfg.tune(&cfg)
@@ -136,6 +138,7 @@ func (c *core) createMeta(res *reservation) error {
 func (c *core) onDescriptor(ev scheduler.DescriptorEvent) {
 	c.view.onDescriptor(ev)
 	c.reports.onDescriptor(ev)
+	c.strays.onDescriptor(ev)
 	if ev.Shard == shard.MetaShardID && ev.Descriptor != nil {
 		c.ring()
 	}

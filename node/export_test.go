@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"net"
 
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
@@ -13,6 +14,11 @@ func SetFault(cfg *Config, f func(step string) error) { cfg.fault = f }
 
 // SetTune lets a test change what the scheduler gets.
 func SetTune(cfg *Config, f func(*scheduler.Config)) { cfg.tune = f }
+
+// SetDial makes a node open its connections to others in another way.
+func SetDial(cfg *Config, dial func(ctx context.Context, addr string) (net.Conn, error)) {
+	cfg.dial = dial
+}
 
 // StartOp starts an operation through this node, as an operator does.
 func (n *Node) StartOp(ctx context.Context, o *placement.Op) error {

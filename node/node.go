@@ -178,6 +178,7 @@ func (n *Node) openTransport() error {
 		Incarnations:  n.facts.incarnations,
 		AdvertiseAddr: n.addr,
 		TLS:           n.cfg.TLS,
+		Dial:          n.cfg.dial,
 		Logger:        n.log,
 		Accept:        n.acceptPeer,
 		OnRefused:     n.onRefused,

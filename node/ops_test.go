@@ -387,6 +387,35 @@ func TestRepair(t *testing.T) {
 	})
 }
 
+// A node that was cut off for so long that its replicas were replaced never stopped: it has nothing to compare itself with when it comes
+// back but that it finds no leader.
+func TestRepairOfCutOffNode(t *testing.T) {
+	var cb cable
+	c := nodetest.Start(t, 4, nodetest.Options{Config: func(i int, cfg *node.Config) {
+		if cfg.RepairAfter = time.Second; i == 3 {
+			cb.plug(cfg)
+		}
+	}})
+	c.Init(0, 12, 3)
+	if st, err := c.Node(3).Sched().Status(deadline(t, time.Second), shard.MetaShardID); err == nil {
+		t.Fatalf("node 4 holds a replica of the meta shard, which would tell it: %+v", st)
+	}
+	cb.setCut(true)
+	nodetest.Eventually(t, 30*time.Second, func() error {
+		if replicas, _ := count(t, c, 0, 1, 2); replicas[0] != 12 || replicas[1] != 12 || replicas[2] != 12 {
+			return fmt.Errorf("replicas: %v", replicas)
+		}
+		return nil
+	})
+	cb.setCut(false)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if replicas, _ := count(t, c, 3); replicas[3] != 0 {
+			return fmt.Errorf("replicas: %v", replicas)
+		}
+		return nil
+	})
+}
+
 // A shard is split by keys and by size under traffic, while drivers die; the children move as any shard does. What makes no sense is refused.
 func TestSplitOperation(t *testing.T) {
 	var mu sync.Mutex

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -29,8 +28,6 @@ type reporter struct {
 	meta map[engine.ShardID]*shard.Descriptor
 	// gone are shards whose replica on this node has applied that it was removed.
 	gone map[engine.ShardID]*shard.Descriptor
-	// strayAt is when a stray replica last led to a look into meta.
-	strayAt time.Time
 }
 
 func newReporter(c *core) *reporter {
@@ -76,19 +73,6 @@ func (r *reporter) onDescriptors(events []scheduler.DescriptorEvent) {
 	}
 	r.mu.Unlock()
 	r.ring()
-}
-
-// onStray takes note that a replica here was probably removed. It is called on a lane and does not block.
-func (r *reporter) onStray(engine.ShardID) {
-	r.mu.Lock()
-	due := time.Since(r.strayAt) > time.Second
-	if due {
-		r.strayAt = time.Now()
-	}
-	r.mu.Unlock()
-	if due {
-		r.c.ring() // looks into meta, for proof
-	}
 }
 
 func (r *reporter) ring() {
@@ -282,43 +266,6 @@ func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]
 		*ops = append(*ops, del(key), put(placement.DeadKey(id), placement.AppendDead(nil, id, by.Shard, by.Version)))
 	}
 	return dead, nil
-}
-
-// removeGone removes this node's replica if d proves that it is not a member any more (rule Cluster5).
-func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
-	gone, err := c.sched.RemoveGone(ctx, d)
-	if err != nil {
-		return fmt.Errorf("shard %d: removing a replica: %w", d.Shard, err)
-	}
-	if gone {
-		c.view.learn(d)
-		if c.view.leader(d.Shard) == c.node {
-			c.view.setLeader(d.Shard, 0)
-		}
-	}
-	return nil
-}
-
-// sweepGone compares this node's replicas with what meta knows, in bulk: a sleeping zombie never asks by itself (rule Cluster5).
-func (c *core) sweepGone(ctx context.Context) error {
-	list, err := c.sched.Statuses(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for i := range list {
-		st := &list[i]
-		c.reports.mu.Lock()
-		d := c.reports.meta[st.Shard]
-		c.reports.mu.Unlock()
-		if d == nil || st.Descriptor == nil {
-			continue
-		}
-		if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
-			errs = append(errs, c.removeGone(ctx, d))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // spread tells all living nodes of new descriptors, and whether this node leads their shards. Who misses it learns from meta.

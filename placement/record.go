@@ -256,3 +256,16 @@ func AppendDead(b []byte, id, absorber engine.ShardID, version uint64) []byte {
 	b = mp.AppendUint(mp.AppendArray(b, 3), uint64(id))
 	return mp.AppendUint(mp.AppendUint(b, uint64(absorber)), version)
 }
+
+// DecodeDead decodes a dead-shard record.
+func DecodeDead(b []byte) (absorber engine.ShardID, version uint64, err error) {
+	r := mp.NewReader(b)
+	more := r.ArrayMin(3)
+	_ = r.Uint()
+	absorber, version = engine.ShardID(r.Uint()), r.Uint()
+	r.Skip(more)
+	if err := r.Finish(); err != nil {
+		return 0, 0, fmt.Errorf("placement: dead-shard record: %w", err)
+	}
+	return absorber, version, nil
+}

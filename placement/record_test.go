@@ -23,6 +23,9 @@ func TestRecordsRoundTrip(t *testing.T) {
 	if id, err := DecodeNextID(AppendNextID(nil, 77)); id != 77 || err != nil {
 		t.Error(id, err)
 	}
+	if by, v, err := DecodeDead(AppendDead(nil, 3, 2, 9)); by != 2 || v != 9 || err != nil {
+		t.Error(by, v, err)
+	}
 	if id, err := DecodeNextID(nil); id != 1 || err != nil {
 		t.Error(id, err)
 	}

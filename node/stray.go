@@ -1,0 +1,244 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// strays are the replicas of this node that may have been removed from their shards while it could not hear of it: those that know no
+// leader, and those for whose successor a message came. Nobody sends to a replica that was removed, and nobody answers it, so it must
+// ask: meta is read for these replicas alone, and says whether there is proof (rule Cluster5). A healthy cluster has none, however
+// many shards sleep.
+type strays struct {
+	c    *core
+	wake chan struct{}
+
+	mu sync.Mutex
+	at map[engine.ShardID]*stray
+}
+
+// stray is when to ask next, and how long to wait after that.
+type stray struct {
+	next time.Time
+	wait time.Duration
+}
+
+const (
+	// strayPatience is for how many election timeouts a replica may know no leader before meta is asked: elections end sooner.
+	strayPatience = 4
+	// strayWaitMax bounds the pause between two questions about one replica.
+	strayWaitMax = time.Minute
+	// straysAtOnce bounds one question: two keys each, within shard.ReadKeysMax.
+	straysAtOnce = 400
+)
+
+func newStrays(c *core) *strays {
+	return &strays{c: c, wake: make(chan struct{}, 1), at: map[engine.ShardID]*stray{}}
+}
+
+func (s *strays) patience() time.Duration { return strayPatience * s.c.n.cfg.ElectionTimeout }
+
+// onDescriptor takes note of who knows a leader and who does not. It is called on a lane and does not block.
+func (s *strays) onDescriptor(ev scheduler.DescriptorEvent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ev.Leader != 0 {
+		delete(s.at, ev.Shard)
+		return
+	}
+	s.noteLocked(ev.Shard, s.patience())
+}
+
+// onStray takes note that a replica here was probably removed. It is called on a lane and does not block.
+func (s *strays) onStray(id engine.ShardID) { s.note(id, 0) }
+
+// note has meta asked about a replica in a while, unless it is to be already.
+func (s *strays) note(id engine.ShardID, in time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noteLocked(id, in)
+}
+
+func (s *strays) noteLocked(id engine.ShardID, in time.Duration) {
+	if s.at[id] != nil {
+		return
+	}
+	s.at[id] = &stray{next: time.Now().Add(in), wait: s.patience()}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *strays) forget(id engine.ShardID) {
+	s.mu.Lock()
+	delete(s.at, id)
+	s.mu.Unlock()
+}
+
+// due returns the replicas to ask about now, and whether there are others to come back for.
+func (s *strays) due(now time.Time) (list []engine.ShardID, any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, x := range s.at {
+		if x.next.After(now) {
+			continue
+		}
+		if len(list) == straysAtOnce {
+			break
+		}
+		x.next = now.Add(x.wait)
+		x.wait = min(2*x.wait, strayWaitMax)
+		list = append(list, id)
+	}
+	return list, len(s.at) > 0
+}
+
+// loop asks until the node stops. It sleeps while there is no stray.
+func (s *strays) loop() {
+	ctx := s.c.n.ctx
+	for {
+		list, any := s.due(time.Now())
+		if len(list) > 0 {
+			actx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			if err := s.ask(actx, list); err != nil && ctx.Err() == nil {
+				s.c.n.log.Info("cannot find out whether replicas without a leader were removed", "replicas", len(list), "err", err)
+			}
+			cancel()
+		}
+		var tick <-chan time.Time
+		if any {
+			tick = time.After(s.c.n.cfg.ElectionTimeout)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-tick:
+		}
+	}
+}
+
+// ask reads what meta knows of shards, and removes the replicas of this node that were removed from them.
+func (s *strays) ask(ctx context.Context, list []engine.ShardID) error {
+	keys := make([][]byte, 0, 2*len(list))
+	for _, id := range list {
+		keys = append(keys, placement.ShardKey(id), placement.DeadKey(id))
+	}
+	entries, err := s.c.meta.getMany(ctx, keys)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, id := range list {
+		errs = append(errs, s.judge(ctx, id, &entries[2*i], &entries[2*i+1]))
+	}
+	return errors.Join(errs...)
+}
+
+// judge removes the replica of a shard that is here if the shard's record, or that of its death, proves that it should not be.
+func (s *strays) judge(ctx context.Context, id engine.ShardID, rec, dead *shard.Entry) error {
+	c := s.c
+	st, err := c.sched.Status(ctx, id)
+	if errors.Is(err, shard.ErrShardNotFound) {
+		s.forget(id)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case rec.Version != 0:
+		r, err := placement.DecodeShard(rec.Value)
+		if err != nil {
+			return err
+		}
+		c.reports.inMeta(&r.Descriptor)
+		c.view.learn(&r.Descriptor)
+		return c.removeGone(ctx, &r.Descriptor)
+	case dead.Version != 0:
+		return c.removeDead(ctx, id, st.Replica, dead.Value)
+	}
+	return nil // unknown means wait and ask
+}
+
+// removeGone removes this node's replica if d proves that it is not a member any more (rule Cluster5).
+func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
+	gone, err := c.sched.RemoveGone(ctx, d)
+	if err != nil {
+		return fmt.Errorf("shard %d: removing a replica: %w", d.Shard, err)
+	}
+	if gone {
+		c.strays.forget(d.Shard)
+		c.view.learn(d)
+		if c.view.leader(d.Shard) == c.node {
+			c.view.setLeader(d.Shard, 0)
+		}
+	}
+	return nil
+}
+
+// absorbersMax bounds how many shards in a row absorbed each other.
+const absorbersMax = 64
+
+// removeDead removes this node's replica of a shard that was absorbed, unless a replica of its absorber is here, or of that one's: that
+// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5).
+func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine.ReplicaID, dead []byte) error {
+	for range absorbersMax {
+		absorber, _, err := placement.DecodeDead(dead)
+		if err != nil {
+			return err
+		}
+		if _, err := c.sched.Status(ctx, absorber); !errors.Is(err, shard.ErrShardNotFound) {
+			return err // nil: it is here, wait
+		}
+		value, found, err := c.meta.get(ctx, placement.DeadKey(absorber))
+		if err != nil {
+			return err
+		}
+		if found != 0 {
+			dead = value
+			continue
+		}
+		if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
+			return fmt.Errorf("shard %d, which shard %d absorbed: removing a replica: %w", id, absorber, err)
+		}
+		c.n.log.Info("a replica of an absorbed shard was removed", "shard", uint64(id), "replica", uint64(replica), "absorber", uint64(absorber))
+		c.strays.forget(id)
+		return nil
+	}
+	return nil
+}
+
+// sweepGone compares this node's replicas with what meta knows, in bulk: a sleeping zombie never asks by itself (rule Cluster5).
+func (c *core) sweepGone(ctx context.Context) error {
+	list, err := c.sched.Statuses(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range list {
+		st := &list[i]
+		c.reports.mu.Lock()
+		d := c.reports.meta[st.Shard]
+		c.reports.mu.Unlock()
+		switch {
+		case st.Descriptor == nil:
+		case d == nil:
+			c.strays.note(st.Shard, 0) // dead, or not reported yet
+		default:
+			if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
+				errs = append(errs, c.removeGone(ctx, d))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
