@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim mutants test test-race test-full check fix bench clean
+.PHONY: help build demo sim mutants test test-race test-full check fix soak bench clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -22,12 +22,12 @@ test: build ## vet, gofmt and all tests; needs Go alone
 	$(GO) vet ./...
 	$(GO) test -timeout 15m ./...
 
-# Not under the race detector: real processes (e2e), and what runs in a single goroutine by design (simrt, sim).
+# Not under the race detector: real processes (e2e), and what runs in a single goroutine by design (engine, simrt, sim).
 test-race: ## all that has goroutines, under the race detector
-	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -vE '/(e2e|simrt|sim)$$')
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -vE '/(engine|e2e|simrt|sim)$$')
 
-test-full: test test-race check ## everything, with the long forms of the end-to-end tests
-	KILORAFT_E2E=full $(GO) test -count=1 -timeout 20m ./internal/e2e/...
+# What needs more than Go: the programs of Redis. `.ci/run` installs them.
+test-full: test test-race check ## everything, also what needs other programs
 	KILORAFT_TEST_REDIS=1 $(GO) test -count=1 -timeout 20m ./internal/resp
 
 check: ## gofmt, vet, staticcheck; never writes
@@ -45,6 +45,9 @@ sim: ## the data plane under simulated faults: make sim SEEDS="1 2 7-9"
 
 mutants: ## known bugs, put in one after the other: the tests must catch each
 	$(GO) test -count=1 -timeout 0 -run '^TestMutants$$' -v ./internal/sim -args -sim.mutants=.
+
+soak: ## the long forms of the end-to-end tests; hours
+	KILORAFT_E2E=full $(GO) test -count=1 -timeout 0 ./internal/e2e/...
 
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...
