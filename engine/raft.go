@@ -263,6 +263,9 @@ func (e *Engine) MembershipID() LogID { return e.memb.LogID }
 // Quiesced tells whether the replica sleeps.
 func (e *Engine) Quiesced() bool { return e.quiesced }
 
+// Committed returns the newest entry that is known to be committed.
+func (e *Engine) Committed() LogID { return e.committed }
+
 // Leader names the leader, if it is known.
 func (e *Engine) Leader() Peer { return e.leader }
 

@@ -32,6 +32,9 @@ type applyState struct {
 	parked bool
 	job    *state.ReadJob // prefetched values; used as long as they are valid
 	need   shard.Need
+	// began is when the Apply came, and held what its entries had waited for until then.
+	began engine.Instant
+	held  Stage
 }
 
 // applyRange starts to apply the entries first..last. They are durable in the local log, so that a checkpoint never contains
@@ -42,6 +45,13 @@ func (l *Lane) applyRange(r *replica, first, last uint64) {
 		panic(fmt.Sprintf("scheduler: shard %d: apply to an uninitialised replica", r.key.Shard))
 	}
 	a.active, a.next, a.last, a.job = true, first, last, nil
+	a.began, a.held = l.now, StageReplication
+	switch {
+	case l.afterApply:
+		a.held = StageApply
+	case l.bySync:
+		a.held = StageLogSync
+	}
 	l.applyMore(r, nil)
 }
 
@@ -205,6 +215,7 @@ func (l *Lane) tellApplied(r *replica) {
 	if r.apply.done {
 		r.apply.done = false
 		l.ev.applied = engine.Applied{LogID: r.apply.applied}
+		l.afterApply = true
 		l.feed(r, &l.ev.applied)
 	}
 }
@@ -310,6 +321,7 @@ func (l *Lane) settle(r *replica, id engine.LogID, ans *shard.Answer) {
 		switch {
 		case w.term == id.Term && w.index == id.Index:
 			req := r.waiters.pop()
+			req.applying, req.held = r.apply.began, r.apply.held
 			if ans.Refused == nil {
 				req.Answer = shard.AppendResult(req.Answer[:0], &ans.Result)
 			}

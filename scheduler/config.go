@@ -56,6 +56,9 @@ type Config struct {
 	// Fatal ends the process: a log or state that cannot be written is never retried (fail-stop). It may be called from any
 	// goroutine, more than once. Default: log and exit.
 	Fatal func(error)
+	// SlowAfter is how long an operation, a turn or a sync takes to be logged as slow, with the stage that took longest: default 1 s,
+	// negative: never.
+	SlowAfter engine.Duration
 	// OnDescriptor is told of every descriptor that was applied, and of every change of the leader that the replica knows. It is called on a lane: it must not block.
 	OnDescriptor func(DescriptorEvent)
 	// OnStray is told of a shard for whose later replica on this node a message came, while an earlier one is here: that one
@@ -85,6 +88,9 @@ func (c *Config) defaults() {
 		c.QuiesceAfter = engine.Duration(time.Second)
 	}
 	c.QuiesceAfter = max(c.QuiesceAfter, 0)
+	if c.SlowAfter == 0 {
+		c.SlowAfter = engine.Duration(time.Second)
+	}
 	def(&c.ClockDriftMax, max(c.ElectionTimeoutMin/100, engine.Duration(time.Millisecond)))
 	def(&c.ClockAheadMax, engine.Duration(5*time.Second))
 	def(&c.UncommittedBytesMax, 16<<20)

@@ -101,6 +101,11 @@ type Lane struct {
 	logRuns []raftlog.Run
 	current *replica // for the message of a panic
 	count   counts
+	slows   slowLog
+	// commitLatency is of this turn.
+	commitLatency tally
+	// bySync is set while engines are told that their log is durable, afterApply while one is told that it has applied.
+	bySync, afterApply bool
 }
 
 func newLane(s *Scheduler, id int) *Lane {
@@ -121,7 +126,9 @@ func newLane(s *Scheduler, id int) *Lane {
 }
 
 // counts are what happened in this turn, added to the metrics at its end.
-type counts struct{ events, commands, received, applied uint64 }
+type counts struct {
+	requests, events, commands, received, applied, entries, proposals, readsLease, readsIndex uint64
+}
 
 // events are one struct per kind, reused: an engine keeps no reference to an event.
 type events struct {
@@ -179,8 +186,10 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 			r.apply.done = false
 			l.ev.applied = engine.Applied{LogID: r.apply.applied}
 			ev = &l.ev.applied
+			l.afterApply = true
 		}
 	}
+	l.afterApply = false
 	if !r.removed {
 		l.timers.set(r, r.eng.Deadline())
 		if r.eng.Leader().Node != r.toldLeader { // a follower's is not a change of office here, and yet where clients must go

@@ -18,7 +18,7 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 	out := ReplicaStatus{
 		Shard: r.key.Shard, Replica: r.key.Replica, Role: st.Role, Term: st.Vote.Term, Leader: st.Leader, Last: st.Last,
 		Committed: st.Committed, Applied: st.Applied, Quiesced: st.Quiesced, LeaseValid: r.eng.LeaseValid(l.now),
-		LogBytes: log.Bytes, Waiting: r.waiters.len(), Progress: r.eng.Progress(nil),
+		LogBytes: log.Bytes, Waiting: r.waiters.len(), Load: r.load, Progress: r.eng.Progress(nil),
 	}
 	if m := r.machine; m != nil {
 		out.Descriptor, out.Merge = m.Desc(), m.Merge()

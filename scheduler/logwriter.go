@@ -29,7 +29,7 @@ func (s *Scheduler) DiskFull() bool {
 // FlushLog does one step of the log writer: one write and one sync of everything that all lanes have submitted. False means that
 // the log has failed, and Config.Fatal was called. While it runs, the lanes' next batches gather behind it.
 func (s *Scheduler) FlushLog() bool {
-	began := s.clock.Now()
+	began, bytes := s.clock.Now(), s.log.Metrics().Bytes.Load()
 	if s.writer.full.Load() == 0 { // else it has been busy since then
 		s.writer.busy.Store(int64(began))
 	}
@@ -51,7 +51,12 @@ func (s *Scheduler) FlushLog() bool {
 		return false
 	}
 	s.metrics.LogSyncs.Add(1)
-	s.metrics.SyncLatency.Observe(int64(s.clock.Now() - began))
+	took := s.clock.Now() - began
+	s.metrics.SyncLatency.Observe(int64(took))
+	s.metrics.SyncBytes.Observe(int64(s.log.Metrics().Bytes.Load() - bytes))
+	if s.cfg.SlowAfter > 0 && took >= engine.Instant(s.cfg.SlowAfter) {
+		s.logger.Warn("slow sync of the raft log", "took", time.Duration(took))
+	}
 	for _, c := range done {
 		s.lanes[c.Lane].box.putFlushed(c)
 	}
@@ -98,7 +103,9 @@ func (l *Lane) logFlushed(c *raftlog.Completion) {
 		for i := range ios {
 			ios[i].r.ioPending--
 			l.ev.flushed = engine.Flushed{IO: ios[i].io}
+			l.bySync = true
 			l.feed(ios[i].r, &l.ev.flushed)
+			l.bySync = false
 		}
 		l.batches.release(ios)
 	}

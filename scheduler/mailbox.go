@@ -101,6 +101,13 @@ func (m *mailbox) putRequest(r *Request, max int) bool {
 	return true
 }
 
+// queued returns how many requests wait.
+func (m *mailbox) queued() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.in.requests)
+}
+
 // clear empties m for reuse and lets go of what it pointed to.
 func (m *mail) clear() {
 	clear(m.flushed)

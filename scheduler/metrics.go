@@ -1,8 +1,11 @@
 package scheduler
 
 import (
+	"errors"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // Metrics counts what the scheduler does. All of it may be read at any time.
@@ -49,9 +52,112 @@ type Metrics struct {
 	InflightBytes     atomic.Int64 // of proposals accepted and not answered
 	Stalls            atomic.Uint64
 
-	SyncLatency   Histogram // of Flush, nanoseconds
-	CommitLatency Histogram // from taking a proposal to its answer, nanoseconds
-	TurnTime      Histogram // nanoseconds
+	// Refusals are requests that were answered with an error, by Refusal; Slow are slow ones, by the Stage that took longest.
+	Refusals [RefusalKinds]atomic.Uint64
+	Slow     [Stages]atomic.Uint64
+
+	SyncLatency     Histogram // of Flush, nanoseconds
+	SyncBytes       Histogram // written by one Flush
+	CommitLatency   Histogram // from taking a proposal to its answer, nanoseconds
+	TurnTime        Histogram // nanoseconds
+	TurnRequests    Histogram // taken by a turn that took any
+	TurnCommands    Histogram // of a turn that gave any
+	SnapshotSend    Histogram // of snapshots that were sent completely, nanoseconds
+	SnapshotReceive Histogram // of snapshots that were received completely, nanoseconds
+}
+
+// Refusal is why a request was answered with an error.
+type Refusal uint8
+
+// The reasons.
+const (
+	RefusalOther       Refusal = iota // malformed, too large, …
+	RefusalNotLeader                  // another node leads, where the client is sent
+	RefusalMoved                      // the client's descriptor is stale: the key has left the shard
+	RefusalNotHere                    // no replica of the shard on this node
+	RefusalOverloaded                 // too much is in flight
+	RefusalUnavailable                // no leader, a full disk, a deadline that has passed, …
+	refusals
+)
+
+// RefusalKinds is how many reasons there are.
+const RefusalKinds = int(refusals)
+
+// String returns the name under which metrics have the reason.
+func (r Refusal) String() string {
+	return [refusals]string{"other", "not_leader", "moved", "not_here", "overloaded", "unavailable"}[r]
+}
+
+func refusalOf(err error) Refusal {
+	switch {
+	case errors.Is(err, shard.ErrNotLeader):
+		return RefusalNotLeader
+	case errors.Is(err, shard.ErrShardMoved):
+		return RefusalMoved
+	case errors.Is(err, shard.ErrShardNotFound):
+		return RefusalNotHere
+	case errors.Is(err, shard.ErrOverloaded):
+		return RefusalOverloaded
+	case errors.Is(err, shard.ErrUnavailable):
+		return RefusalUnavailable
+	}
+	return RefusalOther
+}
+
+// publish adds the counts of a turn to the metrics, once: other goroutines read them, and lanes would else fight for the cache lines with
+// every request.
+func (l *Lane) publish(turn int64) {
+	m, c := &l.s.metrics, &l.count
+	m.Turns.Add(1)
+	m.TurnTime.Observe(turn)
+	for _, x := range [...]struct {
+		to *atomic.Uint64
+		n  uint64
+	}{{&m.Events, c.events}, {&m.Commands, c.commands}, {&m.MessagesReceived, c.received}, {&m.Applied, c.applied}, {&m.Entries, c.entries},
+		{&m.Proposals, c.proposals}, {&m.ReadsLease, c.readsLease}, {&m.ReadsIndex, c.readsIndex}} {
+		if x.n > 0 {
+			x.to.Add(x.n)
+		}
+	}
+	if c.requests > 0 {
+		m.TurnRequests.Observe(int64(c.requests))
+	}
+	if c.commands > 0 {
+		m.TurnCommands.Observe(int64(c.commands))
+	}
+	l.commitLatency.publish(&m.CommitLatency)
+	*c = counts{}
+}
+
+// tally is a Histogram in the making, of one owner.
+type tally struct {
+	buckets    [64]uint32
+	used       uint64 // one bit per bucket that is not 0
+	sum, count uint64
+}
+
+func (t *tally) observe(v int64) {
+	u := uint64(max(v, 0))
+	i := bits.Len64(u) & 63
+	t.buckets[i]++
+	t.used |= 1 << i
+	t.sum += u
+	t.count++
+}
+
+// publish adds t to h and empties it.
+func (t *tally) publish(h *Histogram) {
+	if t.count == 0 {
+		return
+	}
+	for ; t.used != 0; t.used &= t.used - 1 {
+		i := bits.TrailingZeros64(t.used)
+		h.buckets[i].Add(uint64(t.buckets[i]))
+		t.buckets[i] = 0
+	}
+	h.sum.Add(t.sum)
+	h.count.Add(t.count)
+	t.sum, t.count = 0, 0
 }
 
 // Histogram counts values in buckets of powers of two.

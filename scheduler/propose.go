@@ -46,6 +46,8 @@ func (l *Lane) request(req *Request) {
 		r.writeTail.next = req
 	}
 	r.writeTail = req
+	r.load.Writes++
+	r.load.WriteBytes += uint64(len(req.Body))
 	r.writeCount++
 	r.writeBytes += len(req.Body) + shard.EntryHeaderBytes
 	l.heldBytes += len(req.Body) + shard.EntryHeaderBytes
@@ -109,7 +111,7 @@ func (l *Lane) proposeAll() {
 		}
 		l.token++
 		l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
-		l.s.metrics.Proposals.Add(uint64(r.writeCount))
+		l.count.proposals += uint64(r.writeCount)
 		l.feed(r, &l.ev.write)
 		if r.writeHead != nil { // neither accepted nor refused: cannot be, but no client may wait for ever
 			l.failWrites(r, l.notLeader(r))
@@ -134,6 +136,7 @@ func (l *Lane) appendWrites(r *replica, c *engine.Command) {
 		body = appendHeader(body, shard.EntryHeaderBytes+len(req.Body))
 		body = shard.AppendWriteEntry(body, stamp, req.Body)
 		r.waiters.push(waiter{c.IO.Last.Term, index, req})
+		req.proposed = l.now
 		index++
 		next := req.next
 		req.next = nil

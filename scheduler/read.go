@@ -46,7 +46,7 @@ func (l *Lane) read(r *replica, req *Request) {
 	case err != nil:
 		l.answer(req, err)
 	case r.eng.LeaseValid(l.now):
-		l.s.metrics.ReadsLease.Add(1)
+		l.count.readsLease++
 		l.serve(r, req, l.wall)
 	case stale > 0 && !r.eng.IsLeader():
 		l.readStale(r, req, stale)
@@ -93,7 +93,7 @@ func (l *Lane) readAll() {
 			r.reads.waiting = append(r.reads.waiting, waitingRead{l.token, req})
 			r.reads.fresh[j] = nil
 		}
-		l.s.metrics.ReadsIndex.Add(uint64(len(r.reads.fresh)))
+		l.count.readsIndex += uint64(len(r.reads.fresh))
 		r.reads.fresh = r.reads.fresh[:0]
 		l.ev.readIndex = engine.ReadIndex{Token: l.token}
 		l.feed(r, &l.ev.readIndex)
@@ -156,6 +156,9 @@ func (l *Lane) readRefused(r *replica, c *engine.Command) bool {
 // read. What is not in memory is fetched; the answer is then as of the moment when it comes back, which is no older than the
 // moment at which the read was allowed.
 func (l *Lane) serve(r *replica, req *Request, wall int64) {
+	if req.proposed == 0 {
+		req.proposed = l.now
+	}
 	if req.Kind == KindScan {
 		if err := r.machine.CheckScan(&l.scan); err != nil {
 			l.answer(req, err)
@@ -227,6 +230,13 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 	}
 	clear(l.items)
 	req.Answer = b
+	l.served(r, req)
+}
+
+// served answers a read, and counts it.
+func (l *Lane) served(r *replica, req *Request) {
+	r.load.Reads++
+	r.load.ReadBytes += uint64(len(req.Answer))
 	l.answer(req, nil)
 }
 
@@ -287,7 +297,7 @@ func (l *Lane) fetched(r *replica, req *Request, job *state.ReadJob, wall int64)
 		return
 	}
 	req.Answer = out
-	l.answer(req, nil)
+	l.served(r, req)
 }
 
 // recordReplaced is called when a checkpoint or a snapshot has replaced the record: what waited for it goes on.

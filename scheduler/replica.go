@@ -76,6 +76,7 @@ type replica struct {
 	// it announced the commit index ahead, which is not applied yet.
 	heardAt, aheadAt engine.Instant
 	ahead            uint64
+	load             Load
 }
 
 // peerSlot is one other member.

@@ -28,6 +28,9 @@ type Request struct {
 	// Deadline is when nobody waits for the answer any more; zero: never. A request that is still waiting to be looked at then
 	// is refused; a write that was proposed is answered when its outcome is known.
 	Deadline engine.Instant
+	// Arrived is when the request came to this node, if the caller knows: then the log of slow operations tells how long it waited for
+	// the lane.
+	Arrived engine.Instant
 	// Done is called exactly once, on a lane or on the caller's goroutine: it must not block, and must not call Submit.
 	Done func(*Request)
 	// User is the caller's.
@@ -39,4 +42,8 @@ type Request struct {
 	next  *Request
 	began engine.Instant
 	size  int64 // bytes counted against InflightBytesMax
+	// For the log of slow operations; 0: not reached. proposed: a write was appended, a read may be served; applying: what holds a write
+	// was committed and durable here, and held is what that had waited for.
+	proposed, applying engine.Instant
+	held               Stage
 }

@@ -101,7 +101,7 @@ func (l *Lane) appendEntries(r *replica, c *engine.Command) {
 	default:
 		l.appendWrites(r, c)
 	}
-	l.s.metrics.Entries.Add(uint64(count))
+	l.count.entries += uint64(count)
 	l.io(r, c.IO)
 	if c.Entry == engine.EntryMembership || c.Inbound {
 		r.refreshPeers()

@@ -87,6 +87,7 @@ func (l *Lane) HasMail() bool {
 // Submit hands a request to its lane. req.Done is called exactly once, maybe before Submit returns.
 func (s *Scheduler) Submit(req *Request) {
 	req.Err, req.Answer, req.next, req.size = nil, req.Answer[:0], nil, 0
+	req.began, req.proposed, req.applying = 0, 0, 0
 	var err error
 	switch {
 	case s.stopped.Load():
@@ -108,18 +109,16 @@ func (s *Scheduler) Submit(req *Request) {
 		err = shard.ErrOverloaded
 	}
 	s.metrics.ProposalsRefused.Add(1)
+	s.metrics.Refusals[refusalOf(err)].Add(1)
 	req.Err = err
-	s.finish(req, 0)
+	s.finish(req)
 }
 
 // finish answers a request.
-func (s *Scheduler) finish(req *Request, now engine.Instant) {
+func (s *Scheduler) finish(req *Request) {
 	if req.size != 0 {
 		s.metrics.InflightBytes.Add(-req.size)
 		req.size = 0
-	}
-	if req.Kind == KindWrite && req.Err == nil && now != 0 {
-		s.metrics.CommitLatency.Observe(int64(now - req.began))
 	}
 	req.Done(req)
 }

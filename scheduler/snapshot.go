@@ -95,8 +95,12 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	r.ckpt.streams = append(r.ckpt.streams, cancel)
 	throttle := r.ckpt.failed == 0
 	l.s.spawn(func() {
+		began := l.s.clock.Now()
 		err := l.s.streamSnapshot(ctx, node, &h, src, throttle)
 		cancel()
+		if err == nil {
+			l.s.metrics.SnapshotSend.Observe(int64(l.s.clock.Now() - began))
+		}
 		l.s.snaps.out.Add(-1)
 		l.box.putCall(func(l *Lane) {
 			if r.ckpt.failed++; err == nil {
@@ -194,8 +198,11 @@ type snapshotIn struct {
 // Snapshot takes a snapshot that a peer sends into a fresh tablet, and hands it to its shard; it returns when that is done, or when it
 // was refused. It is called on a goroutine of its own.
 func (s *Scheduler) Snapshot(from engine.NodeID, incarnation uint64, header []byte, r SnapshotReader) {
+	began := s.clock.Now()
 	err := s.takeSnapshot(from, incarnation, header, r)
-	if err != nil {
+	if err == nil {
+		s.metrics.SnapshotReceive.Observe(int64(s.clock.Now() - began))
+	} else {
 		s.metrics.SnapshotsFailed.Add(1)
 		s.logger.Warn("snapshot refused", "node", uint64(from), "error", err)
 	}

@@ -32,6 +32,7 @@ type ReplicaStatus struct {
 	Checkpoint engine.LogID
 	WasMember  bool              // has applied a membership that names it
 	Waiting    int               // writes that wait to be applied
+	Load       Load              // since the replica was opened here
 	Progress   []engine.Progress // leaders
 }
 

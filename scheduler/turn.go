@@ -51,6 +51,7 @@ func (l *Lane) Turn() engine.Instant {
 	for _, r := range l.mail.requests {
 		l.request(r)
 	}
+	l.count.requests = uint64(len(l.mail.requests))
 	l.mail.clear()
 	l.proposeAll()
 	l.readAll()
@@ -59,15 +60,11 @@ func (l *Lane) Turn() engine.Instant {
 	l.sendAll()
 	l.answerAll()
 
-	m := &l.s.metrics
-	m.Turns.Add(1)
-	m.Events.Add(l.count.events)
-	m.Commands.Add(l.count.commands)
-	m.MessagesReceived.Add(l.count.received)
-	m.Applied.Add(l.count.applied)
-	l.count = counts{}
-	end := l.s.clock.Now()
-	m.TurnTime.Observe(int64(end - l.now))
+	took := l.s.clock.Now() - l.now
+	l.publish(int64(took))
+	if l.s.cfg.SlowAfter > 0 && took >= engine.Instant(l.s.cfg.SlowAfter) {
+		l.slowTurn(engine.Duration(took))
+	}
 	l.box.busy.Store(0)
 	return l.wanted()
 }
@@ -155,9 +152,22 @@ func (l *Lane) answerAll() {
 	for i := 0; i < len(l.answers); i++ { // a callback may not add answers, but let us not depend on it
 		req := l.answers[i]
 		l.answers[i] = nil
-		l.s.finish(req, l.now)
+		l.observe(req)
+		l.s.finish(req)
 	}
 	l.answers = l.answers[:0]
+}
+
+// observe counts a request that is about to be answered.
+func (l *Lane) observe(req *Request) {
+	if req.Err != nil {
+		l.s.metrics.Refusals[refusalOf(req.Err)].Add(1)
+	} else if req.Kind == KindWrite {
+		l.commitLatency.observe(int64(l.now - req.began))
+	}
+	if l.s.cfg.SlowAfter > 0 && req.began != 0 && l.now-req.since() >= engine.Instant(l.s.cfg.SlowAfter) {
+		l.slow(req)
+	}
 }
 
 // answer ends req with err, at the end of the turn.
