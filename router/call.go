@@ -326,7 +326,7 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 		k.askAgain(err)
 	case errors.As(err, &unavail):
 		m.ForgetLeader(id, node)
-		k.pause(unavail.RetryAfter, err)
+		k.pauseFor(unavail.RetryAfter, err)
 	case errors.Is(err, shard.ErrStale):
 		k.tooStale(r, err)
 	case errors.Is(err, shard.ErrOverloaded):
@@ -444,11 +444,25 @@ func (k *call) sessionExpired(err error) {
 	k.redirect(err)
 }
 
+// pauseFor goes on after as long as the shard said, and up to twice that: it knows better than we do how soon that makes sense.
+func (k *call) pauseFor(d time.Duration, err error) {
+	if d <= 0 {
+		k.pause(0, err)
+		return
+	}
+	k.pauseUpTo(d, min(d, k.c.cfg.BackoffMax), err)
+}
+
 // pause goes on after a pause with full jitter, of at least atLeast.
 func (k *call) pause(atLeast time.Duration, err error) {
 	k.mu.Lock()
-	limit := k.c.cfg.BackoffMin << min(k.pauses, 16)
-	limit = min(limit, k.c.cfg.BackoffMax)
+	limit := min(k.c.cfg.BackoffMin<<min(k.pauses, 16), k.c.cfg.BackoffMax)
+	k.mu.Unlock()
+	k.pauseUpTo(atLeast, limit, err)
+}
+
+func (k *call) pauseUpTo(atLeast, limit time.Duration, err error) {
+	k.mu.Lock()
 	k.pauses++
 	k.redirects = 0
 	k.lastErr = err

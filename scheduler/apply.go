@@ -360,7 +360,11 @@ func (l *Lane) stopReplica(r *replica, err error) {
 
 // announce tells the node what the replica knows of its shard.
 func (l *Lane) announce(r *replica) {
-	r.toldLeader = r.eng.Leader().Node
+	if node := r.eng.Leader().Node; node != r.toldLeader {
+		if r.toldLeader = node; node != 0 {
+			l.leaderKnown(r)
+		}
+	}
 	if l.s.cfg.OnDescriptor == nil || r.machine == nil {
 		return
 	}

@@ -91,6 +91,8 @@ type Lane struct {
 	ans   shard.Answer
 	items []state.Item
 
+	leaderless leaderless
+
 	reads   []*replica // with reads that ask for a read index in this turn
 	answers []*Request
 

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -30,7 +31,7 @@ func (l *Lane) request(req *Request) {
 	}
 	if !r.eng.IsLeader() {
 		l.provoke(r)
-		l.answer(req, l.notLeader(r))
+		l.refer(r, req, l.notLeader(r))
 		return
 	}
 	if err := l.checkWrite(r, req); err != nil {
@@ -75,10 +76,14 @@ func (l *Lane) checkWrite(r *replica, req *Request) error {
 
 // notLeader is the answer of a replica that does not lead.
 func (l *Lane) notLeader(r *replica) error {
-	if p := r.eng.Leader(); p.Node != 0 && p != r.self {
-		return &shard.NotLeaderError{Leader: p.Node}
+	p := r.eng.Leader()
+	switch {
+	case p.Node == 0 || p == r.self:
+		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard has no leader"}
+	case !l.s.live.reachable(p.Node): // whoever is sent there loses time; another replica may know more
+		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: fmt.Sprintf("the leader's node %d is not connected", p.Node)}
 	}
-	return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard has no leader"}
+	return &shard.NotLeaderError{Leader: p.Node}
 }
 
 // provoke makes a quiesced follower doubt its leader, because somebody wants something of the shard (rule Live4).
@@ -170,6 +175,10 @@ func (l *Lane) refused(r *replica, c *engine.Command) {
 		return
 	}
 	l.s.metrics.ProposalsRefused.Add(uint64(r.writeCount))
+	if c.Reason == engine.ReasonNotLeader || c.Reason == engine.ReasonTransferring {
+		l.referWrites(r, l.reason(r, c.Reason))
+		return
+	}
 	l.failWrites(r, l.reason(r, c.Reason))
 }
 
@@ -199,6 +208,18 @@ func (l *Lane) failWrites(r *replica, err error) {
 		l.answer(req, err)
 	}
 	r.reads.due = nil
+}
+
+// referWrites is failWrites for want of a leader.
+func (l *Lane) referWrites(r *replica, err error) {
+	for req := r.writeHead; req != nil; {
+		next := req.next
+		req.next = nil
+		l.refer(r, req, err)
+		req = next
+	}
+	r.clearWrites()
+	l.failWrites(r, err)
 }
 
 // proposeTime proposes a time entry, so that keys expire (rule State8). It rides with the turn's writes.

@@ -52,7 +52,7 @@ func (l *Lane) read(r *replica, req *Request) {
 		l.readStale(r, req, stale)
 	case !r.eng.IsLeader():
 		l.provokeLater(r)
-		l.answer(req, l.notLeader(r))
+		l.refer(r, req, l.notLeader(r))
 	default:
 		if len(r.reads.fresh) == 0 {
 			l.reads = append(l.reads, r)
@@ -132,7 +132,7 @@ func (l *Lane) readReady(r *replica, token uint64) {
 }
 
 func (l *Lane) failReads(r *replica, token uint64) {
-	l.takeReads(r, token, func(req *Request) { l.answer(req, l.notLeader(r)) })
+	l.takeReads(r, token, func(req *Request) { l.refer(r, req, l.notLeader(r)) })
 	due := r.reads.due // their time entry may never be applied here
 	r.reads.due = nil
 	for _, req := range due {
@@ -145,7 +145,7 @@ func (l *Lane) readRefused(r *replica, c *engine.Command) bool {
 	for i := range r.reads.waiting {
 		if r.reads.waiting[i].token == c.Token {
 			err := l.reason(r, c.Reason)
-			l.takeReads(r, c.Token, func(req *Request) { l.answer(req, err) })
+			l.takeReads(r, c.Token, func(req *Request) { l.refer(r, req, err) })
 			return true
 		}
 	}
@@ -322,6 +322,7 @@ func (l *Lane) dropRequests(r *replica, err error, writes error) {
 	}
 	r.reads = readQueue{}
 	l.failWrites(r, err)
+	l.takeAwaiting(r, maxInstant, func(req *Request) { l.answer(req, err) })
 	for r.waiters.front() != nil {
 		l.answer(r.waiters.pop(), writes)
 	}

@@ -36,7 +36,9 @@ type replica struct {
 
 	waiters waiters
 	reads   readQueue
-	apply   applyState
+	// awaiting wait for a leader to be known (see leaderless.go).
+	awaiting []awaiting
+	apply    applyState
 
 	// commit is a ReplicateCommitted that waits to be merged with other messages.
 	commit       pendingCommit

@@ -46,4 +46,6 @@ type Request struct {
 	// was committed and durable here, and held is what that had waited for.
 	proposed, applying engine.Instant
 	held               Stage
+	// awaited: it has waited for a leader here.
+	awaited bool
 }

@@ -86,7 +86,7 @@ func (l *Lane) HasMail() bool {
 
 // Submit hands a request to its lane. req.Done is called exactly once, maybe before Submit returns.
 func (s *Scheduler) Submit(req *Request) {
-	req.Err, req.Answer, req.next, req.size = nil, req.Answer[:0], nil, 0
+	req.Err, req.Answer, req.next, req.size, req.awaited = nil, req.Answer[:0], nil, 0, false
 	req.began, req.proposed, req.applying = 0, 0, 0
 	var err error
 	switch {

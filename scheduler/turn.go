@@ -52,6 +52,7 @@ func (l *Lane) Turn() engine.Instant {
 		l.request(r)
 	}
 	l.count.requests = uint64(len(l.mail.requests))
+	l.serveAwaiting()
 	l.mail.clear()
 	l.proposeAll()
 	l.readAll()
@@ -79,6 +80,7 @@ func (l *Lane) wanted() engine.Instant {
 		next = earlier(next, max(l.holdUntil(), l.now))
 	}
 	next = earlier(next, l.hintAt)
+	next = earlier(next, l.awaitingAt())
 	if len(l.commits) > 0 {
 		next = earlier(next, l.commitAt)
 	}
