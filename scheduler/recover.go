@@ -129,7 +129,7 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 			rec.Shard, rec.Applied.Index, rl.Purged.Index)
 	case rl == nil:
 		l.log.Init(rec.Key, engine.Vote{}, rec.Applied)
-	case !chains(rl, rec.Applied):
+	case !rl.Chains(rec.Applied):
 		l.log.Adopt(rec.Key)
 		l.log.Init(rec.Key, rl.Vote, rec.Applied)
 		out.Vote = rl.Vote
@@ -152,19 +152,6 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 	l.noteMerging(r)
 	l.announce(r)
 	return nil
-}
-
-// chains tells whether the log's entries go on from applied.
-func chains(rl *raftlog.ReplicaLog, applied engine.LogID) bool {
-	if rl.Purged == applied {
-		return true
-	}
-	for _, run := range rl.Runs {
-		if applied.Index >= run.First && applied.Index <= run.Last {
-			return run.Term == applied.Term
-		}
-	}
-	return false
 }
 
 // addSpecials finds the memberships and barriers among the entries behind applied.

@@ -429,7 +429,7 @@ func (l *Lane) runAfter(r *replica) {
 func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*replica, error) {
 	rc := engine.Recovered{Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
 		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
-	if o := l.orphans[rec.Key]; o != nil && old == nil && chains(o.log, rec.Applied) {
+	if o := l.orphans[rec.Key]; o != nil && old == nil && o.log.Chains(rec.Applied) {
 		delete(l.orphans, rec.Key)
 		rc.Vote, rc.Purged, rc.Runs, rc.Committed, rc.Newborn = o.log.Vote, o.log.Purged, o.log.Runs, o.log.Committed, false
 		if err := addSpecials(&rc, o.specials); err != nil {

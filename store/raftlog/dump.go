@@ -115,3 +115,35 @@ func walk(fs vfs.FS, dir string, hint uint64, visit visitor) (*scanned, error) {
 	defer sc.close()
 	return sc, sc.scan(hint, visit)
 }
+
+// Inspect reads the log in dir, which no process may have open for writing, and hands fn what it knows of its replicas. It changes
+// nothing, and refuses what Open would. The entries can be read (Read, Specials) until fn returns.
+func Inspect(fs vfs.FS, dir string, syncedHint uint64, fn func(map[Key]*ReplicaLog) error) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	sc, err := openSegments(fs, dir, names)
+	if err != nil {
+		return err
+	}
+	defer sc.close()
+	if len(sc.segs) == 0 {
+		return &CorruptError{File: dir, Reason: "there are no segments"}
+	}
+	p, base := newReplay(), sc.segs[0].number
+	err = sc.scan(syncedHint, func(seg *segment, off int64, _ frameHeader, records []byte) error {
+		return p.visit(seg.number-base+1, off, records)
+	})
+	if err == nil {
+		err = p.check()
+	}
+	if err != nil {
+		return err
+	}
+	out := make(map[Key]*ReplicaLog, len(p.replicas))
+	for k, r := range p.replicas {
+		out[k] = r.report(sc.segs)
+	}
+	return fn(out)
+}

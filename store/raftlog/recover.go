@@ -74,6 +74,19 @@ func (r *ReplicaLog) Read(first, last uint64) ([]Run, error) {
 	return c.Read()
 }
 
+// Chains tells whether the log's entries go on from applied (rule Log7).
+func (r *ReplicaLog) Chains(applied engine.LogID) bool {
+	if r.Purged == applied {
+		return true
+	}
+	for _, run := range r.Runs {
+		if applied.Index >= run.First && applied.Index <= run.Last {
+			return run.Term == applied.Term
+		}
+	}
+	return false
+}
+
 // errReplay: a record does not fit to those before it.
 var errReplay = errors.New("record does not fit")
 

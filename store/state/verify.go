@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -236,4 +237,16 @@ func (w *lineWriter) line(format string, args ...any) {
 	if w.err == nil {
 		_, w.err = fmt.Fprintf(w.out, format+"\n", args...)
 	}
+}
+
+// OpenOffline opens the file of a stopped node for reading: Records, NodeGet, SyncedSeq and jobs work, and what writes fails. It does
+// not check the partition of the tablets; Verify does.
+func OpenOffline(path string) (*DB, error) {
+	b, err := openOffline(path)
+	if err != nil {
+		return nil, err
+	}
+	db := newDB(b, Options{Logger: slog.New(slog.DiscardHandler)})
+	db.loaded = true
+	return db, nil
 }
