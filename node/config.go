@@ -81,6 +81,8 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrAddrInUse: another process listens on the address.
 	ErrAddrInUse = errors.New("address in use")
+	// ErrRecovering: a recovery of last resort was begun in the data directory and was interrupted.
+	ErrRecovering = errors.New("a recovery is not finished")
 	// ErrBadDir: the data directory holds something that is not a node's.
 	ErrBadDir = errors.New("not a data directory of kiloraft")
 )

@@ -30,6 +30,8 @@ const (
 	factPeer         = "peer/"        // + node id: [incarnation, identity, address]
 	factNodes        = "nodes"        // [node, address, …] as last read from meta
 	factRefused      = "refused"      // why this node may not go on (rule Cluster9)
+	factLost         = "lost"         // [node …]: given up by a recovery of last resort; they must not come back
+	factRecovering   = "recovering"   // the plan of a recovery that was begun in this directory and is not finished
 )
 
 const incarnationsMax = 64
@@ -45,6 +47,7 @@ type facts struct {
 	meta         *shard.Descriptor
 	nodes        []byte // encoded factNodes
 	peers        map[engine.NodeID]peerFact
+	lost         []engine.NodeID // does not change while the node runs
 }
 
 // id128 is the identity of a node or the id of a cluster.
@@ -65,7 +68,7 @@ type peerFact struct {
 // loadFacts reads the facts, makes an identity if there is none, and adds the incarnation of this start.
 func loadFacts(store factStore) (*facts, error) {
 	f := &facts{store: store, peers: map[engine.NodeID]peerFact{}}
-	for _, step := range []func() error{f.loadIdentity, f.loadIncarnations, f.loadMembership, f.loadHints} {
+	for _, step := range []func() error{f.loadIdentity, f.loadLost, f.loadIncarnations, f.loadMembership, f.loadHints} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("node: facts: %w", err)
 		}

@@ -138,6 +138,11 @@ func (n *Node) openStores() error {
 	} else if len(why) > 0 {
 		return fmt.Errorf("%w: %s; a copied or restored data directory cannot be used: start with an empty one", ErrRefused, why)
 	}
+	if plan, err := n.state.NodeGet(factRecovering); err != nil {
+		return err
+	} else if len(plan) > 0 {
+		return fmt.Errorf("%w: plan %s was not applied to the end in %s: run kiloraft debug recover again", ErrRecovering, plan, n.cfg.DataDir)
+	}
 	if n.name = n.cfg.Name; n.name == "" {
 		n.name = fmt.Sprintf("node-%x", n.facts.identity[:3])
 	}

@@ -171,6 +171,9 @@ func (n *Node) removed() {
 
 // refuseRemoved refuses the session of a node that was removed: it is told, and stops.
 func (n *Node) refuseRemoved(id engine.NodeID) error {
+	if n.facts.isLost(id) {
+		return &transport.Refused{Reason: transport.ReasonRemoved, Text: fmt.Sprintf("node %d was given up by a recovery of the cluster", id)}
+	}
 	if c := n.core.Load(); c != nil {
 		if rec, ok := c.view.node(id); ok && rec.State == placement.NodeRemoved {
 			return &transport.Refused{Reason: transport.ReasonRemoved, Text: fmt.Sprintf("node %d was removed from the cluster", id)}

@@ -146,6 +146,9 @@ func (c *core) syncNodes(ctx context.Context) error {
 			}
 		}
 	}
+	if err := c.removeLost(ctx, list); err != nil {
+		return err
+	}
 	c.view.setNodes(list)
 	for _, rec := range list {
 		switch {
