@@ -41,14 +41,20 @@ func (s *Scheduler) createBatch(ctx context.Context, list []NewReplica) error {
 		return ErrStopped
 	}
 	for _, l := range s.lanes {
-		if err := s.call(ctx, l, func(l *Lane) {
+		found, err := ask(ctx, s, l, func(l *Lane) []presence {
+			found := make([]presence, len(list)) // zero of shards of other lanes
 			for i, n := range list {
 				if s.laneOf(n.Descriptor.Shard) == l {
-					there[i] = l.present(n)
+					found[i] = l.present(n)
 				}
 			}
-		}); err != nil {
+			return found
+		})
+		if err != nil {
 			return err
+		}
+		for i, p := range found {
+			there[i] = max(there[i], p)
 		}
 	}
 	for i, n := range list {

@@ -45,14 +45,15 @@ type ReplicaLoad struct {
 func (s *Scheduler) Loads(ctx context.Context) ([]ReplicaLoad, error) {
 	var all []ReplicaLoad
 	for _, l := range s.lanes {
-		var part []ReplicaLoad // of its own: an abandoned call may still run
-		if err := s.call(ctx, l, func(l *Lane) {
+		part, err := ask(ctx, s, l, func(l *Lane) (part []ReplicaLoad) {
 			for _, r := range l.list {
 				if r.machine != nil && r.load != (Load{}) {
 					part = append(part, ReplicaLoad{r.key.Shard, r.key.Replica, r.machine.Desc(), r.eng.IsLeader(), r.load})
 				}
 			}
-		}); err != nil {
+			return part
+		})
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, part...)
@@ -88,16 +89,16 @@ func (a *Survey) add(b *Survey) {
 func (s *Scheduler) Survey(ctx context.Context) (Survey, error) {
 	var all Survey
 	for _, l := range s.lanes {
-		part := new(Survey)
-		if err := s.call(ctx, l, func(l *Lane) { l.survey(part) }); err != nil {
+		part, err := ask(ctx, s, l, (*Lane).survey)
+		if err != nil {
 			return Survey{}, err
 		}
-		all.add(part)
+		all.add(&part)
 	}
 	return all, nil
 }
 
-func (l *Lane) survey(out *Survey) {
+func (l *Lane) survey() (out Survey) {
 	nodes := l.s.live.links.Load().nodes
 	for _, r := range l.list {
 		if !r.eng.Quiesced() {
@@ -126,6 +127,7 @@ func (l *Lane) survey(out *Survey) {
 			}
 		}
 	}
+	return out
 }
 
 // Queued returns how many requests wait for the lanes.

@@ -27,11 +27,7 @@ type MembershipChange struct {
 // ChangeMembership proposes a change to the leader of a shard, which must be this node. It returns when the change is in the
 // leader's log; it is done when an applied descriptor says so. A void step is a MovedError with the descriptor in force.
 func (s *Scheduler) ChangeMembership(ctx context.Context, ch MembershipChange) error {
-	var out error
-	if err := s.call(ctx, s.laneOf(ch.Shard), func(l *Lane) { out = l.changeMembership(&ch) }); err != nil {
-		return err
-	}
-	return out
+	return s.askError(ctx, s.laneOf(ch.Shard), func(l *Lane) error { return l.changeMembership(&ch) })
 }
 
 // ChangeMembershipAsync is ChangeMembership for a runtime without goroutines: done is called on the lane.
@@ -122,8 +118,7 @@ func (s *Scheduler) RemoveReplicaAsync(id engine.ShardID, replica engine.Replica
 // replica of the shard. It tells whether it did. An uninitialised replica has applied nothing, and may be named by a later
 // descriptor than d: it stays.
 func (s *Scheduler) RemoveGone(ctx context.Context, d *shard.Descriptor) (bool, error) {
-	var gone engine.ReplicaID
-	err := s.call(ctx, s.laneOf(d.Shard), func(l *Lane) { gone = l.gone(d) })
+	gone, err := ask(ctx, s, s.laneOf(d.Shard), func(l *Lane) engine.ReplicaID { return l.gone(d) })
 	if err != nil || gone == 0 {
 		return false, err
 	}
@@ -220,19 +215,18 @@ type Lead struct {
 func (s *Scheduler) LeadsOf(ctx context.Context, shards ...engine.ShardID) ([]Lead, error) {
 	var out []Lead
 	for _, l := range s.lanes {
-		var part []Lead
-		err := s.call(ctx, l, func(l *Lane) {
+		part, err := ask(ctx, s, l, func(l *Lane) (part []Lead) {
 			if len(shards) == 0 {
 				for _, r := range l.list {
 					part = l.appendLead(part, r, false)
 				}
-				return
 			}
 			for _, id := range shards {
 				if r := l.byShard[id]; r != nil {
 					part = l.appendLead(part, r, true)
 				}
 			}
+			return part
 		})
 		if err != nil {
 			return nil, err
@@ -260,9 +254,11 @@ func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
 // returns how many shards this node still leads that others could; call it until there are none.
 func (s *Scheduler) Evacuate(ctx context.Context, avoid []engine.NodeID) (left int, err error) {
 	for _, l := range s.lanes {
-		if err := s.call(ctx, l, func(l *Lane) { left += l.evacuate(avoid) }); err != nil {
+		n, err := ask(ctx, s, l, func(l *Lane) int { return l.evacuate(avoid) })
+		if err != nil {
 			return left, err
 		}
+		left += n
 	}
 	return left, nil
 }

@@ -120,8 +120,7 @@ func TestLoads(t *testing.T) {
 			t.Errorf("shard %d: %+v", r.key.Shard, r.load)
 		}
 	}
-	var sum Survey
-	lane.survey(&sum)
+	sum := lane.survey()
 	if sum.Leaders != 3 || sum.Leaderless != 0 || sum.UnderReplicated != 0 {
 		t.Errorf("%+v", sum)
 	}

@@ -36,33 +36,45 @@ type ReplicaStatus struct {
 	Progress   []engine.Progress // leaders
 }
 
-// call runs f on a lane and waits for it.
-func (s *Scheduler) call(ctx context.Context, l *Lane, f func(*Lane)) error {
+// ask runs f on a lane and waits for what it returns. A caller that stops waiting does not stop f, so f must not write to anything of the
+// caller's.
+func ask[T any](ctx context.Context, s *Scheduler, l *Lane, f func(*Lane) T) (T, error) {
+	var none T
 	if s.stopped.Load() {
-		return ErrStopped
+		return none, ErrStopped
 	}
-	done := make(chan struct{})
-	l.box.putCall(func(l *Lane) { f(l); close(done) })
+	done := make(chan T, 1)
+	l.box.putCall(func(l *Lane) { done <- f(l) })
 	select {
-	case <-done:
-		return nil
+	case v := <-done:
+		return v, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return none, ctx.Err()
 	case <-s.run.stop:
-		return ErrStopped
+		return none, ErrStopped
 	}
+}
+
+// askError is ask for what only fails or not.
+func (s *Scheduler) askError(ctx context.Context, l *Lane, f func(*Lane) error) error {
+	out, err := ask(ctx, s, l, f)
+	if err != nil {
+		return err
+	}
+	return out
 }
 
 // Statuses returns the status of all replicas, sorted by shard.
 func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
 	var all []ReplicaStatus
 	for _, l := range s.lanes {
-		var part []ReplicaStatus
-		if err := s.call(ctx, l, func(l *Lane) {
+		part, err := ask(ctx, s, l, func(l *Lane) (part []ReplicaStatus) {
 			for _, r := range l.list {
 				part = append(part, l.status(r))
 			}
-		}); err != nil {
+			return part
+		})
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, part...)
@@ -78,17 +90,21 @@ func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
 
 // Status returns the status of one shard's replica.
 func (s *Scheduler) Status(ctx context.Context, id engine.ShardID) (ReplicaStatus, error) {
-	var st ReplicaStatus
-	found := false
-	err := s.call(ctx, s.laneOf(id), func(l *Lane) {
-		if r := l.byShard[id]; r != nil {
-			st, found = l.status(r), true
+	st, err := ask(ctx, s, s.laneOf(id), func(l *Lane) *ReplicaStatus {
+		r := l.byShard[id]
+		if r == nil {
+			return nil
 		}
+		st := l.status(r)
+		return &st
 	})
-	if err == nil && !found {
-		err = fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)
+	switch {
+	case err != nil:
+		return ReplicaStatus{}, err
+	case st == nil:
+		return ReplicaStatus{}, fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)
 	}
-	return st, err
+	return *st, nil
 }
 
 // Replicas is how many replicas the node has.
@@ -97,12 +113,7 @@ func (s *Scheduler) Replicas() int { return int(s.replicas.Load()) }
 // Transfer asks the leader of a shard, which must be this node, to hand its office to the replica on node to. It returns
 // once the order was accepted; the new leader is seen in Status.
 func (s *Scheduler) Transfer(ctx context.Context, id engine.ShardID, to engine.NodeID) error {
-	var out error
-	err := s.call(ctx, s.laneOf(id), func(l *Lane) { out = l.transfer(id, to) })
-	if err != nil {
-		return err
-	}
-	return out
+	return s.askError(ctx, s.laneOf(id), func(l *Lane) error { return l.transfer(id, to) })
 }
 
 // Checksum returns the checksum of a shard's content on this node, and the applied entry at which it was taken.
@@ -113,12 +124,12 @@ func (s *Scheduler) Checksum(ctx context.Context, id engine.ShardID) (state.Cont
 		err     error
 	}
 	ch := make(chan result, 1)
-	err := s.call(ctx, s.laneOf(id), func(l *Lane) {
+	if s.stopped.Load() {
+		return state.Content{}, engine.LogID{}, ErrStopped
+	}
+	s.laneOf(id).box.putCall(func(l *Lane) {
 		l.checksum(id, 0, func(c state.Content, at engine.LogID, err error) { ch <- result{c, at, err} })
 	})
-	if err != nil {
-		return state.Content{}, engine.LogID{}, err
-	}
 	select {
 	case r := <-ch:
 		return r.content, r.at, r.err

@@ -57,8 +57,8 @@ func (s *Scheduler) handOver(ctx context.Context) {
 	for {
 		led := 0
 		for _, l := range s.lanes {
-			n := 0
-			if s.call(ctx, l, func(l *Lane) { n = l.handOver() }) != nil {
+			n, err := ask(ctx, s, l, (*Lane).handOver)
+			if err != nil {
 				return
 			}
 			led += n
