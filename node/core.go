@@ -192,10 +192,10 @@ func (c *core) setPeer(id engine.NodeID, addr string) {
 	}
 }
 
-// instant turns a deadline of the wall clock into one of the scheduler's.
-func (c *core) instant(t time.Time) engine.Instant {
+// instants turns a deadline of the wall clock into one of the scheduler's, and tells what time it is now; 0 and 0 without a deadline.
+func (c *core) instants(t time.Time) (deadline, arrived engine.Instant) {
 	if t.IsZero() {
-		return 0
+		return 0, 0
 	}
 	now := time.Now()
 	at := c.clockAt.Load()
@@ -204,7 +204,7 @@ func (c *core) instant(t time.Time) engine.Instant {
 		at = &clockAt{mono: now, boot: c.clock.Now()}
 		c.clockAt.Store(at)
 	}
-	return at.boot + engine.Instant(t.Sub(at.mono))
+	return at.boot + engine.Instant(t.Sub(at.mono)), at.boot + engine.Instant(now.Sub(at.mono))
 }
 
 // clockAt is one moment on both clocks.

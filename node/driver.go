@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -41,6 +42,9 @@ type driver struct {
 	active map[uint64]*drivenOp
 	// Of the balancer, see balancer.go. Guarded by mu.
 	bal balancer
+
+	done   [placement.OpMerge + 1]atomic.Uint64 // by kind
+	failed atomic.Uint64
 }
 
 // drivenOp is an operation that has a goroutine here. Guarded by driver.mu.
@@ -209,6 +213,7 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 		}
 		cancel()
 		if o.State != placement.OpRunning && err == nil {
+			d.count(&o)
 			d.c.n.log.Info("operation is over", "op", o.ID, "what", o.String(), "state", o.State.String(), "err", o.Error)
 			return
 		}
@@ -229,6 +234,16 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 		if !advanced {
 			pause = min(2*pause, opPauseMax)
 		}
+	}
+}
+
+// count counts an operation that is over.
+func (d *driver) count(o *placement.Op) {
+	switch {
+	case o.State == placement.OpFailed:
+		d.failed.Add(1)
+	case o.State == placement.OpDone && int(o.Kind) < len(d.done):
+		d.done[o.Kind].Add(1)
 	}
 }
 

@@ -1,7 +1,9 @@
 package node
 
 import (
-	"math"
+	"crypto/tls"
+	"crypto/x509"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,11 +17,13 @@ type metric struct {
 	read func() float64
 }
 
-// histogram is one histogram; scale turns its unit into the base unit.
+// histogram is one histogram. Its buckets are all powers of two from 2^lo to 2^hi, whether something is in them or not: a series that
+// appears later would distort rates. scale turns its unit into the base unit.
 type histogram struct {
-	desc  *prometheus.Desc
-	scale float64
-	h     *scheduler.Histogram
+	desc   *prometheus.Desc
+	lo, hi int
+	scale  float64
+	h      *scheduler.Histogram
 }
 
 // collector reads the counters of the parts of a node. No metric has a label for the shard: there are thousands.
@@ -32,19 +36,49 @@ type collector struct {
 	member func(*core) ([]metric, []histogram)
 }
 
+func desc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("kiloraft_"+name, help, nil, nil)
+}
+
 func counter(name, help string, read func() uint64) metric {
-	return metric{prometheus.NewDesc("kiloraft_"+name, help, nil, nil), prometheus.CounterValue, func() float64 { return float64(read()) }}
+	return metric{desc(name, help), prometheus.CounterValue, func() float64 { return float64(read()) }}
 }
 
 func gauge(name, help string, read func() float64) metric {
-	return metric{prometheus.NewDesc("kiloraft_"+name, help, nil, nil), prometheus.GaugeValue, read}
+	return metric{desc(name, help), prometheus.GaugeValue, read}
+}
+
+// labelled is one of several counters of a name. Labels have few values, which are known beforehand: no shard, no key, no client.
+func labelled(name, help, label, value string, read func() uint64) metric {
+	d := prometheus.NewDesc("kiloraft_"+name, help, nil, prometheus.Labels{label: value})
+	return metric{d, prometheus.CounterValue, func() float64 { return float64(read()) }}
+}
+
+// seconds is a histogram of nanoseconds, 1 µs to 69 s; bytesHistogram goes from 64 B to 64 MiB, counts from 1 to 65536.
+func seconds(name, help string, h *scheduler.Histogram) histogram {
+	return histogram{desc(name, help), 10, 36, 1e-9, h}
+}
+
+func bytesHistogram(name, help string, h *scheduler.Histogram) histogram {
+	return histogram{desc(name, help), 6, 26, 1, h}
+}
+
+func counts(name, help string, h *scheduler.Histogram) histogram {
+	return histogram{desc(name, help), 0, 16, 1, h}
+}
+
+func bool01(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func newCollector(n *Node) *collector {
 	return &collector{
 		n:      n,
 		info:   prometheus.NewDesc("kiloraft_build_info", "Version of the program.", []string{"version"}, nil),
-		always: append(append(transportMetrics(n), logMetrics(n)...), stateMetrics(n)...),
+		always: append(append(append(transportMetrics(n), logMetrics(n)...), stateMetrics(n)...), processMetrics(n)...),
 		member: memberMetrics,
 	}
 }
@@ -56,6 +90,7 @@ func (c *collector) Describe(chan<- *prometheus.Desc) {}
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.info, prometheus.GaugeValue, 1, Version())
 	send(ch, c.always)
+	c.peers(ch)
 	if r := c.n.redis; r != nil {
 		r.collect(ch)
 	}
@@ -78,11 +113,17 @@ func send(ch chan<- prometheus.Metric, list []metric) {
 func (h histogram) metric() prometheus.Metric {
 	count, sum := h.h.Count()
 	buckets := map[float64]uint64{}
-	total := uint64(0)
+	at, total := h.lo, uint64(0)
+	until := func(below uint64) {
+		for ; at <= h.hi && uint64(1)<<at < below; at++ {
+			buckets[float64(uint64(1)<<at)*h.scale] = total
+		}
+	}
 	h.h.Buckets(func(below, n uint64) {
+		until(below)
 		total += n
-		buckets[float64(below)*h.scale] = total
 	})
+	until(1 << 63)
 	// What was observed between reading the buckets and the sum must not make them contradict.
 	return prometheus.MustNewConstHistogram(h.desc, max(count, total), float64(sum)*h.scale, buckets)
 }
@@ -97,12 +138,6 @@ func transportMetrics(n *Node) []metric {
 			return sum
 		}
 	}
-	is := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
 	m := n.tr.Metrics()
 	return []metric{
 		counter("net_frames_sent_total", "Frames written to peers and clients.", m.FramesOut.Load),
@@ -112,14 +147,17 @@ func transportMetrics(n *Node) []metric {
 		counter("net_raft_dropped_total", "Batches of raft messages that were dropped because a peer's outbox was full or gone.", m.RaftDropped.Load),
 		counter("net_calls_total", "Requests sent to peers.", m.Calls.Load),
 		counter("net_requests_total", "Requests served.", m.Requests.Load),
-		counter("net_sessions_total", "Sessions begun, so reconnects too.", m.Sessions.Load),
+		counter("net_sessions_total", "Sessions begun with peers and clients.", m.Sessions.Load),
+		counter("net_reconnects_total", "Sessions begun with a peer that there was one with before.", m.Reconnects.Load),
+		counter("net_slow_total", "Sessions ended because the other side did not take what was sent.", m.Slow.Load),
+		counter("net_silent_total", "Sessions ended because nothing came any more.", m.Silent.Load),
 		counter("net_dials_total", "Connections dialled.", m.Dials.Load),
 		counter("net_dial_errors_total", "Dials that failed.", m.DialErrors.Load),
 		counter("net_refusals_total", "Handshakes of others that were refused.", m.Refusals.Load),
 		counter("net_malformed_total", "Malformed frames and handshakes.", m.Malformed.Load),
-		gauge("net_peer_connections", "Connections with peers: one each.", conns(func(client bool, _ int) float64 { return is(!client) })),
-		gauge("net_client_connections", "Connections of clients.", conns(func(client bool, _ int) float64 { return is(client) })),
-		gauge("net_send_queue_bytes", "Raft bytes that wait to be sent.", conns(func(_ bool, outbox int) float64 { return float64(outbox) })),
+		gauge("net_peer_connections", "Connections with peers: one each.", conns(func(client bool, _ int) float64 { return bool01(!client) })),
+		gauge("net_client_connections", "Connections of clients.", conns(func(client bool, _ int) float64 { return bool01(client) })),
+		gauge("net_send_queue_bytes", "Bytes for peers and clients that wait to be sent.", conns(func(_ bool, outbox int) float64 { return float64(outbox) })),
 	}
 }
 
@@ -142,56 +180,52 @@ func stateMetrics(n *Node) []metric {
 	}
 }
 
-func memberMetrics(c *core) ([]metric, []histogram) {
-	m := c.sched.Metrics()
-	list := []metric{
-		gauge("shards_replicas", "Replicas on this node.", func() float64 { return float64(c.sched.Replicas()) }),
-		gauge("raft_leaders", "Shards that this node leads.", func() float64 { return float64(c.view.led(c.node)) }),
-		gauge("disk_full", "1 while log or state find no space: writes to the shards that this node leads are refused.", func() float64 {
-			if c.sched.DiskFull() {
-				return 1
-			}
+// peers sends what there is per peer: as many series as there are nodes.
+func (c *collector) peers(ch chan<- prometheus.Metric) {
+	streams := 0
+	for _, s := range c.n.tr.Conns() {
+		streams += s.Streams
+		if !s.Client && s.RTT > 0 {
+			ch <- prometheus.MustNewConstMetric(rttDesc, prometheus.GaugeValue, s.RTT.Seconds(), strconv.FormatUint(uint64(s.Node), 10))
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(streamsDesc, prometheus.GaugeValue, float64(streams))
+}
+
+var (
+	rttDesc     = prometheus.NewDesc("kiloraft_net_rtt_seconds", "Round trip to a peer, as TCP has measured and smoothed it (Linux).", []string{"peer"}, nil)
+	streamsDesc = desc("net_streams", "Streams on all connections.")
+)
+
+// processMetrics are of the machine and what was configured.
+func processMetrics(n *Node) []metric {
+	return []metric{
+		gauge("disk_free_bytes", "Space that is left on the file system of the data directory.", func() float64 { free, _ := diskSpace(n.cfg.DataDir); return float64(free) }),
+		gauge("disk_size_bytes", "Size of the file system of the data directory.", func() float64 { _, size := diskSpace(n.cfg.DataDir); return float64(size) }),
+		gauge("start_time_seconds", "When the node was started, in Unix seconds.", func() float64 { return float64(n.began.UnixMilli()) / 1e3 }),
+		gauge("tls_certificate_expiry_seconds", "When the certificate of this node expires, in Unix seconds; 0: there is none.", func() float64 { return certExpiry(n.cfg.TLS) }),
+	}
+}
+
+// certExpiry returns when the certificate that cfg shows to others expires, in Unix seconds.
+func certExpiry(cfg *tls.Config) float64 {
+	var cert *tls.Certificate
+	switch {
+	case cfg == nil:
+	case cfg.GetCertificate != nil:
+		cert, _ = cfg.GetCertificate(&tls.ClientHelloInfo{})
+	case len(cfg.Certificates) > 0:
+		cert = &cfg.Certificates[0]
+	}
+	if cert == nil || len(cert.Certificate) == 0 {
+		return 0
+	}
+	leaf := cert.Leaf
+	if leaf == nil {
+		var err error
+		if leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
 			return 0
-		}),
-		gauge("peers_up", "Other nodes that are alive.", func() float64 { return float64(m.PeersUp.Load()) }),
-		counter("raft_elections_total", "Campaigns for a vote.", m.Elections.Load),
-		counter("raft_leaders_won_total", "Elections won.", m.LeadersWon.Load),
-		counter("raft_proposals_total", "Writes taken.", m.Proposals.Load),
-		counter("raft_proposals_refused_total", "Writes refused.", m.ProposalsRefused.Load),
-		counter("raft_entries_total", "Entries appended, own and peers'.", m.Entries.Load),
-		counter("raft_applied_total", "Entries applied.", m.Applied.Load),
-		counter("raft_reads_lease_total", "Reads served under a lease.", m.ReadsLease.Load),
-		counter("raft_reads_index_total", "Reads that asked a quorum.", m.ReadsIndex.Load),
-		counter("raft_reads_cold_total", "Reads that went to the state.", m.ReadsCold.Load),
-		counter("raft_snapshots_sent_total", "Snapshots sent.", m.SnapshotsSent.Load),
-		counter("raft_snapshots_received_total", "Snapshots installed.", m.SnapshotsReceived.Load),
-		counter("raft_snapshots_failed_total", "Snapshots given up.", m.SnapshotsFailed.Load),
-		counter("sched_turns_total", "Turns of lanes.", m.Turns.Load),
-		counter("sched_events_total", "Events fed to engines.", m.Events.Load),
-		counter("sched_commands_total", "Commands that engines gave.", m.Commands.Load),
-		counter("sched_log_batches_total", "Batches that lanes handed to the raft log.", m.LogBatches.Load),
-		counter("sched_log_syncs_total", "Syncs of the raft log.", m.LogSyncs.Load),
-		counter("sched_log_sync_shards_total", "Shards with something in a sync, summed over syncs.", m.LogSyncShards.Load),
-		counter("sched_frames_total", "Raft frames handed to the network.", m.Frames.Load),
-		counter("sched_frame_bytes_total", "Bytes in them.", m.FrameBytes.Load),
-		counter("sched_frame_messages_total", "Messages in them.", m.FrameMessages.Load),
-		counter("sched_frames_dropped_total", "Raft frames that the network did not take.", m.FramesDropped.Load),
-		counter("sched_messages_received_total", "Messages received.", m.MessagesReceived.Load),
-		counter("sched_messages_dropped_total", "Messages received for no replica of this node, or malformed.", m.MessagesDropped.Load),
-		counter("sched_heartbeats_total", "Node heartbeats sent.", m.HeartbeatsSent.Load),
-		counter("sched_heartbeat_messages_total", "Heartbeats of awake shards in them.", m.HeartbeatMessages.Load),
-		counter("sched_checkpoints_total", "Shards written to the state.", m.Checkpoints.Load),
-		counter("sched_checkpoint_transactions_total", "Transactions of checkpoints.", m.CheckpointTx.Load),
-		counter("sched_checkpoint_bytes_total", "Bytes of overlays written.", m.CheckpointBytes.Load),
-		counter("sched_stalls_total", "Times that the disk stalled so long that leaderships were given up.", m.Stalls.Load),
-		gauge("sched_inflight_bytes", "Bytes of writes taken and not answered.", func() float64 { return float64(m.InflightBytes.Load()) }),
+		}
 	}
-	seconds := func(name, help string, h *scheduler.Histogram) histogram {
-		return histogram{prometheus.NewDesc("kiloraft_"+name, help, nil, nil), 1 / math.Pow10(9), h}
-	}
-	return list, []histogram{
-		seconds("disk_fsync_seconds", "A write with fdatasync of the raft log.", &m.SyncLatency),
-		seconds("raft_commit_latency_seconds", "From taking a write to its answer.", &m.CommitLatency),
-		seconds("sched_turn_seconds", "A turn of a lane.", &m.TurnTime),
-	}
+	return float64(leaf.NotAfter.Unix())
 }

@@ -174,7 +174,7 @@ func (c *core) serveShard(kind scheduler.Kind, q incoming) {
 	call := shardCalls.Get().(*shardCall)
 	call.c, call.q = c, q
 	call.req.Kind, call.req.Shard, call.req.Body = kind, id, q.body
-	call.req.Deadline = c.instant(q.deadline)
+	call.req.Deadline, call.req.Arrived = c.instants(q.deadline)
 	call.req.Done, call.req.User = shardDone, call
 	c.sched.Submit(&call.req)
 }

@@ -157,16 +157,3 @@ func (v *view) page(from []byte, limit int) (page []*shard.Descriptor, next []by
 	}
 	return rest[:limit], rest[limit].Start, true
 }
-
-// led returns how many shards a node leads, as last heard.
-func (v *view) led(node engine.NodeID) int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	n := 0
-	for _, l := range v.leaders {
-		if l == node {
-			n++
-		}
-	}
-	return n
-}

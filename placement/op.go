@@ -45,6 +45,9 @@ func (k OpKind) String() string {
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
 
+// OpKinds returns all kinds.
+func OpKinds() []OpKind { return []OpKind{OpMove, OpTransfer, OpDrain, OpRebalance, OpSplit, OpMerge} }
+
 // OpState tells how far an operation is. Stored and sent: never renumber.
 type OpState uint8
 

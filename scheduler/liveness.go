@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
 )
@@ -280,9 +281,21 @@ func (v *liveness) reachable(node engine.NodeID) bool {
 	return p != nil && p.connected && p.link.Up
 }
 
-// compareClocks finds out whether our clock is ahead of the median of the living peers' by too much. Then this node stamps nothing
-// and leads nothing, for keys would expire too early, for good (rule State8).
-func (v *liveness) compareClocks() {
+// ClockSkew returns our wall clock less the median of the living peers', 0 if there are none. A peer's is as of its newest heartbeat, so it
+// is off by the time that this was on the wire.
+func (s *Scheduler) ClockSkew() time.Duration {
+	v := s.live
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	theirs, ok := v.medianWall()
+	if !ok {
+		return 0
+	}
+	return time.Duration(s.wallOffset()-theirs) * time.Millisecond
+}
+
+// medianWall returns the median of the living peers' clocks less our monotonic one, in ms. The caller holds mu.
+func (v *liveness) medianWall() (int64, bool) {
 	var theirs []int64
 	for _, id := range v.order {
 		if p := v.peers[id]; p.link.Up {
@@ -290,11 +303,21 @@ func (v *liveness) compareClocks() {
 		}
 	}
 	if len(theirs) == 0 {
-		return // nobody to compare with: it stays as it was judged last
+		return 0, false
 	}
 	slices.Sort(theirs)
+	return theirs[len(theirs)/2], true
+}
+
+// compareClocks finds out whether our clock is ahead of the median of the living peers' by too much. Then this node stamps nothing
+// and leads nothing, for keys would expire too early, for good (rule State8).
+func (v *liveness) compareClocks() {
+	theirs, ok := v.medianWall()
+	if !ok {
+		return // nobody to compare with: it stays as it was judged last
+	}
 	ours := v.s.wallOffset()
-	ahead := ours-theirs[len(theirs)/2] > int64(v.s.cfg.ClockAheadMax/1e6)
+	ahead := ours-theirs > int64(v.s.cfg.ClockAheadMax/1e6)
 	v.compared = true
 	v.s.clockUnknown.Store(false)
 	if !ahead {

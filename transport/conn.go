@@ -135,5 +135,15 @@ func tune(nc net.Conn) {
 	}
 }
 
+// rtt returns how long a round trip takes, 0 if that is not known.
+func rtt(nc net.Conn) (d time.Duration) {
+	if tc, ok := nc.(*net.TCPConn); ok {
+		if rc, err := tc.SyscallConn(); err == nil {
+			_ = rc.Control(func(fd uintptr) { d = smoothedRTT(fd) })
+		}
+	}
+	return d
+}
+
 // unsentMax is how many bytes the socket may hold that were not sent yet.
 const unsentMax = 256 << 10

@@ -16,6 +16,7 @@ type Metrics struct {
 	HeartbeatsDropped         atomic.Uint64
 	Calls, Requests           atomic.Uint64 // asked, and served
 	Sessions                  atomic.Uint64 // begun
+	Reconnects                atomic.Uint64 // of them, with a peer that there was one with before
 	Dials, DialErrors         atomic.Uint64
 	Refusals                  atomic.Uint64 // of others by this node
 	Refused                   atomic.Uint64 // of this node by others
@@ -40,4 +41,6 @@ type ConnStats struct {
 	RequestsInFlight   int
 	SnapshotUnacked    int
 	SnapshotsReceiving int
+	Streams            int
+	RTT                time.Duration // as TCP has smoothed it; 0: unknown
 }

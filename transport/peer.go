@@ -26,6 +26,7 @@ type peer struct {
 
 	// live is the session that can be used, if any.
 	live atomic.Pointer[session]
+	met  atomic.Bool // there was a session
 	// wake tells the dial loop that cur or addr changed.
 	wake   chan struct{}
 	ctx    context.Context
@@ -152,6 +153,9 @@ func (t *Transport) register(s *session, dropped uint64) *Refused {
 	p.cur = s
 	s.begin = func() {
 		t.handler.PeerConnected(p.node, s.info.Incarnation(), s.info.AdvertiseAddr)
+		if p.met.Swap(true) {
+			t.core.metrics.Reconnects.Add(1)
+		}
 		p.live.Store(s)
 		t.core.log.Info("peer connected", "node", p.node, "incarnation", fmt.Sprintf("%016x", s.info.Incarnation()), "remote", s.info.RemoteAddr,
 			"dialled", s.dialled, "version", s.info.Version)

@@ -385,6 +385,10 @@ func (s *session) stats(now int64) ConnStats {
 	s.calls.mu.Lock()
 	c.CallsWaiting = s.calls.w.used()
 	s.calls.mu.Unlock()
+	if s.ready.Load() && s.mux != nil {
+		c.Streams = s.mux.NumStreams()
+	}
+	c.RTT = rtt(s.conn.raw)
 	if s.ready.Load() && s.srv != nil {
 		c.AnswerBytes, c.RequestsInFlight = s.srv.pending(), s.srv.inFlight()
 	}
