@@ -152,7 +152,7 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 			return false
 		}
 		if l.s.probe != nil {
-			l.s.probe.Applied(r.key, id, it.Kind, it.Payload)
+			l.s.probe.Applied(r.key, id, it.Kind, it.Payload, r.machine, &l.ans)
 		}
 		a.next = id.Index + 1
 		count++

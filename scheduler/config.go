@@ -200,10 +200,12 @@ type Probe interface {
 	Fed(k store.Key, eng *engine.Engine, ev engine.Event)
 	// Command is called before a command runs.
 	Command(k store.Key, eng *engine.Engine, c *engine.Command)
-	// Applied is called for each entry that was applied.
-	Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte)
+	// Applied is called for each entry that was applied, with what the machine is now and what it answered.
+	Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte, m *shard.Machine, ans *shard.Answer)
 	// Linked is called when a snapshot has become the applied state.
 	Linked(k store.Key, id engine.LogID)
+	// Removed is called when the tombstone of a replica is durable.
+	Removed(k store.Key)
 }
 
 // Errors.

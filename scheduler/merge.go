@@ -499,6 +499,7 @@ func (s *Scheduler) mergeWritten(mg *absorb) {
 // buried forgets a replica whose tombstone is durable (rule Log7). What its clients wait for never had an effect: it stands behind Freeze.
 func (l *Lane) buried(r *replica) {
 	l.tombs[r.key] = struct{}{}
+	l.gravestone(r.key)
 	if !r.removed {
 		err := &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard was merged into its left neighbour"}
 		l.dropRequests(r, err, err)
@@ -566,6 +567,9 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 func (s *Scheduler) dropCovered(dead []state.Change) {
 	for i := range dead {
 		key := dead[i].Record.Key
-		s.laneOf(key.Shard).box.putCall(func(l *Lane) { l.log.Drop(key) })
+		s.laneOf(key.Shard).box.putCall(func(l *Lane) {
+			l.gravestone(key)
+			l.log.Drop(key)
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/state"
 )
 
@@ -86,6 +87,7 @@ func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
 		l.box.putCall(func(l *Lane) {
 			switch {
 			case err == nil:
+				l.gravestone(r.key)
 				l.log.Drop(r.key)
 				l.step(r.key.Shard, "remove: log dropped")
 				if r.machine != nil {
@@ -100,4 +102,11 @@ func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
 			done(err)
 		})
 	})
+}
+
+// gravestone tells the probe that the tombstone of a replica is durable.
+func (l *Lane) gravestone(k store.Key) {
+	if l.s.probe != nil {
+		l.s.probe.Removed(k)
+	}
 }

@@ -127,7 +127,7 @@ func (m *Machine) next(id engine.LogID) error {
 // The order of the questions matters (rule Cluster1): only the owner of the first key knows whether the write was applied
 // before; only after it said no may the other keys decide.
 func (m *Machine) write(w *Write, now int64, job *state.ReadJob, ans *Answer) error {
-	if !m.owns(&w.Ops, 0) {
+	if !m.ownsFirst(w) {
 		ans.Refused = m.moved(false, w.FirstKey())
 		return nil
 	}
@@ -197,6 +197,10 @@ func (m *Machine) owns(ops *[]Op, i int) bool {
 	}
 	return m.desc.Contains(o.Key)
 }
+
+// ownsFirst tells whether the first key of the write is here, by which the table of the sessions is divided (rule Cluster1). A range whose
+// end has left is still this shard's to answer for.
+func (m *Machine) ownsFirst(w *Write) bool { return len(w.Ops) == 0 || m.desc.Contains(w.Ops[0].Key) }
 
 func (m *Machine) ownsAll(w *Write) bool {
 	for i := range w.Conditions {

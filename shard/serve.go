@@ -132,7 +132,7 @@ func (m *Machine) CheckWrite(w *Write) error {
 	if err := m.checkVersion(w.Version); err != nil {
 		return err
 	}
-	if !m.owns(&w.Ops, 0) || w.Session.IsZero() && !m.ownsAll(w) {
+	if !m.ownsFirst(w) || w.Session.IsZero() && !m.ownsAll(w) {
 		return m.moved(false, m.firstOutside(w))
 	}
 	return nil

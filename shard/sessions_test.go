@@ -200,6 +200,29 @@ func TestBoundsForgetOldest(t *testing.T) {
 	}
 }
 
+// The same holds of a range whose end has left: its retry is answered by the owner of its first key.
+func TestMovedRangeIsAnsweredByItsStart(t *testing.T) {
+	wide := *bornDescriptor()
+	wide.End = nil
+	r := newReplica(t, &wide, 1)
+	done := in(NewSessionID(testStamp, 1), 1, 1, Op{Kind: OpDeleteRange, Key: []byte("c"), End: []byte("z"), Limit: 3})
+	r.write(done)
+	narrow := *r.m.desc
+	narrow.End = []byte("m")
+	r.m.desc = &narrow
+	if err := r.m.CheckWrite(&done); err != nil {
+		t.Fatalf("a retry must be proposed: %v", err)
+	}
+	if ans := r.write(done); !ans.Replayed || ans.Refused != nil {
+		t.Errorf("%+v", ans)
+	}
+	fresh := in(NewSessionID(testStamp, 2), 1, 1, Op{Kind: OpDeleteRange, Key: []byte("c"), End: []byte("z"), Limit: 3})
+	var moved *MovedError
+	if ans := r.write(fresh); !errors.As(ans.Refused, &moved) || !moved.NotApplied {
+		t.Errorf("%+v", ans)
+	}
+}
+
 // Only the owner of the first key knows of earlier attempts; and once it has refused a write because other keys have left, it must go
 // on refusing it, even if they come back (rule Cluster1).
 func TestMovedWriteIsRememberedAsRefused(t *testing.T) {

@@ -19,13 +19,18 @@ type checker struct {
 	leaders map[termOf]office
 	// top is the highest term of each shard that had a leader.
 	top map[engine.ShardID]uint64
-	// chosen are the hashes of the applied entries of each shard, by index; newest is the last one.
+	// chosen are the hashes of the applied entries of each shard, by index.
 	chosen   map[engine.ShardID]map[uint64]entry
-	newest   map[engine.ShardID]engine.LogID
 	replicas map[place]*seen
 	gone     map[place]bool // replicas that left a tombstone
 	engines  map[place]living
 	keys     map[engine.NodeID]map[engine.ShardID][]store.Key // of engines
+	lists    map[engine.NodeID][]store.Key                    // the same, in order of their coming
+	// committed are the terms of the entries that are known to be committed, by index; top is the last one.
+	committed    map[engine.ShardID]map[uint64]uint64
+	committedTop map[engine.ShardID]engine.LogID
+	// What is under way on a node, for the counts of rare things: snapshots being sent, splits whose checkpoint is not written.
+	sending, splitting map[place]int
 }
 
 // living is the engine of a replica in a life of its node.
@@ -53,6 +58,8 @@ type place struct {
 type entry struct {
 	term uint64
 	hash uint64
+	// outcome is a hash of what the state machine answered, and of what it is since.
+	outcome uint64
 }
 
 // seen is what is remembered of a replica over its lives.
@@ -61,6 +68,7 @@ type seen struct {
 	// of this life
 	committed, applied engine.LogID
 	vote               engine.Vote
+	memb               engine.MembershipAt
 	// Promises made to others: they must survive.
 	told  engine.Vote
 	acked engine.LogID
@@ -69,8 +77,10 @@ type seen struct {
 }
 
 func newChecker(s *sim) *checker {
-	return &checker{s: s, leaders: map[termOf]office{}, top: map[engine.ShardID]uint64{}, chosen: map[engine.ShardID]map[uint64]entry{}, newest: map[engine.ShardID]engine.LogID{},
-		replicas: map[place]*seen{}, gone: map[place]bool{}, engines: map[place]living{}, keys: map[engine.NodeID]map[engine.ShardID][]store.Key{}}
+	return &checker{s: s, leaders: map[termOf]office{}, top: map[engine.ShardID]uint64{}, chosen: map[engine.ShardID]map[uint64]entry{},
+		replicas: map[place]*seen{}, gone: map[place]bool{}, engines: map[place]living{}, keys: map[engine.NodeID]map[engine.ShardID][]store.Key{},
+		lists: map[engine.NodeID][]store.Key{}, committed: map[engine.ShardID]map[uint64]uint64{}, committedTop: map[engine.ShardID]engine.LogID{},
+		sending: map[place]int{}, splitting: map[place]int{}}
 }
 
 // probe is the checker's eye on one life of a node.
@@ -90,7 +100,7 @@ func (p *probe) mix(v ...uint64) {
 }
 
 // Applied implements scheduler.Probe.
-func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte) {
+func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, payload []byte, mc *shard.Machine, ans *shard.Answer) {
 	if !p.alive() {
 		return
 	}
@@ -101,7 +111,7 @@ func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, pay
 		m = map[uint64]entry{}
 		p.chosen[k.Shard] = m
 	}
-	e := entry{id.Term, h}
+	e := entry{id.Term, h, outcomeHash(mc, ans)}
 	if kind == engine.EntryNormal {
 		// Rule State8: what expires by a stamp must be due by the clocks of the others.
 		if _, stamp, _, err := shard.SplitEntry(payload); err != nil || stamp > 1_700_000_000_000+int64(p.s.c0())/1e6+6000 {
@@ -109,14 +119,51 @@ func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, pay
 		}
 	}
 	if old, ok := m[id.Index]; ok && old != e {
-		p.s.fail("node %d, shard %d: applies %v with hash %x, at this index %d/%x was applied before", p.n.ID, k.Shard, id, h, old.term, old.hash)
+		p.s.fail("node %d, shard %d: applies %v with hash %x and outcome %x, at this index %d/%x was applied before with outcome %x", p.n.ID, k.Shard, id, h,
+			e.outcome, old.term, old.hash, old.outcome)
+	}
+	if t, ok := p.committed[k.Shard][id.Index]; ok && t != id.Term {
+		p.s.fail("node %d, shard %d: applies %v, committed was term %d", p.n.ID, k.Shard, id, t)
 	}
 	m[id.Index] = e
-	if id.Index > p.newest[k.Shard].Index {
-		p.newest[k.Shard] = id
-	}
 	if p.s.opt.Trace {
 		p.s.tracef("node %d shard %d applied %d/%d", p.n.ID, k.Shard, id.Term, id.Index)
+	}
+}
+
+// outcomeHash is of what applying an entry has answered, and of what the shard is since.
+func outcomeHash(m *shard.Machine, ans *shard.Answer) uint64 {
+	h := uint64(0x9e3779b97f4a7c15)
+	mix := func(v ...uint64) {
+		for _, x := range v {
+			h = (h ^ x) * 0x100000001b3
+			h ^= h >> 29
+		}
+	}
+	flag := func(b bool) {
+		if b {
+			mix(1)
+		} else {
+			mix(2)
+		}
+	}
+	d := m.Desc()
+	mix(d.Version, d.ConfVersion, m.Writes(), uint64(m.Time()), uint64(m.Merge().Role), uint64(ans.Outcome), ans.Version, uint64(ans.Failed))
+	flag(ans.Replayed)
+	flag(ans.Refused != nil)
+	for _, v := range ans.Values {
+		mix(uint64(v))
+	}
+	sessions, rows := m.Sessions()
+	mix(uint64(sessions), uint64(rows))
+	return h
+}
+
+// Removed implements scheduler.Probe.
+func (p *probe) Removed(k store.Key) {
+	if p.alive() {
+		p.gone[p.place(k)] = true
+		p.s.happened("tombstone")
 	}
 }
 
@@ -153,27 +200,32 @@ func (p *probe) Command(k store.Key, eng *engine.Engine, c *engine.Command) {
 		switch c.Response {
 		case engine.RespondVote:
 			if c.VoteResponse.Granted && !c.VoteResponse.Pre {
-				p.tell(s, c.VoteResponse.Vote)
+				p.tell(k, s, c.VoteResponse.Vote)
 			}
 		case engine.RespondAppend:
 			// A refusal promises nothing: it may tell of a vote that is not durable yet.
 			if c.AppendResponse.Success || c.AppendResponse.Promise > 0 {
-				p.tell(s, c.AppendResponse.Vote)
+				p.tell(k, s, c.AppendResponse.Vote)
 			}
 			if m := c.AppendResponse.Match; c.AppendResponse.Success && s.acked.Less(m) {
 				s.acked = m
 			}
 		case engine.RespondHeartbeat:
 			if c.HeartbeatResponse.Promise > 0 {
-				p.tell(s, c.HeartbeatResponse.Vote)
+				p.tell(k, s, c.HeartbeatResponse.Vote)
 			}
 		}
 	case engine.SendVote:
-		p.tell(s, c.Vote)
+		p.tell(k, s, c.Vote)
 	case engine.TruncateLog:
 		p.s.happened("log truncated")
 		if c.First <= s.committed.Index && s.linked <= s.committed.Index {
 			p.s.fail("node %d, shard %d: truncates from %d, committed %v", p.n.ID, k.Shard, c.First, s.committed)
+		}
+	case engine.ReplicateSnapshot:
+		p.sending[p.place(k)]++
+		if p.splitting[p.place(k)] > 0 {
+			p.s.happened("snapshot during split")
 		}
 	case engine.RejectSnapshot:
 		p.s.happened("snapshot rejected")
@@ -183,12 +235,18 @@ func (p *probe) Command(k store.Key, eng *engine.Engine, c *engine.Command) {
 		p.s.happened("office lost")
 	case engine.ReadReady:
 		p.s.happened("read by index")
+		if eng.IsLeader() && !eng.LeaseValid(p.n.Clock()) {
+			p.s.happened("lease expired while reading")
+		}
 	}
 }
 
 // tell notes that others were told of a vote.
-func (p *probe) tell(s *seen, v engine.Vote) {
+func (p *probe) tell(k store.Key, s *seen, v engine.Vote) {
 	v.Committed = false
+	if l := p.s.durable[p.n.ID][k]; v.Term > 0 && (l == nil || !keeps(l.vote, v)) {
+		p.s.fail("node %d, shard %d: tells others of vote %+v, durable is %+v", p.n.ID, k.Shard, v, l)
+	}
 	if v.Term > s.told.Term || v.Term == s.told.Term && s.told.Peer == (engine.Peer{}) {
 		s.told = v
 	}
@@ -225,6 +283,7 @@ func (p *probe) Fed(k store.Key, eng *engine.Engine, ev engine.Event) {
 				p.keys[p.n.ID] = m
 			}
 			m[k.Shard] = append(m[k.Shard], k)
+			p.lists[p.n.ID] = append(p.lists[p.n.ID], k)
 		}
 		p.engines[p.place(k)] = living{eng, p.life}
 	}
@@ -239,15 +298,45 @@ func (p *probe) Fed(k store.Key, eng *engine.Engine, ev engine.Event) {
 	case st.Applied.Index > st.Committed.Index || st.Committed.Index > st.Last.Index || st.Applied.Index > st.Flushed.Index:
 		p.s.fail("node %d, shard %d: cursors out of order: %+v", p.n.ID, k.Shard, st)
 	}
-	s.vote, s.committed, s.applied = st.Vote, st.Committed, st.Applied
+	if st.Committed != s.committed {
+		p.commits(k, eng, &st)
+	}
+	if was := s.memb.Membership; was != nil && len(was.Voters) > 1 && st.Membership.LogID.Index < s.memb.LogID.Index {
+		p.s.happened("joint change rolled back")
+	}
+	s.vote, s.committed, s.applied, s.memb = st.Vote, st.Committed, st.Applied, st.Membership
+	switch ev.(type) {
+	case *engine.SnapshotFailed, *engine.SnapshotResponse:
+		p.sending[p.place(k)] = max(0, p.sending[p.place(k)]-1)
+	}
 	if eng.IsLeader() {
 		p.leads(k, &st)
-		if st.Vote.Term < p.top[k.Shard] && eng.LeaseValid(p.n.Clock()) {
+		if st.Vote.Term < p.top[k.Shard] && eng.LeaseValid(p.n.Clock()) && !p.s.knobs.wildClocks {
 			p.s.fail("node %d, shard %d: has a lease in term %d, there is a leader of %d", p.n.ID, k.Shard, st.Vote.Term, p.top[k.Shard])
 		}
 	}
 	if st.Quiesced {
 		p.s.sometimes["asleep"]++
+	}
+}
+
+// commits checks that what is committed stays what it is, and that a leader commits only what is durable on a quorum.
+func (p *probe) commits(k store.Key, eng *engine.Engine, st *engine.Status) {
+	at := st.Committed
+	m := p.committed[k.Shard]
+	if m == nil {
+		m = map[uint64]uint64{}
+		p.committed[k.Shard] = m
+	}
+	if t, ok := m[at.Index]; ok && t != at.Term {
+		p.s.fail("node %d, shard %d: has committed %v, at this index term %d was committed before", p.n.ID, k.Shard, at, t)
+	}
+	m[at.Index] = at.Term
+	if p.committedTop[k.Shard].Index < at.Index {
+		p.committedTop[k.Shard] = at
+		if ms := st.Membership.Membership; eng.IsLeader() && ms != nil && !p.s.durableOnQuorum(k.Shard, ms, at) {
+			p.s.fail("node %d leads shard %d and has committed %v, which is not durable on a quorum of %+v", p.n.ID, k.Shard, at, ms.Voters)
+		}
 	}
 }
 
@@ -291,16 +380,20 @@ func (p *probe) leads(k store.Key, st *engine.Status) {
 	p.leaders[t] = me
 	p.top[k.Shard] = max(p.top[k.Shard], st.Vote.Term)
 	for _, n := range p.s.c.Nodes { // rules Engine2, Engine3: whoever was leader before serves no read by lease any more
+		if p.s.knobs.wildClocks {
+			break
+		}
 		for _, o := range p.keys[n.ID][k.Shard] {
-			if e := p.engines[place{n.ID, o}]; n.Up && e.life == n.Life() && n.ID != p.n.ID && e.eng.IsLeader() && e.eng.LeaseValid(n.Clock()) {
+			if e := p.engines[place{n.ID, o}]; n.Up && e.life == n.Life() && n.ID != p.n.ID && e.eng.IsLeader() && e.eng.LeaseValid(n.Clock()) &&
+				e.eng.Status().Vote.Term < st.Vote.Term {
 				p.s.fail("node %d leads shard %d in term %d while node %d has a lease in term %d", p.n.ID, k.Shard, st.Vote.Term, n.ID, e.eng.Status().Vote.Term)
 			}
 		}
 	}
 	p.s.happened("leader elected")
 	p.s.tracef("node %d leads shard %d in term %d", p.n.ID, k.Shard, st.Vote.Term)
-	if newest := p.newest[k.Shard]; newest.Term < st.Vote.Term && st.Last.Less(newest) {
-		p.s.fail("node %d leads shard %d in term %d with a log up to %v, applied somewhere is %v", p.n.ID, k.Shard, st.Vote.Term, st.Last, newest)
+	if newest := p.committedTop[k.Shard]; newest.Term < st.Vote.Term && st.Last.Less(newest) {
+		p.s.fail("node %d leads shard %d in term %d with a log up to %v, committed is %v", p.n.ID, k.Shard, st.Vote.Term, st.Last, newest)
 	}
 }
 
@@ -352,6 +445,39 @@ func (s *sim) leader(id engine.ShardID) *simrt.Node {
 		}
 	}
 	return best
+}
+
+// splitApplied notes that a split of a shard has begun on a node, and what it meets there.
+func (c *checker) splitApplied(node engine.NodeID, id engine.ShardID) {
+	for _, k := range c.lists[node] {
+		if k.Shard != id {
+			continue
+		}
+		at := place{node, k}
+		c.splitting[at] = 1
+		if c.sending[at] > 0 {
+			c.s.happened("snapshot during split")
+		}
+	}
+}
+
+func (c *checker) splitSettled(node engine.NodeID, id engine.ShardID) {
+	for _, k := range c.lists[node] {
+		if k.Shard == id {
+			delete(c.splitting, place{node, k})
+		}
+	}
+}
+
+// present lists the replicas of a node that is up, in order of their coming.
+func (c *checker) present(n *simrt.Node) []store.Key {
+	var out []store.Key
+	for _, k := range c.lists[n.ID] {
+		if at := (place{n.ID, k}); c.engines[at].life == n.Life() && !c.gone[at] {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // c0 is the time, also while the cluster is being made.

@@ -13,6 +13,9 @@ import (
 	"github.com/kiloraft/kiloraft/shard"
 )
 
+// opsMax is after how many operations of a run the clients take their time: what is rare does not come from their number.
+const opsMax = 3000
+
 // The keys of a shard: registers, a counter, a pair that is always written together, and noise that only the replicas compare.
 const registers = 3
 
@@ -39,6 +42,8 @@ type client struct {
 	id      int
 	session *session
 	hints   map[engine.ShardID]engine.NodeID
+	// routes are the shards of each group, as far as this client has heard.
+	routes  map[engine.ShardID][]*shard.Descriptor
 	version map[string]uint64 // of keys, as last read
 	call    *call
 	n       int
@@ -46,12 +51,16 @@ type client struct {
 
 // call is one operation, with all its attempts.
 type call struct {
-	id       engine.ShardID
+	id       engine.ShardID    // the group
+	to       *shard.Descriptor // as the client thinks
+	began    engine.Instant    // of this page, for a scan
+	entries  []shard.Entry     // found so far by a scan
 	kind     scheduler.Kind
 	write    shard.Write
 	read     shard.Read
 	scan     shard.Scan
 	op       *op // for the history; nil for noise
+	op2      *op // of a write of two registers, which may be in different shards
 	session  *session
 	seq      uint64
 	attempt  int
@@ -61,7 +70,7 @@ type call struct {
 }
 
 func newClient(s *sim, i int) *client {
-	c := &client{s: s, id: i, hints: map[engine.ShardID]engine.NodeID{}, version: map[string]uint64{}}
+	c := &client{s: s, id: i, hints: map[engine.ShardID]engine.NodeID{}, routes: map[engine.ShardID][]*shard.Descriptor{}, version: map[string]uint64{}}
 	if i%3 == 2 {
 		c.session = s.clients[i-1].session // two clients of one front
 	} else {
@@ -95,11 +104,11 @@ func (c *client) next() {
 		return
 	}
 	r := s.rng
-	id := s.shards[r.IntN(len(s.shards))]
-	if r.IntN(3) > 0 { // some shards are busy
-		id = s.shards[r.IntN(min(3, len(s.shards)))]
+	id := s.groups[r.IntN(len(s.groups))]
+	if r.IntN(3) > 0 { // some are busy
+		id = s.groups[r.IntN(min(3, len(s.groups)))]
 	}
-	k := &call{id: id, kind: scheduler.KindWrite, deadline: s.c.Now() + engine.Instant(between(r, time.Second, 12*time.Second))}
+	k := &call{id: id, began: s.c.Now(), kind: scheduler.KindWrite, deadline: s.c.Now() + engine.Instant(between(r, time.Second, 12*time.Second))}
 	reg := key(id, "r"+strconv.Itoa(r.IntN(registers)))
 	switch p := r.IntN(100); {
 	case p < 28:
@@ -110,10 +119,12 @@ func (c *client) next() {
 		c.scanAll(k)
 	case p < 42:
 		c.getPair(k)
-	case p < 60:
+	case p < 57:
 		v := c.value()
 		k.write.Ops = []shard.Op{{Kind: shard.OpPut, Key: reg, Value: v}}
 		c.recordWrite(k, opPut, reg, v)
+	case p < 60:
+		c.putTwo(k)
 	case p < 65:
 		k.write.Ops = []shard.Op{{Kind: shard.OpDelete, Key: reg}}
 		c.recordWrite(k, opDelete, reg, nil)
@@ -158,6 +169,28 @@ func (c *client) noise(k *call) {
 		k.done = func(error, []byte) {}
 	default:
 		k.write.Ops = []shard.Op{{Kind: shard.OpPut, Key: name, Value: bytes.Repeat([]byte{'n'}, r.IntN(c.s.knobs.valueMax))}}
+	}
+}
+
+// putTwo writes two registers at once. If they are in different shards it is refused, and then it has had no effect, ever.
+func (c *client) putTwo(k *call) {
+	a := c.s.rng.IntN(registers)
+	b := (a + 1 + c.s.rng.IntN(registers-1)) % registers
+	v := c.value()
+	for _, i := range []int{a, b} {
+		k.write.Ops = append(k.write.Ops, shard.Op{Kind: shard.OpPut, Key: key(k.id, "r"+strconv.Itoa(i)), Value: v})
+	}
+	c.recordWrite(k, opPut, k.write.Ops[1].Key, v)
+	second, done := k.op, k.done
+	c.recordWrite(k, opPut, k.write.Ops[0].Key, v)
+	first := k.done
+	k.op2 = second
+	k.done = func(err error, b []byte) {
+		o := k.op
+		k.op = second
+		done(err, b)
+		k.op = o
+		first(err, b)
 	}
 }
 
@@ -228,50 +261,89 @@ func (c *client) getPair(k *call) {
 	}
 }
 
-// scanAll reads a whole shard: all its registers at one moment.
+// scanAll reads a whole group, page by page: each page shows its range at one moment.
 func (c *client) scanAll(k *call) {
 	k.kind = scheduler.KindScan
-	d := key(k.id, "")
-	k.scan = shard.Scan{Start: d, Reverse: c.s.rng.IntN(4) == 0}
-	k.scan.End = append(bytes.Clone(d[:len(d)-1]), '0')
-	began := c.s.c.Now()
-	k.done = func(err error, b []byte) {
-		if err != nil {
-			return
-		}
-		var page shard.Page
-		if err := shard.DecodePage(b, &page); err != nil {
-			c.s.fail("unreadable page: %w", err)
-		}
-		c.scanned(k, began, &page)
-	}
+	k.scan.Start, k.scan.End = groupRange(k.id)
+	k.scan.Reverse = c.s.rng.IntN(4) == 0
+	k.scan.Limit = pick(c.s.rng, 0, 0, 3, 7)
 }
 
-func (c *client) scanned(k *call, began engine.Instant, page *shard.Page) {
+// scanned takes a page, and tells whether the scan is done.
+func (c *client) scanned(k *call, b []byte) bool {
+	var page shard.Page
+	if err := shard.DecodePage(b, &page); err != nil {
+		c.s.fail("unreadable page: %w", err)
+	}
+	lo, hi := k.scan.Start, k.scan.End
+	switch {
+	case page.Done:
+	case k.scan.Reverse:
+		lo = bytes.Clone(page.CompleteTo)
+	default:
+		hi = bytes.Clone(page.CompleteTo)
+	}
 	found := map[string]shard.Entry{}
-	for i, e := range page.Entries {
-		found[string(e.Key)] = e
-		if i > 0 && (bytes.Compare(page.Entries[i-1].Key, e.Key) >= 0) != k.scan.Reverse {
-			c.s.fail("shard %d: a page out of order: %q, %q", k.id, page.Entries[i-1].Key, e.Key)
+	for _, e := range page.Entries {
+		e.Key, e.Value = bytes.Clone(e.Key), bytes.Clone(e.Value)
+		if n := len(k.entries); bytes.Compare(e.Key, lo) < 0 || bytes.Compare(e.Key, hi) >= 0 ||
+			n > 0 && (bytes.Compare(k.entries[n-1].Key, e.Key) >= 0) != k.scan.Reverse ||
+			n > 0 && bytes.Equal(k.entries[n-1].Key, e.Key) {
+			c.s.fail("group %d: %q in a page for [%q, %q), after %d others", k.id, e.Key, lo, hi, n)
 		}
+		found[string(e.Key)] = e
+		k.entries = append(k.entries, e)
 	}
-	if !page.Done {
-		return
+	within := func(key []byte) bool { return bytes.Compare(key, lo) >= 0 && bytes.Compare(key, hi) < 0 }
+	ka, kb := key(k.id, "pair/a"), key(k.id, "pair/b")
+	if a, b := found[string(ka)], found[string(kb)]; within(ka) && within(kb) && (string(a.Value) != string(b.Value) || a.Version != b.Version) {
+		c.s.fail("group %d: a pair was scanned in parts: %+v %+v", k.id, a, b)
 	}
-	a, b := found[string(key(k.id, "pair/a"))], found[string(key(k.id, "pair/b"))]
-	if string(a.Value) != string(b.Value) || a.Version != b.Version {
-		c.s.fail("shard %d: a pair was scanned in parts: %+v %+v", k.id, a, b)
+	c.sawRegisters(k, found, within)
+	c.s.happened("scan")
+	if page.Done {
+		c.sawAll(k)
+		return true
 	}
+	c.s.happened("scan goes on")
+	if k.scan.Reverse {
+		k.scan.End = lo
+	} else {
+		k.scan.Start = hi
+	}
+	k.began = c.s.c.Now()
+	return false
+}
+
+// sawRegisters takes what a page shows of the registers and the counter.
+func (c *client) sawRegisters(k *call, found map[string]shard.Entry, within func([]byte) bool) {
 	names := []string{"counter"}
 	for i := range registers {
 		names = append(names, "r"+strconv.Itoa(i))
 	}
 	for _, name := range names {
-		o := &op{client: c.id, kind: opGet, key: string(key(k.id, name)), call: began}
-		c.got(o, found[o.key])
-		c.s.history.add(o)
+		o := &op{client: c.id, kind: opGet, key: string(key(k.id, name)), call: k.began}
+		if within([]byte(o.key)) {
+			c.got(o, found[o.key])
+			c.s.add(o)
+		}
 	}
-	c.s.happened("scan")
+}
+
+// sawAll requires that a scan has found the keys that never change: each of them, once.
+func (c *client) sawAll(k *call) {
+	n := 0
+	for _, e := range k.entries {
+		if bytes.HasPrefix(e.Key, key(k.id, "fix/")) {
+			n++
+			if !bytes.Equal(e.Key, e.Value) {
+				c.s.fail("group %d: %q holds %q", k.id, e.Key, e.Value)
+			}
+		}
+	}
+	if n != fixedKeys {
+		c.s.fail("group %d: a scan has found %d of %d keys", k.id, n, fixedKeys)
+	}
 }
 
 // try makes one attempt.
@@ -279,22 +351,24 @@ func (c *client) try(k *call) {
 	s := c.s
 	k.attempt++
 	attempt := k.attempt
+	k.to = c.route(k)
+	to := k.to.Shard
 	n := s.randomNode()
-	if h := c.hints[k.id]; h != 0 && s.rng.IntN(10) > 0 {
+	if h := c.hints[to]; h != 0 && s.rng.IntN(10) > 0 {
 		n = s.c.Node(h)
-	} else if l := s.leader(k.id); l != nil && s.rng.IntN(3) == 0 {
+	} else if l := s.leader(to); l != nil && s.rng.IntN(3) == 0 {
 		n = l
 	}
 	patience := between(s.rng, s.knobs.electionTimeout/2, 3*s.knobs.electionTimeout)
 	s.c.After(patience, func() {
 		if c.call == k && k.attempt == attempt {
 			k.tried++
-			delete(c.hints, k.id)
+			delete(c.hints, to)
 			s.happened("client loses patience")
 			c.retry(k, 0)
 		}
 	})
-	req := &scheduler.Request{Kind: k.kind, Shard: k.id, Body: c.body(k)}
+	req := &scheduler.Request{Kind: k.kind, Shard: to, Body: c.body(k)}
 	s.c.After(between(s.rng, 10*time.Microsecond, 200*time.Microsecond), func() {
 		if !n.Up {
 			s.c.After(time.Millisecond, func() { c.refused(k, attempt, n.ID, shard.ErrShardNotFound) })
@@ -324,13 +398,13 @@ func (c *client) try(k *call) {
 func (c *client) body(k *call) []byte {
 	switch k.kind {
 	case scheduler.KindRead:
-		k.read.Shard, k.read.Version = k.id, 1
+		k.read.Shard, k.read.Version = k.to.Shard, k.to.Version
 		return shard.AppendRead(nil, &k.read)
 	case scheduler.KindScan:
-		k.scan.Shard, k.scan.Version = k.id, 1
+		k.scan.Shard, k.scan.Version = k.to.Shard, k.to.Version
 		return shard.AppendScan(nil, &k.scan)
 	}
-	k.write.Shard, k.write.Version = k.id, 1
+	k.write.Shard, k.write.Version = k.to.Shard, k.to.Version
 	if k.session != nil {
 		k.write.Session, k.write.Seq, k.write.Lowest = k.session.id, k.seq, k.session.lowest()
 	}
@@ -343,8 +417,17 @@ func (c *client) answered(k *call, attempt int, from engine.NodeID, answer []byt
 	if c.call != k {
 		return
 	}
-	_ = attempt
-	c.hints[k.id] = from
+	c.hints[k.to.Shard] = from
+	if k.kind == scheduler.KindScan {
+		if k.attempt != attempt { // of an earlier page, maybe
+			return
+		}
+		if !c.scanned(k, answer) {
+			k.attempt++
+			c.try(k)
+			return
+		}
+	}
 	c.finish(k, nil, answer)
 }
 
@@ -354,18 +437,24 @@ func (c *client) refused(k *call, attempt int, from engine.NodeID, err error) {
 		return
 	}
 	if s.opt.Trace {
-		s.tracef("client %d: shard %d node %d: %v", c.id, k.id, from, err)
+		s.tracef("client %d: %v node %d: %v", c.id, k.to, from, err)
 	}
-	delete(c.hints, k.id)
+	delete(c.hints, k.to.Shard)
 	var nl *shard.NotLeaderError
 	var se *shard.SessionExpiredError
+	var moved *shard.MovedError
 	switch {
 	case errors.As(err, &nl):
 		if nl.Leader != 0 {
-			c.hints[k.id] = nl.Leader
+			c.hints[k.to.Shard] = nl.Leader
 		}
 		c.retry(k, time.Millisecond)
+	case errors.As(err, &moved):
+		c.moved(k, moved)
 	case errors.Is(err, shard.ErrUnavailable), errors.Is(err, shard.ErrOverloaded), errors.Is(err, shard.ErrShardNotFound):
+		if errors.Is(err, shard.ErrShardNotFound) && s.rng.IntN(4) == 0 {
+			delete(c.routes, k.id)
+		}
 		c.retry(k, 20*time.Millisecond)
 	case errors.As(err, &se):
 		s.happened("session expired")
@@ -425,10 +514,17 @@ func (c *client) finish(k *call, err error, answer []byte) {
 		}
 	}
 	if k.op != nil && (err == nil || k.kind == scheduler.KindWrite && k.tried > 0) {
-		s.history.add(k.op)
+		s.add(k.op)
+		if k.op2 != nil {
+			s.add(k.op2)
+		}
 	}
 	c.call = nil
-	s.c.After(time.Duration(s.rng.ExpFloat64()*float64(s.knobs.think)), c.next)
+	think := s.knobs.think
+	if len(s.history.ops) > opsMax {
+		think *= 20
+	}
+	s.c.After(time.Duration(s.rng.ExpFloat64()*float64(think)), c.next)
 }
 
 func (s *sim) clientsDone() bool {
@@ -444,7 +540,7 @@ func (s *sim) waiting() string {
 	for _, c := range s.clients {
 		if c.call != nil {
 			s.report(c.call.id)
-			return fmt.Sprintf("client %d, shard %d, attempt %d, %v", c.id, c.call.id, c.call.attempt, c.call.op)
+			return fmt.Sprintf("client %d, shard %d, attempt %d, %v %+v %+v %+v", c.id, c.call.id, c.call.attempt, c.call.op, c.call.write, c.call.read, c.call.scan)
 		}
 	}
 	return ""

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,14 +10,21 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler/simrt"
+	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
 	"github.com/kiloraft/kiloraft/store/vfs"
 )
 
 // disk is what is wrong with a node's disk.
 type disk struct {
-	crashIn int // operations that change something, until the power is cut; zero: never
-	failIn  int // until one fails with EIO
-	full    bool
+	crashIn   int  // operations that change something, until the power is cut; zero: never
+	failIn    int  // until one fails with EIO
+	full      bool // for the log
+	fullState bool
+	flipped   bool // a bit, behind the back of the node
+	// The same for the commits of the state: until the power is cut before one, and until one fails.
+	crashCommit, failCommit int
 }
 
 func (s *sim) disk(id engine.NodeID) *disk {
@@ -64,6 +72,47 @@ func (s *sim) onDisk(n *simrt.Node, op *vfs.Op) error {
 	return nil
 }
 
+// onCommit is asked before every commit of a state.
+func (s *sim) onCommit(n *simrt.Node) error {
+	d := s.disk(n.ID)
+	if d.crashCommit > 0 {
+		if d.crashCommit--; d.crashCommit == 0 {
+			s.happened("crash before a commit of the state")
+			s.tracef("node %d: power cut before a commit", n.ID)
+			return simrt.ErrCrashed
+		}
+	}
+	if d.failCommit > 0 {
+		if d.failCommit--; d.failCommit == 0 {
+			s.happened("EIO in the state")
+			s.tracef("node %d: EIO at a commit", n.ID)
+			return syscall.EIO
+		}
+	}
+	return nil
+}
+
+// onStep is told of the labelled steps of splits and merges, and may crash the node there.
+func (s *sim) onStep(node engine.NodeID, id engine.ShardID, step string) {
+	s.happened(step)
+	s.tracef("node %d shard %d: %s", node, id, step)
+	switch step {
+	case "split: applied":
+		s.check.splitApplied(node, id)
+	case "split: settled":
+		s.check.splitSettled(node, id)
+	}
+	if step == s.stepAt && s.doomed == 0 {
+		s.stepAt, s.doomed = "", node
+		s.happened("crash at a step of a split or merge")
+	}
+}
+
+// steps are where the nodes crash.
+var steps = []string{"split: propose", "split: applied", "split: synced", "split: born", "split: checkpoint written", "split: settled",
+	"merge: propose", "merge: prepared", "merge: frozen", "merge: decide", "merge: applying", "merge: right cut", "merge: writing", "merge: written",
+	"merge: done", "merge: abort", "merge: aborted", "merge: unfrozen", "merge: ended"}
+
 // onFatal is told of a process that ended itself.
 func (s *sim) onFatal(n *simrt.Node, err error) {
 	s.tracef("node %d: fatal: %v", n.ID, err)
@@ -92,25 +141,91 @@ func (s *sim) restartLater(n *simrt.Node) {
 }
 
 func (s *sim) restart(n *simrt.Node) {
-	if n.Up || n.ID == s.lost {
+	if n.Up || s.lost[n.ID] {
 		return
 	}
 	d := s.disk(n.ID)
-	*d = disk{}
+	*d = disk{flipped: d.flipped}
 	if !s.settling && s.rng.IntN(4) == 0 {
 		d.crashIn = 1 + s.rng.IntN(12)
 	}
+	if !s.settling && s.rng.IntN(12) == 0 {
+		d.crashCommit = 1
+	}
 	err := s.c.Start(n.ID)
+	if !n.Up && errors.Is(err, state.ErrFailed) {
+		s.happened("crash during recovery")
+		s.c.Crash(n.ID)
+		s.restartLater(n)
+	}
 	if d.crashIn > 0 && s.rng.IntN(2) == 0 {
 		d.crashIn = 0
 	}
 	s.tracef("node %d: started: %v", n.ID, err)
 	switch {
+	case errors.Is(err, raftlog.ErrCorrupt) && d.flipped:
+		s.happened("corruption refused")
+		s.loseDisk(n)
+		return
 	case errors.Is(err, simrt.ErrCrashed), err != nil && strings.Contains(err.Error(), simrt.ErrCrashed.Error()):
 	case err != nil:
 		s.fail("node %d does not start: %w", n.ID, err)
 	}
 	s.happened("restart")
+}
+
+// loseDisk takes a node away for good, with all that it holds. Another one comes in its place, under a new name.
+func (s *sim) loseDisk(n *simrt.Node) {
+	s.crash(n)
+	n.Wipe()
+	s.lost[n.ID] = true
+	delete(s.durable, n.ID)
+	fresh := s.c.AddNode()
+	s.tracef("node %d: its disk is lost, node %d takes its place", n.ID, fresh.ID)
+	s.happened("disk lost")
+	s.restartLater(fresh)
+}
+
+// redundant tells whether every shard can afford to lose a disk: all have three voters, on nodes that are there, and none is joint.
+func (s *sim) redundant() bool {
+	for _, id := range s.dir.ids {
+		voters := 0
+		for _, r := range s.dir.newest[id].Replicas {
+			switch {
+			case s.lost[r.Node]:
+				return false
+			case r.Role == shard.RoleVoter:
+				voters++
+			case r.Role != shard.RoleLearner:
+				return false
+			}
+		}
+		if voters < 3 {
+			return false
+		}
+	}
+	return true
+}
+
+// flip changes a bit of the log of a node that is down.
+func (s *sim) flip(n *simrt.Node) {
+	names, err := n.Disk().List("log")
+	if err != nil || len(names) == 0 {
+		return
+	}
+	name := "log/" + names[s.rng.IntN(len(names))]
+	if err := n.Disk().Corrupt(name, func(b []byte) {
+		used := len(bytes.TrimRight(b, "\x00"))
+		if used > 0 {
+			at := s.rng.IntN(used)
+			b[at] ^= 1 << s.rng.IntN(8)
+			s.tracef("node %d: a bit of %s is flipped at %d of %d", n.ID, name, at, used)
+		}
+	}); err != nil {
+		s.fail("%w", err)
+	}
+	s.disk(n.ID).flipped = true
+	s.happened("bit flipped")
 }
 
 func (s *sim) randomNode() *simrt.Node { return s.c.Nodes[s.rng.IntN(len(s.c.Nodes))] }
@@ -133,7 +248,7 @@ func (s *sim) faults() {
 	s.c.After(between(s.rng, s.knobs.faultEvery/4, 2*s.knobs.faultEvery), s.faults)
 	t := s.knobs.electionTimeout
 	n, o := s.randomNode(), s.randomNode()
-	switch s.rng.IntN(20) {
+	switch s.rng.IntN(24) {
 	case 0, 1:
 		if n.Up && (s.alive() > len(s.c.Nodes)/2+1 || s.rng.IntN(4) == 0) {
 			s.crash(n)
@@ -147,6 +262,24 @@ func (s *sim) faults() {
 				s.restartLater(n)
 			}
 		}
+	case 20:
+		if n.Up && s.rng.IntN(2) == 0 {
+			s.disk(n.ID).crashCommit = 1 + s.rng.IntN(8)
+		} else if n.Up && s.rng.IntN(3) == 0 {
+			s.disk(n.ID).failCommit = 1 + s.rng.IntN(8)
+		}
+	case 21, 22:
+		s.stepAt = pick(s.rng, steps...)
+	case 23:
+		if s.knobs.loseDisk && s.knobs.moves && !s.lost[n.ID] && s.alive() == len(s.c.Nodes)-len(s.lost) && len(s.lost) < 2 && s.redundant() {
+			if s.rng.IntN(2) == 0 {
+				s.loseDisk(n)
+			} else {
+				s.crash(n)
+				s.flip(n)
+				s.restartLater(n)
+			}
+		}
 	case 3:
 		s.disk(n.ID).crashIn = 1 + s.rng.IntN(30)
 	case 4:
@@ -155,8 +288,9 @@ func (s *sim) faults() {
 		}
 	case 5:
 		d := s.disk(n.ID)
-		d.full = true
-		s.c.After(between(s.rng, 2*time.Second, 12*time.Second), func() { d.full = false })
+		which := s.rng.IntN(3)
+		d.full, d.fullState = which != 0, which != 1
+		s.c.After(between(s.rng, t, 10*t), func() { d.full, d.fullState = false, false })
 	case 6:
 		if n.Up {
 			d := between(s.rng, t/10, 3*t)
@@ -172,6 +306,10 @@ func (s *sim) faults() {
 	case 8:
 		// Within the drift that leases allow for: a hundredth between any two.
 		rate := 1 + (s.rng.Float64()-0.5)*0.009
+		if s.knobs.wildClocks {
+			rate = pick(s.rng, 0.2, 0.7, 1, 3, 20)
+			s.happened("clock beyond the lease bound")
+		}
 		wall := int64(0)
 		if s.rng.IntN(2) == 0 && (s.badClock == 0 || s.badClock == n.ID) { // one at a time: two of three would be the median
 			wall = s.rng.Int64N(2*3_600_000) - 3_600_000
@@ -207,7 +345,7 @@ func (s *sim) faults() {
 	case 16, 17:
 		s.goodNetwork()
 	default:
-		s.transfer()
+		s.transfer(s.dir.newest[s.dir.ids[s.rng.IntN(len(s.dir.ids))]])
 	}
 }
 
@@ -223,14 +361,3 @@ func (s *sim) badNetwork() {
 }
 
 func (s *sim) goodNetwork() { s.c.Net = simrt.NetFaults{FIFO: s.knobs.fifo} }
-
-func (s *sim) transfer() {
-	id := s.shards[s.rng.IntN(len(s.shards))]
-	l := s.leader(id)
-	if l == nil {
-		return
-	}
-	to := s.randomNode().ID
-	s.tracef("transfer shard %d from %d to %d", id, l.ID, to)
-	l.Sched.TransferAsync(id, to, func(error) {})
-}

@@ -30,11 +30,12 @@ func (s *sim) settle() {
 	for _, n := range s.c.Nodes {
 		*s.disk(n.ID) = disk{}
 		n.SyncTime = 0
-		if n.ID != s.lost {
+		if !s.lost[n.ID] {
 			s.c.Isolate(n.ID, false)
 			n.SetClock(1, 0)
 		}
 	}
+	s.stepAt, s.draining = "", 0
 	for _, n := range s.c.Nodes {
 		s.restart(n)
 	}
@@ -56,6 +57,7 @@ func (s *sim) settle() {
 		}
 		next = s.c.Now() + engine.Instant(100*time.Millisecond)
 		s.removeGone()
+		s.tidy()
 		behind = s.behind()
 		return behind == 0
 	}) {
@@ -94,7 +96,7 @@ func (s *sim) report(id engine.ShardID) {
 
 // behind returns a shard whose members have not all applied the same, or whose change of members is not over.
 func (s *sim) behind() engine.ShardID {
-	newest := s.newestDescriptors()
+	newest := s.dir.newest
 	byShard := map[engine.ShardID]map[engine.NodeID]scheduler.ReplicaStatus{}
 	for _, n := range s.c.Nodes {
 		if !n.Up {
@@ -107,35 +109,62 @@ func (s *sim) behind() engine.ShardID {
 			byShard[st.Shard][n.ID] = st
 		}
 	}
-	for _, id := range s.shards {
+	for _, id := range s.dir.ids {
 		l := s.leader(id)
 		if l == nil || newest[id] == nil {
 			return id
 		}
 		lead := byShard[id][l.ID]
 		for _, r := range newest[id].Replicas {
-			if r.Node == s.lost {
-				continue
+			if s.lost[r.Node] {
+				return id
 			}
 			st, ok := byShard[id][r.Node]
 			if !ok || st.Replica != r.Replica || st.Applied != lead.Last || st.Descriptor == nil || st.Descriptor.ConfVersion != newest[id].ConfVersion {
 				return id
 			}
 		}
+		if lead.Merge.Role != shard.MergeNone {
+			return id
+		}
 		for node, st := range byShard[id] { // who is not a member any more goes away
-			if d, ok := newest[id].OnNode(node); (!ok || d.Replica != st.Replica) && st.Descriptor != nil {
-				if _, was := st.Descriptor.Replica(st.Replica); was {
-					return id
-				}
+			if d, ok := newest[id].OnNode(node); !ok || d.Replica != st.Replica {
+				return id
 			}
+		}
+	}
+	for id := range byShard { // and so does who is of a shard that is no more
+		if newest[id] == nil {
+			return id
 		}
 	}
 	return 0
 }
 
+// tidy does what the drivers of operations and the nodes do, when the faults are over.
+func (s *sim) tidy() {
+	for _, id := range s.dir.ids {
+		s.repair(s.dir.newest[id])
+	}
+	for _, n := range s.c.Nodes {
+		if !n.Up {
+			continue
+		}
+		for _, st := range n.Statuses() {
+			d := s.dir.newest[st.Shard]
+			if d != nil && st.Descriptor == nil {
+				// The driver's word: it has added this replica, and seen it removed.
+				if _, named := d.Replica(st.Replica); !named {
+					n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, func(error) {})
+				}
+			}
+		}
+	}
+}
+
 // awake returns a shard of which a member does not sleep. A learner whose addition was undone waits for ever, and is no member.
 func (s *sim) awake() engine.ShardID {
-	newest := s.newestDescriptors()
+	newest := s.dir.newest
 	for _, n := range s.c.Nodes {
 		if !n.Up {
 			continue
@@ -153,12 +182,12 @@ func (s *sim) awake() engine.ShardID {
 
 // compare requires that all replicas of a shard hold the same.
 func (s *sim) compare() {
-	for _, id := range s.shards {
+	for _, id := range s.dir.ids {
 		var want state.Content
 		var at engine.LogID
 		first := engine.NodeID(0)
 		for _, n := range s.c.Nodes {
-			d := s.newestDescriptors()[id]
+			d := s.dir.newest[id]
 			if _, member := d.OnNode(n.ID); !n.Up || !member {
 				continue
 			}

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 type Options struct {
 	// Trace keeps what happened, for reading.
 	Trace bool
-	// Span is how long faults and clients go on: default 20 s.
+	// Span is how long faults and clients go on: default as the seed has it.
 	Span time.Duration
 	// Calm makes a run without faults.
 	Calm bool
@@ -25,6 +27,7 @@ type Options struct {
 // Result is what a run was.
 type Result struct {
 	Seed  uint64
+	Pace  string
 	Err   error
 	Knobs string
 	Trace []string
@@ -40,14 +43,19 @@ type Result struct {
 
 // sim is one run.
 type sim struct {
-	opt    Options
-	seed   uint64
-	rng    *rand.Rand
-	knobs  knobs
-	c      *simrt.Cluster
-	check  *checker
-	shards []engine.ShardID
-	nextID engine.ReplicaID
+	opt   Options
+	seed  uint64
+	rng   *rand.Rand
+	knobs knobs
+	c     *simrt.Cluster
+	check *checker
+	dir   *directory
+	// groups are ranges of keys, named by the shard that each of them was at first.
+	groups    []engine.ShardID
+	nextID    engine.ReplicaID
+	nextShard engine.ShardID
+
+	durable map[engine.NodeID]durable
 
 	clients  []*client
 	history  history
@@ -55,21 +63,29 @@ type sim struct {
 	settling bool // faults are over
 
 	disks     map[engine.NodeID]*disk
+	stepAt    string        // of a split or merge, at which the next node that comes there crashes
+	doomed    engine.NodeID // it crashes when the event is over
+	draining  engine.NodeID
 	sometimes map[string]int
 	trace     []string
 	err       error
-	lost      engine.NodeID // its disk is gone for good
-	badClock  engine.NodeID // its wall clock may be off by an hour
+	lost      map[engine.NodeID]bool // their disks are gone for good
+	badClock  engine.NodeID          // its wall clock may be off by an hour
 	events    uint64
 }
 
 // knobs are what a seed chooses.
 type knobs struct {
+	pace                          string // busy, or quiet, or wide: many shards
+	span                          time.Duration
 	nodes, lanes, shards, clients int
 	fifo                          bool
 	electionTimeout               time.Duration
 	faultEvery                    time.Duration
 	moves                         bool
+	moveEvery                     time.Duration
+	wildClocks                    bool // monotonic clocks jump by more than leases allow for: reads promise nothing then
+	loseDisk                      bool
 	think                         time.Duration
 	answersLost                   float64
 	valueMax                      int
@@ -87,13 +103,27 @@ func between(r *rand.Rand, a, b time.Duration) time.Duration {
 func drawKnobs(r *rand.Rand) knobs {
 	t := pick(r, 200*time.Millisecond, 500*time.Millisecond, time.Second)
 	k := knobs{
+		pace: "busy", span: 20 * time.Second,
 		nodes: pick(r, 3, 3, 4, 5), lanes: 1 + r.IntN(2), shards: 3 + r.IntN(22), clients: 4 + r.IntN(10),
-		fifo: r.IntN(2) == 0, electionTimeout: t, faultEvery: pick(r, 150*time.Millisecond, 400*time.Millisecond, time.Second),
-		moves: r.IntN(3) > 0, think: pick(r, 2*time.Millisecond, 10*time.Millisecond, 30*time.Millisecond), answersLost: pick(r, 0, 0.01, 0.1),
-		valueMax:     pick(r, 10, 100, 3000),
+		fifo: r.IntN(2) == 0, electionTimeout: t, faultEvery: pick(r, t/2, 3*t/2, 4*t),
+		moves: r.IntN(3) > 0, moveEvery: pick(r, 200*time.Millisecond, 600*time.Millisecond),
+		think: pick(r, 2*time.Millisecond, 10*time.Millisecond, 30*time.Millisecond), answersLost: pick(r, 0, 0.01, 0.1),
+		wildClocks: r.IntN(8) == 0, loseDisk: r.IntN(3) == 0, valueMax: pick(r, 10, 100, 3000),
 		crash:        vfs.CrashPolicy{KeepWrite: pick(r, 0, 0.3, 0.9), TearWrite: pick(r, 0, 0.5, 1), KeepDir: pick(r, 0, 0.5, 1)},
 		segmentBytes: pick[int64](r, 64<<10, 256<<10, 1<<20), cacheBytes: pick[int64](r, 4<<10, 64<<10, 1<<20),
 	}
+	switch p := r.IntN(10); {
+	case p < 3: // hours in which little happens, and what happens meets sleepers
+		k.pace, k.span = "quiet", time.Hour
+		k.electionTimeout = time.Second
+		k.shards, k.clients = 3+r.IntN(6), 3
+		k.think, k.faultEvery, k.moveEvery = 40*time.Second, pick(r, time.Minute, 4*time.Minute), 5*time.Minute
+	case p == 3:
+		k.pace, k.span = "wide", 10*time.Second
+		k.electionTimeout = time.Second
+		k.shards, k.clients = 100+r.IntN(150), 10
+	}
+	t = k.electionTimeout
 	k.config = scheduler.Config{
 		ElectionTimeoutMin:  engine.Duration(t),
 		HeartbeatInterval:   engine.Duration(t / 10),
@@ -109,19 +139,26 @@ func drawKnobs(r *rand.Rand) knobs {
 		SnapshotBytesPerSec: -1,
 		CheckpointTxBytes:   pick(r, 1, 4<<10, 2<<20),
 	}
+	if k.pace == "quiet" {
+		k.config.QuiesceAfter = engine.Duration(t)
+	}
 	return k
 }
 
 // Run makes the run of a seed.
 func Run(seed uint64, opt Options) *Result {
-	if opt.Span == 0 {
-		opt.Span = 20 * time.Second
-	}
-	s := &sim{opt: opt, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6b696c6f)), sometimes: map[string]int{}, disks: map[engine.NodeID]*disk{}}
+	s := &sim{opt: opt, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6b696c6f)), sometimes: map[string]int{}, disks: map[engine.NodeID]*disk{},
+		durable: map[engine.NodeID]durable{}, lost: map[engine.NodeID]bool{}, nextShard: 10_000}
 	s.knobs = drawKnobs(s.rng)
+	if opt.Span != 0 {
+		s.knobs.span = opt.Span
+	}
 	s.check = newChecker(s)
+	s.dir = newDirectory(s)
+	scheduler.FaultHook = s.onStep
+	defer func() { scheduler.FaultHook = nil }()
 	s.run()
-	r := &Result{Seed: seed, Err: s.err, Trace: s.trace, Hash: s.check.hash, Sometimes: s.sometimes, Events: s.events,
+	r := &Result{Seed: seed, Pace: s.knobs.pace, Err: s.err, Trace: s.trace, Hash: s.check.hash, Sometimes: s.sometimes, Events: s.events,
 		Ops: len(s.history.ops), Unknown: s.history.unknown}
 	r.Knobs = fmt.Sprintf("%+v", s.knobs)
 	if s.c != nil {
@@ -144,12 +181,12 @@ func (s *sim) run() {
 	for i := range s.knobs.clients {
 		s.clients = append(s.clients, newClient(s, i))
 	}
-	end := s.c.Now() + engine.Instant(s.opt.Span)
+	end := s.c.Now() + engine.Instant(s.knobs.span)
 	if !s.opt.Calm {
 		s.c.After(between(s.rng, 0, s.knobs.faultEvery), s.faults)
 	}
 	if s.knobs.moves {
-		s.c.After(between(s.rng, 0, time.Second), s.moves)
+		s.c.After(between(s.rng, 0, s.knobs.moveEvery), s.moves)
 	}
 	s.until(end, func() bool { return false })
 	s.settle()
@@ -164,8 +201,12 @@ func (s *sim) start() {
 			node, inc, logger, fatal, lanes := c.Node, c.Incarnation, c.Logger, c.Fatal, c.Lanes
 			*c = k.config
 			c.Node, c.Incarnation, c.Logger, c.Fatal, c.Lanes = node, inc, logger, fatal, lanes
+			c.OnDescriptors = func(events []scheduler.DescriptorEvent) { s.dir.learn(node, events) }
+			c.OnDescriptor = func(ev scheduler.DescriptorEvent) { s.dir.learn(node, []scheduler.DescriptorEvent{ev}) }
 		},
-		OnFatal: s.onFatal, Disk: s.onDisk, Probe: func(n *simrt.Node) scheduler.Probe { return &probe{s.check, n, n.Life()} },
+		Logger: slog.New(logCounter{s: s}), FS: s.watch, Recovered: s.onRecovered, StateFault: s.onCommit,
+		StateFull: func(n *simrt.Node) bool { return s.disk(n.ID).fullState },
+		OnFatal:   s.onFatal, Disk: s.onDisk, Probe: func(n *simrt.Node) scheduler.Probe { return &probe{s.check, n, n.Life()} },
 	})
 	if err != nil {
 		s.fail("start: %w", err)
@@ -174,12 +215,63 @@ func (s *sim) start() {
 	c.Net.FIFO = k.fifo
 	for i := range k.shards {
 		id := engine.ShardID(2 + i)
-		s.shards = append(s.shards, id)
+		s.groups = append(s.groups, id)
 		s.create(id)
 	}
 	if err := c.Until(30*time.Second, func() bool { return s.leaderless() == 0 }); err != nil {
 		s.fail("shard %d has no first leader: %w", s.leaderless(), err)
 	}
+	for _, id := range s.groups {
+		s.fill(id)
+	}
+}
+
+// fixedKeys are in each group from the start, and never change: every scan must find each of them once.
+const fixedKeys = 10
+
+func (s *sim) fill(id engine.ShardID) {
+	w := shard.Write{Shard: id, Version: 1}
+	for i := range fixedKeys {
+		k := key(id, fmt.Sprint("fix/", i))
+		w.Ops = append(w.Ops, shard.Op{Kind: shard.OpPut, Key: k, Value: k})
+	}
+	for done := false; !done; {
+		answered := false
+		req := &scheduler.Request{Kind: scheduler.KindWrite, Shard: id, Body: shard.AppendWrite(nil, &w),
+			Done: func(r *scheduler.Request) { done, answered = r.Err == nil, true }}
+		if l := s.leader(id); l != nil {
+			l.Submit(req)
+		} else {
+			answered = true
+		}
+		if err := s.c.Until(30*time.Second, func() bool { return answered }); err != nil {
+			s.fail("filling shard %d: %w", id, err)
+		}
+		s.c.Run(time.Millisecond)
+	}
+}
+
+// logCounter counts the messages of the nodes: what they find worth telling is rare.
+type logCounter struct {
+	slog.Handler
+	s *sim
+}
+
+// Enabled implements slog.Handler.
+func (logCounter) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (h logCounter) Handle(_ context.Context, r slog.Record) error {
+	h.s.happened("log: " + r.Message)
+	if h.s.opt.Trace {
+		line := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			line += " " + a.String()
+			return true
+		})
+		h.s.tracef("log: %s", line)
+	}
+	return nil
 }
 
 // create makes a shard with three replicas.
@@ -199,7 +291,7 @@ func (s *sim) create(id engine.ShardID) {
 
 // leaderless returns a shard without a leader that may serve, zero if there is none.
 func (s *sim) leaderless() engine.ShardID {
-	for _, id := range s.shards {
+	for _, id := range s.dir.ids {
 		if s.leader(id) == nil {
 			return id
 		}
@@ -220,6 +312,14 @@ func (s *sim) until(end engine.Instant, cond func() bool) bool {
 			return false
 		}
 		s.events++
+		if s.doomed != 0 {
+			n := s.c.Node(s.doomed)
+			s.doomed = 0
+			if n.Up {
+				s.crash(n)
+				s.restartLater(n)
+			}
+		}
 	}
 	return true
 }

@@ -44,6 +44,9 @@ func run(t *testing.T, seed uint64, opt Options) *Result {
 	t.Helper()
 	r := Run(seed, opt)
 	if r.Err == nil {
+		if opt.Trace {
+			writeTrace(t, r)
+		}
 		return r
 	}
 	if *quickFlag {
@@ -56,13 +59,17 @@ func run(t *testing.T, seed uint64, opt Options) *Result {
 	for _, line := range r.Trace[max(0, len(r.Trace)-12):] {
 		t.Log(line)
 	}
-	path := fmt.Sprintf("%s/kiloraft-sim-%d.trace", os.TempDir(), seed)
-	if err := os.WriteFile(path, []byte(strings.Join(r.Trace, "\n")+"\n"), 0o644); err == nil {
-		t.Logf("the whole trace: %s", path)
-	}
+	writeTrace(t, r)
 	t.Logf("knobs: %s", r.Knobs)
 	t.Errorf("seed %d: %v\nreplay: make sim SEEDS=%d", seed, r.Err, seed)
 	return r
+}
+
+func writeTrace(t *testing.T, r *Result) {
+	path := fmt.Sprintf("%s/kiloraft-sim-%d.trace", os.TempDir(), r.Seed)
+	if err := os.WriteFile(path, []byte(strings.Join(r.Trace, "\n")+"\n"), 0o644); err == nil {
+		t.Logf("the whole trace: %s", path)
+	}
 }
 
 func TestSeeds(t *testing.T) {

@@ -39,6 +39,9 @@ func (n *Node) startClock() {
 
 // SetClock makes the node's monotonic clock run at this rate from now on, and its wall clock be off by so much.
 func (n *Node) SetClock(rate float64, wallMs int64) {
+	if n.Lives == 0 {
+		return
+	}
 	now := n.clock.Now()
 	*n.clock.clockState = clockState{c: n.c, base: n.c.now, local: now, rate: rate, wallMs: wallMs}
 }
@@ -47,5 +50,5 @@ func (n *Node) SetClock(rate float64, wallMs int64) {
 func (n *Node) Clock() engine.Instant { return n.clock.Now() }
 
 func (n *Node) wipe() {
-	n.disk, n.db = vfs.NewMem(), state.NewMem(state.Options{})
+	n.disk, n.db = vfs.NewMem(), state.NewMem(n.stateOptions())
 }

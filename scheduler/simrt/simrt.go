@@ -1,7 +1,6 @@
 package simrt
 
 import (
-	"container/heap"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +38,14 @@ type Options struct {
 	OnFatal func(*Node, error)
 	// Disk is asked before every operation on a node's disk and may fail it. It may call Crash.
 	Disk func(*Node, *vfs.Op) error
+	// FS wraps the disk of a node, below Disk: it sees what is really written.
+	FS func(*Node, vfs.FS) vfs.FS
+	// Recovered is told what the raft log of a node held at its start.
+	Recovered func(*Node, *raftlog.Recovery)
+	// StateFault is asked before every commit of a node's state: an error fails it, and with it the node. It may call Crash.
+	StateFault func(*Node) error
+	// StateFull tells whether a node's state has no space for more.
+	StateFull func(*Node) bool
 	// Probe watches the lanes of a node.
 	Probe func(*Node) scheduler.Probe
 	// Skew gives each life of a node a monotonic clock of its own.
@@ -56,7 +63,7 @@ type Cluster struct {
 
 	now     engine.Instant
 	seq     uint64
-	events  eventHeap
+	events  events
 	cut     map[[2]engine.NodeID]bool // from, to
 	arrival map[[3]uint64]engine.Instant
 	session map[[2]engine.NodeID]uint64 // by the lower and the higher id
@@ -82,6 +89,9 @@ type Node struct {
 	writing     bool
 	idle        uint64
 
+	heartbeatEvery time.Duration
+	stateNumber    uint64 // of db
+
 	clock    localClock
 	paused   engine.Instant // nothing runs before
 	tasks    []*task
@@ -90,33 +100,6 @@ type Node struct {
 	NoCheckpoints bool
 	// Lives counts how often the node was started.
 	Lives uint64
-}
-
-type event struct {
-	at  engine.Instant
-	seq uint64
-	do  func()
-}
-
-type eventHeap []event
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-
-// Push implements heap.Interface.
-func (h *eventHeap) Push(x any) { *h = append(*h, x.(event)) }
-
-// Pop implements heap.Interface.
-func (h *eventHeap) Pop() any {
-	old := *h
-	n := len(old) - 1
-	x := old[n]
-	old[n] = event{}
-	*h = old[:n]
-	return x
 }
 
 const (
@@ -143,9 +126,8 @@ func New(opt Options) (*Cluster, error) {
 	c := &Cluster{Opt: opt, Rand: rand.New(rand.NewPCG(opt.Seed, 1)), now: 1e9, cut: map[[2]engine.NodeID]bool{},
 		arrival: map[[3]uint64]engine.Instant{}, session: map[[2]engine.NodeID]uint64{}}
 	c.Net.Drop, c.Net.Dup = opt.Drop, opt.Dup
-	for i := range opt.Nodes {
-		n := &Node{c: c, ID: engine.NodeID(i + 1), disk: vfs.NewMem(), db: state.NewMem(state.Options{})}
-		c.Nodes = append(c.Nodes, n)
+	for range opt.Nodes {
+		c.AddNode()
 	}
 	for _, n := range c.Nodes {
 		if err := c.Start(n.ID); err != nil {
@@ -155,15 +137,56 @@ func New(opt Options) (*Cluster, error) {
 	return c, nil
 }
 
+// AddNode makes a node with an empty disk, which is not started.
+func (c *Cluster) AddNode() *Node {
+	n := &Node{c: c, ID: engine.NodeID(len(c.Nodes) + 1), disk: vfs.NewMem()}
+	n.db = state.NewMem(n.stateOptions())
+	c.Nodes = append(c.Nodes, n)
+	return n
+}
+
+// stateOptions are those of the state of this life of the node.
+func (n *Node) stateOptions() state.Options {
+	var o state.Options
+	n.stateNumber++
+	number := n.stateNumber
+	if f := n.c.Opt.StateFault; f != nil {
+		o.Fault = func() error {
+			if n.stateNumber != number {
+				return ErrCrashed // a task of an earlier life
+			}
+			return f(n)
+		}
+	}
+	if f := n.c.Opt.StateFull; f != nil {
+		o.FreeBytes = func() (int64, error) {
+			if f(n) {
+				return 0, nil
+			}
+			return 1 << 40, nil
+		}
+	}
+	return o
+}
+
+// Disk is the node's disk, for those who look at it or damage it.
+func (n *Node) Disk() *vfs.Mem { return n.disk }
+
+// State is the node's state.
+func (n *Node) State() *state.DB { return n.db }
+
 // Now is the simulated time.
 func (c *Cluster) Now() engine.Instant { return c.now }
 
 // Node returns a node by its id.
 func (c *Cluster) Node(id engine.NodeID) *Node { return c.Nodes[id-1] }
 
-func (c *Cluster) after(d time.Duration, do func()) {
+func (c *Cluster) after(d time.Duration, do func()) { c.afterOn(nil, d, do) }
+
+// afterOn does something later that concerns node n alone; nil: anybody.
+func (c *Cluster) afterOn(n *Node, d time.Duration, do func()) {
 	c.seq++
-	heap.Push(&c.events, event{c.now + engine.Instant(d), c.seq, do})
+	c.events.push(event{c.now + engine.Instant(d), c.seq, n, do})
 }
 
 func (c *Cluster) jitter(d time.Duration) time.Duration {
@@ -184,7 +207,7 @@ func (n *Node) Create(desc *shard.Descriptor, id engine.ReplicaID, campaign bool
 // after does something later, unless the node's life has ended by then.
 func (n *Node) after(d time.Duration, do func()) {
 	life := n.life
-	n.c.after(d, func() {
+	n.c.afterOn(n, d, func() {
 		if n.Up && n.life == life {
 			if n.paused > n.c.now {
 				n.after(time.Duration(n.paused-n.c.now), do)
@@ -216,10 +239,16 @@ func (c *Cluster) Start(id engine.NodeID) error {
 	if err != nil {
 		return fmt.Errorf("node %d: %w", id, err)
 	}
+	if c.Opt.Recovered != nil {
+		c.Opt.Recovered(n, rec)
+	}
 	cfg := scheduler.Config{Node: id, Incarnation: n.incarnation, Lanes: c.Opt.Lanes, Logger: c.Opt.Logger,
 		Fatal: func(err error) { n.fatal(life, err) }}
 	if c.Opt.Config != nil {
 		c.Opt.Config(&cfg)
+	}
+	if n.heartbeatEvery = time.Duration(cfg.HeartbeatInterval); n.heartbeatEvery == 0 {
+		n.heartbeatEvery = 100 * time.Millisecond
 	}
 	deps := scheduler.Deps{Log: log, Recovery: rec, State: n.db, Network: network{n, life}, Clock: n.clock,
 		Spawn: func(f func()) { n.spawn(c.jitter(taskDelay), f) },
@@ -272,7 +301,7 @@ func (c *Cluster) Crash(id engine.NodeID) {
 	n.life++
 	defer n.stopTasks()
 	n.disk = n.disk.Crash(rand.New(rand.NewPCG(c.Opt.Seed, n.life)), c.Opt.Crash)
-	n.db = n.db.Clone(state.Options{})
+	n.db = n.db.Clone(n.stateOptions())
 	inc := n.incarnation
 	for _, o := range c.Nodes {
 		if o != n && o.Up {
@@ -297,7 +326,7 @@ func (c *Cluster) Isolate(id engine.NodeID, cut bool) {
 func (n *Node) heartbeat() {
 	n.Sched.Heartbeats()
 	n.pump()
-	n.after(100*time.Millisecond, n.heartbeat)
+	n.after(n.heartbeatEvery, n.heartbeat)
 }
 
 func (n *Node) checkpoint() {
@@ -383,13 +412,15 @@ func (c *Cluster) Step() bool {
 	if len(c.events) == 0 {
 		return false
 	}
-	e := heap.Pop(&c.events).(event)
+	e := c.events.pop()
 	c.now = max(c.now, e.at)
 	e.do()
+	if e.n != nil {
+		e.n.pump()
+		return true
+	}
 	for _, n := range c.Nodes {
-		if n.Up {
-			n.pump()
-		}
+		n.pump()
 	}
 	return true
 }

@@ -71,6 +71,10 @@ func (c *Cluster) sleep(d time.Duration) bool {
 func (n *Node) stopTasks() {
 	tasks := n.tasks
 	n.tasks = nil
+	n.stop(tasks)
+}
+
+func (n *Node) stop(tasks []*task) {
 	for _, t := range tasks {
 		if t == n.c.running {
 			continue // it called Crash, and ends by itself
@@ -122,7 +126,11 @@ func (n *Node) sealWhenIdle(idle uint64) {
 // fs is the node's disk as its process sees it.
 func (n *Node) fs() vfs.FS {
 	life := n.life
-	return vfs.Inject(n.disk, func(op *vfs.Op) error {
+	var disk vfs.FS = n.disk
+	if n.c.Opt.FS != nil {
+		disk = n.c.Opt.FS(n, disk)
+	}
+	return vfs.Inject(disk, func(op *vfs.Op) error {
 		if n.life != life {
 			return ErrCrashed
 		}
@@ -162,7 +170,10 @@ func (n *Node) fatal(life uint64, err error) {
 	if c.Opt.OnFatal != nil {
 		c.Opt.OnFatal(n, err)
 	}
+	tasks := n.tasks // they may meet the error, too: they end when this event is over
+	n.tasks = nil
 	c.Crash(n.ID)
+	c.after(0, func() { n.stop(tasks) })
 }
 
 // Pause stops everything on a node for d, as SIGSTOP does: its clock goes on.

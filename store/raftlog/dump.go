@@ -35,22 +35,38 @@ func Dump(fs vfs.FS, dir string, fn func(*Record) error) error {
 			out.Kind = "seal"
 			return fn(&out)
 		}
-		r := recordReader{b: records}
-		var rec record
-		for r.next(&rec) {
-			out.Kind, out.Key, out.Vote, out.LogID = kindNames[rec.kind], rec.key, rec.vote, rec.id
-			out.Committed, out.First, out.Runs = rec.committed, rec.first, out.Runs[:0]
-			for _, run := range rec.runs {
-				out.Runs = append(out.Runs, Run{Term: run.term, First: run.first, Count: int(run.count), Special: run.special,
-					Body: records[run.off : run.off+run.size]})
-			}
-			if err := fn(&out); err != nil {
-				return err
-			}
-		}
-		return r.err
+		return out.each(records, fn)
 	})
 	return err
+}
+
+// DumpFrame calls fn for every record of the frame at the start of b. It is no frame, or a part of one: then fn is not called. The
+// checksum is not checked, for only the segment knows its seed: b is what is about to be written.
+func DumpFrame(b []byte, fn func(*Record) error) error {
+	h, ok := peekFrame(b)
+	if !ok || h.flags&flagSeal != 0 {
+		return nil
+	}
+	out := Record{Sequence: h.seq}
+	return out.each(b[frameHeaderSize:frameHeaderSize+int(h.length)], fn)
+}
+
+// each calls fn for every record of a frame.
+func (out *Record) each(records []byte, fn func(*Record) error) error {
+	r := recordReader{b: records}
+	var rec record
+	for r.next(&rec) {
+		out.Kind, out.Key, out.Vote, out.LogID = kindNames[rec.kind], rec.key, rec.vote, rec.id
+		out.Committed, out.First, out.Runs = rec.committed, rec.first, out.Runs[:0]
+		for _, run := range rec.runs {
+			out.Runs = append(out.Runs, Run{Term: run.term, First: run.first, Count: int(run.count), Special: run.special,
+				Body: records[run.off : run.off+run.size]})
+		}
+		if err := fn(out); err != nil {
+			return err
+		}
+	}
+	return r.err
 }
 
 // Report is what Verify found.

@@ -94,7 +94,7 @@ func Open(path string, opt Options) (*DB, error) {
 // NewMem returns an empty store in memory. Its writes are durable at once: Clone is what a crash leaves.
 func NewMem(opt Options) *DB {
 	opt.defaults()
-	return newDB(newMemKV(opt.Fault), opt)
+	return newDB(newMemKV(&opt), opt)
 }
 
 func newDB(kv backend, opt Options) *DB {
@@ -104,7 +104,7 @@ func newDB(kv backend, opt Options) *DB {
 // Clone returns a copy of a store made by NewMem, as if it had been opened again after a crash at this moment.
 func (db *DB) Clone(opt Options) *DB {
 	opt.defaults()
-	return newDB(db.kv.(*memKV).clone(opt.Fault), opt)
+	return newDB(db.kv.(*memKV).clone(&opt), opt)
 }
 
 // Close waits for transactions and closes the store. Readers and ingests are closed before it.

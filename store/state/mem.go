@@ -14,6 +14,8 @@ type memKV struct {
 	spaces  map[space]*memBucket
 	tabs    map[TabletID]*memBucket
 	fault   func() error
+	free    func() (int64, error) // nil: there is always space
+	reserve int64
 	closed  bool
 	undoing []func() // of the transaction that is open, to be run in reverse
 }
@@ -25,8 +27,8 @@ type memBucket struct {
 	pairs []memKVPair // sorted by key; pairs are replaced, never modified
 }
 
-func newMemKV(fault func() error) *memKV {
-	m := &memKV{spaces: make(map[space]*memBucket), tabs: make(map[TabletID]*memBucket), fault: fault}
+func newMemKV(opt *Options) *memKV {
+	m := &memKV{spaces: make(map[space]*memBucket), tabs: make(map[TabletID]*memBucket), fault: opt.Fault, free: opt.FreeBytes, reserve: opt.ReserveBytes}
 	for _, s := range []space{spaceNode, spaceRecords, spaceMeta, spaceGarbage} {
 		m.spaces[s] = &memBucket{kv: m}
 	}
@@ -34,10 +36,10 @@ func newMemKV(fault func() error) *memKV {
 }
 
 // clone returns a copy of all that was committed.
-func (m *memKV) clone(fault func() error) *memKV {
+func (m *memKV) clone(opt *Options) *memKV {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	c := newMemKV(fault)
+	c := newMemKV(opt)
 	for s, b := range m.spaces {
 		c.spaces[s].pairs = slices.Clone(b.pairs)
 	}
@@ -56,11 +58,16 @@ func (m *memKV) view(fn func(kvTx) error) error {
 	return fn((*memTx)(m))
 }
 
-func (m *memKV) update(_ need, fn func(kvTx) error) error {
+func (m *memKV) update(n need, fn func(kvTx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return ErrClosed
+	}
+	if m.free != nil && !n.urgent {
+		if free, err := m.free(); err != nil || free < m.reserve {
+			return errors.Join(ErrNoSpace, err)
+		}
 	}
 	m.undoing = m.undoing[:0]
 	err := fn((*memTx)(m))
