@@ -38,7 +38,7 @@ type boltKV struct {
 
 func openBolt(path string, opt Options) (*boltKV, error) {
 	b := &boltKV{opt: opt}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+	db, err := boltOpen(path, &bolt.Options{
 		Timeout:         opt.LockTimeout,
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: opt.MapBytes,
@@ -61,6 +61,13 @@ func openBolt(path string, opt Options) (*boltKV, error) {
 		return nil, errors.Join(fmt.Errorf("open state %s: %w", path, err), db.Close())
 	}
 	return b, nil
+}
+
+// boltOpen opens a file of bbolt, which reads its freelist at once, damaged or not. A file over which it panicked stays locked by this process.
+func boltOpen(path string, opt *bolt.Options) (db *bolt.DB, err error) {
+	defer guard(&err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return bolt.Open(path, 0o600, opt)
 }
 
 func (b *boltKV) prepare(path string) error {

@@ -133,7 +133,7 @@ func TestRandomDamage(t *testing.T) {
 		damaged := filepath.Join(dir, fmt.Sprint("damaged", i))
 		check(t, os.WriteFile(damaged, bad, 0o600))
 		opt := Options{GrowBytes: 64 << 10, ReserveBytes: 1}
-		db, err := openGuarded(damaged, opt)
+		db, err := Open(damaged, opt)
 		if err != nil {
 			found++
 			continue
@@ -150,9 +150,27 @@ func TestRandomDamage(t *testing.T) {
 	t.Logf("%d of 100 damages lay where somebody looked", found)
 }
 
-func openGuarded(path string, opt Options) (db *DB, err error) {
-	defer guard(&err)
-	return Open(path, opt)
+// bbolt panics over a freelist that is damaged as soon as it opens the file: that is corruption, and no reason to crash.
+func TestDamagedFreelist(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	db := openTest(t, path, Options{})
+	check(t, db.Write([]Change{{Record: wholeRecord(1, 2, 1), Overlay: numbered(0, 500, 50), NewTablet: true}}, 0))
+	used := db.Stats().UsedBytes
+	check(t, db.Close())
+	b, err := os.ReadFile(path)
+	check(t, err)
+	for i := int64(2 * 4096); i < used; i++ { // every page but the meta pages
+		b[i] ^= 0x55
+	}
+	check(t, os.WriteFile(path, b, 0o600))
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("open: %v", err)
+	}
+	again := path + "2" // the file over which it panicked stays locked
+	check(t, os.WriteFile(again, b, 0o600))
+	if _, err := Verify(again); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("verify: %v", err)
+	}
 }
 
 // What lies in the file of a store that is killed between the transactions of an ingest, of a checkpoint, or of garbage

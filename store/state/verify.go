@@ -33,7 +33,7 @@ func openOffline(path string) (*boltKV, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+	db, err := boltOpen(path, &bolt.Options{
 		ReadOnly: true, Timeout: 100 * time.Millisecond, NoStatistics: true, PreLoadFreelist: true,
 		FreelistType: bolt.FreelistMapType,
 	})
