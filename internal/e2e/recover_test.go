@@ -17,7 +17,7 @@ import (
 // TestRecover kills three nodes with kill -9, takes two of them away for good, and makes a cluster of the one that is left: it has all
 // that it had, and serves. A lost node that comes back is refused and stops; new nodes bring the replicas back.
 func TestRecover(t *testing.T) {
-	const shards, keys = 12, 200
+	const shards, keys = 6, 100
 	c := start(t, 3)
 	c.init(shards)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -53,21 +53,6 @@ func TestRecover(t *testing.T) {
 			t.Errorf("shard %d: %+v", i+1, s)
 		}
 	}
-	for _, bad := range []struct {
-		why  string
-		args []string
-	}{
-		{"no survivor has ever heard", []string{"--lost", "2,3,9", "--data-dir", dir}},
-		{"neither lost nor given", []string{"--lost", "2", "--data-dir", dir}},
-		{"no data directory", []string{"--lost", "2,3", "--data-dir", t.TempDir()}},
-		{"given as a survivor", []string{"--lost", "2,3", "--data-dir", dir, "--data-dir", c.Nodes[1].DataDir()}},
-		{"not needed", []string{"--lost", "2", "--data-dir", dir, "--data-dir", c.Nodes[2].DataDir()}},
-	} {
-		o := c.run(nil, append([]string{"debug", "recover", "--unsafe", "-y"}, bad.args...)...)
-		if o.code != 1 || !strings.Contains(o.stderr, bad.why) {
-			t.Errorf("%v: exit %d, %s", bad.args, o.code, o.stderr)
-		}
-	}
 	if err := os.RemoveAll(c.Nodes[1].DataDir()); err != nil {
 		t.Fatal(err)
 	}
@@ -85,10 +70,6 @@ func TestRecover(t *testing.T) {
 			t.Errorf("the table does not name shard %d", plan.Shards[i].Shard)
 		}
 	}
-	if again := c.run(nil, "debug", "recover", "--unsafe", "-y", "--lost", "2,3", "--data-dir", dir); again.code != 1 || !strings.Contains(again.stderr, "not needed") {
-		t.Fatalf("a second time: exit %d, %s", again.code, again.stderr)
-	}
-
 	begin := time.Now()
 	c.restart(0)
 	c.kv = c.dial(c.Servers[0])

@@ -269,14 +269,14 @@ func (p *planner) isBorn(c candidate) (bool, error) {
 	return parent.quorum || parent.chosen.node == c.node, nil
 }
 
-// hasQuorum tells whether the survivors can elect the replica, by the newest membership in its log.
+// hasQuorum tells whether the survivors can elect the replica, by the newest membership in its log (Raft 5.4.1).
 func (p *planner) hasQuorum(c candidate) bool {
 	self, votes := Peer{c.node, c.Replica.Replica}, false
 	for _, set := range c.Voters {
 		alive := 0
 		for _, v := range set {
 			votes = votes || v == self
-			if p.alive(c.Shard, v) {
+			if p.elects(v, c) {
 				alive++
 			}
 		}
@@ -287,13 +287,15 @@ func (p *planner) hasQuorum(c candidate) bool {
 	return votes
 }
 
-// alive tells whether a survivor can vote as peer v of a shard.
-func (p *planner) alive(id uint64, v Peer) bool {
+// elects tells whether a survivor can vote as peer v for c: it has that replica, or may still get it, and no newer log than c.
+func (p *planner) elects(v Peer, c candidate) bool {
 	r := p.reports[v.Node]
-	if r == nil || slices.ContainsFunc(r.Tombstones, func(t Tombstone) bool { return t.Shard == id && t.Replica >= v.Replica }) {
+	if r == nil || slices.ContainsFunc(r.Tombstones, func(t Tombstone) bool { return t.Shard == c.Shard && t.Replica >= v.Replica }) {
 		return false
 	}
-	return !slices.ContainsFunc(r.Replicas, func(o Replica) bool { return o.Shard == id && o.Replica != v.Replica })
+	return !slices.ContainsFunc(r.Replicas, func(o Replica) bool {
+		return o.Shard == c.Shard && (o.Replica != v.Replica || o.Last.compare(c.Last) > 0)
+	})
 }
 
 // shardPlan says how a shard without a quorum goes on.
