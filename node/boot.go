@@ -197,7 +197,7 @@ func (b *boot) evidence(peer nodeInfo) error {
 		return err
 	}
 	b.log.Warn("reservation given up: a member has started in another cluster", "cluster", idText(res.Cluster), "member", peer.Addr,
-		"its cluster", idText(peer.Started))
+		"its_cluster", idText(peer.Started))
 	return b.facts.dropReservation(res.Cluster)
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/logs"
 	"github.com/kiloraft/kiloraft/scheduler"
 )
 
@@ -54,8 +55,14 @@ type Config struct {
 	// NoLeaderBalance keeps the balancer from levelling leaderships unasked.
 	NoLeaderBalance bool
 
-	// Logger; default: none.
+	// Logger; default: that of Logs, else none.
 	Logger *slog.Logger
+	// Logs, if set, lets operators read the last lines and change the level.
+	Logs *logs.Log
+	// SlowAfter is how long an operation takes to be logged as slow; 0: 1 s, negative: never.
+	SlowAfter time.Duration
+	// Settings, if set, returns the effective configuration without secrets, for debug bundles.
+	Settings func() []byte
 	// Fatal is called once, from any goroutine, when the node cannot go on (a disk that failed). The process should end. The
 	// default logs and exits with status 1.
 	Fatal func(error)
@@ -115,6 +122,9 @@ func (c *Config) fill() error {
 	}
 	if c.ElectionTimeout < 0 || c.HeartbeatInterval < 0 || c.HeartbeatInterval*2 > c.ElectionTimeout {
 		return fmt.Errorf("%w: an election timeout of %v needs a heartbeat interval of at most half of it, not %v", ErrConfig, c.ElectionTimeout, c.HeartbeatInterval)
+	}
+	if c.Logger == nil && c.Logs != nil {
+		c.Logger = c.Logs.Logger()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

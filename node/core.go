@@ -79,6 +79,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		HeartbeatInterval:  engine.Duration(n.cfg.HeartbeatInterval),
 		QuiesceAfter:       engine.Duration(n.cfg.QuiesceAfter),
 		ShardLogBytesMax:   n.cfg.LogKeepBytes,
+		SlowAfter:          engine.Duration(n.cfg.SlowAfter),
 		Logger:             n.log,
 		Fatal:              n.fatal,
 		OnDescriptor:       c.onDescriptor,

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
@@ -71,4 +72,16 @@ func (n *Node) Peers() (conns, nodes int) {
 		}
 	}
 	return conns, len(seen)
+}
+
+// Observe takes the samples that are due at a moment.
+func (n *Node) Observe(at time.Time) { n.observe(at) }
+
+// Inspect answers an inspection.
+func (n *Node) Inspect(ctx context.Context, what string) ([]byte, error) {
+	b, err := n.inspect(ctx, what, 0)
+	if err != nil {
+		return nil, err
+	}
+	return Inflate(b)
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/kiloraft/kiloraft/scheduler"
 )
@@ -72,6 +73,13 @@ func bool01(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// newRegistry has everything that /metrics tells.
+func newRegistry(n *Node) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(newCollector(n), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
 }
 
 func newCollector(n *Node) *collector {

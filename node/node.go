@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router"
@@ -42,6 +44,10 @@ type Node struct {
 	synced  atomic.Bool   // has read meta since it started
 	core    atomic.Pointer[core]
 	failure atomic.Pointer[string] // why the node cannot go on
+
+	registry *prometheus.Registry // of metrics
+	heat     heat
+	history  history
 
 	memberMu sync.Mutex
 	recovery *raftlog.Recovery // until the scheduler has taken it; guarded by memberMu
@@ -98,6 +104,7 @@ func (n *Node) open() error {
 	if err := n.openTransport(); err != nil {
 		return err
 	}
+	n.registry = newRegistry(n)
 	if n.http, err = n.openHTTP(); err != nil {
 		return err
 	}
@@ -119,6 +126,7 @@ func (n *Node) open() error {
 		}
 	})
 	n.spawn(n.waitLoop)
+	n.spawn(n.observeLoop)
 	n.log.Info("node is up", "addr", n.addr, "http", n.HTTPAddr(), "redis", n.RedisAddr(), "node", uint64(n.ID()), "cluster", idText(n.ClusterID()), "dir", n.cfg.DataDir)
 	return nil
 }

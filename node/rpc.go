@@ -50,7 +50,7 @@ func errNoMethod(method uint16) error {
 // serve answers a request. It does not block: what must wait runs on a goroutine, of which there are slowMax at most.
 func (n *Node) serve(q incoming) {
 	switch q.method {
-	case methodHello, methodReserve, methodStart, api.MethodInit, api.MethodNodeInfo:
+	case methodHello, methodReserve, methodStart, api.MethodInit, api.MethodNodeInfo, api.MethodInspect:
 		n.slow(q, n.serveWaiting)
 		return
 	}
@@ -149,6 +149,11 @@ func (n *Node) serveWaiting(ctx context.Context, q *incoming) ([]byte, error) {
 	case api.MethodNodeInfo:
 		out := n.nodeInfo(ctx)
 		return out.Append(nil), nil
+	case api.MethodInspect:
+		return answer(q, &api.InspectRequest{}, func(r *api.InspectRequest) (api.Body, error) {
+			data, err := n.inspect(ctx, r.What, r.Seconds)
+			return &api.InspectAnswer{Data: data}, err
+		})
 	}
 	return nil, errNoMethod(q.method)
 }

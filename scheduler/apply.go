@@ -352,7 +352,7 @@ func (l *Lane) settleSnapshot(r *replica, id engine.LogID) {
 // stopReplica is what becomes of a replica that meets an entry which it does not understand: it stays where it is, loudly, and
 // leaves the office to others. Skipping the entry would make it silently different.
 func (l *Lane) stopReplica(r *replica, err error) {
-	l.s.logger.Error("replica stops", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica), "error", err)
+	l.s.logger.Error("replica stops", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica), "err", err)
 	l.s.metrics.ReplicasStopped.Add(1)
 	r.stopped = true
 	l.box.putCall(func(l *Lane) { l.feed(r, resignEvent) })

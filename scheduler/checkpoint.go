@@ -141,7 +141,7 @@ func (c *checkpointer) step() bool {
 	switch {
 	case errors.Is(err, state.ErrNoSpace):
 		if !c.full.Swap(true) {
-			c.s.logger.Error("no space for a checkpoint: writes are refused", "error", err)
+			c.s.logger.Error("no space for a checkpoint: writes are refused", "err", err)
 		}
 		c.mu.Lock()
 		c.queue = append(items, c.queue...)

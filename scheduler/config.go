@@ -120,7 +120,7 @@ func (c *Config) defaults() {
 	if c.Fatal == nil {
 		logger := c.Logger
 		c.Fatal = func(err error) {
-			logger.Error("fatal", "error", err)
+			logger.Error("fatal", "err", err)
 			os.Exit(1)
 		}
 	}

@@ -33,12 +33,12 @@ func (l *Lane) receive(f *frame) {
 		}
 		if err := l.message1(r, f.from, m); err != nil {
 			l.s.metrics.MessagesDropped.Add(1)
-			l.s.logger.Warn("malformed raft message", "node", uint64(f.from), "error", err)
+			l.s.logger.Warn("malformed raft message", "node", uint64(f.from), "err", err)
 		}
 	}
 	if err := l.reader.Err(); err != nil {
 		l.s.metrics.MessagesDropped.Add(1)
-		l.s.logger.Warn("malformed raft frame", "node", uint64(f.from), "error", err)
+		l.s.logger.Warn("malformed raft frame", "node", uint64(f.from), "err", err)
 	}
 }
 

@@ -36,7 +36,7 @@ func (s *Scheduler) FlushLog() bool {
 	done, err := s.log.Flush()
 	if errors.Is(err, raftlog.ErrNoSpace) { // nothing was written and nothing is lost: leaders resign, and we try again
 		if s.writer.full.Swap(1) == 0 {
-			s.logger.Error("no space for the raft log", "error", err)
+			s.logger.Error("no space for the raft log", "err", err)
 		}
 		return true
 	}

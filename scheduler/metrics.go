@@ -187,6 +187,42 @@ func (h *Histogram) Buckets(f func(below uint64, count uint64)) {
 	}
 }
 
+// Reading is a Histogram at a moment.
+type Reading [64]uint64
+
+// Read copies what h has counted.
+func (h *Histogram) Read() (r Reading) {
+	for i := range h.buckets {
+		r[i] = h.buckets[i].Load()
+	}
+	return r
+}
+
+// Sub returns what was counted since earlier.
+func (r Reading) Sub(earlier *Reading) Reading {
+	for i := range r {
+		r[i] -= earlier[i]
+	}
+	return r
+}
+
+// Quantile estimates the q-quantile: values are taken to be spread evenly over the bucket that holds it. 0 if nothing was counted.
+func (r *Reading) Quantile(q float64) float64 {
+	total := uint64(0)
+	for _, n := range r {
+		total += n
+	}
+	want, seen := q*float64(total), 0.0
+	for i, n := range r {
+		if n > 0 && seen+float64(n) >= want {
+			hi := float64(uint64(1) << i)
+			return hi/2 + hi/2*(want-seen)/float64(n)
+		}
+		seen += float64(n)
+	}
+	return 0
+}
+
 // Quantile returns an upper bound of the q-quantile, to a factor of two.
 func (h *Histogram) Quantile(q float64) uint64 {
 	total := h.count.Load()

@@ -136,7 +136,7 @@ func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error
 		l.s.metrics.SnapshotsFailed.Add(1)
 		l.unsent++
 		if l.unsentAt == 0 || l.now-l.unsentAt > engine.Instant(unsentEvery) {
-			l.s.logger.Warn("snapshot not sent", "shard", uint64(r.key.Shard), "node", uint64(to.Node), "error", err, "count", l.unsent)
+			l.s.logger.Warn("snapshot not sent", "shard", uint64(r.key.Shard), "node", uint64(to.Node), "err", err, "count", l.unsent)
 			l.unsent, l.unsentAt = 0, l.now
 		}
 	}
@@ -204,7 +204,7 @@ func (s *Scheduler) Snapshot(from engine.NodeID, incarnation uint64, header []by
 		s.metrics.SnapshotReceive.Observe(int64(s.clock.Now() - began))
 	} else {
 		s.metrics.SnapshotsFailed.Add(1)
-		s.logger.Warn("snapshot refused", "node", uint64(from), "error", err)
+		s.logger.Warn("snapshot refused", "node", uint64(from), "err", err)
 	}
 	_ = r.Finish(err) // the sender learns of the installation by the engine's answer
 }
@@ -286,7 +286,7 @@ func (l *Lane) snapshotArrived(key store.Key, incarnation uint64, snap *snapshot
 	}
 	desc, err := shard.DescriptorOf(&snap.record)
 	if err != nil || desc.Shard != key.Shard {
-		l.s.logger.Warn("unreadable snapshot", "shard", uint64(key.Shard), "error", err)
+		l.s.logger.Warn("unreadable snapshot", "shard", uint64(key.Shard), "err", err)
 		return false
 	}
 	snap.record.Key = key
@@ -302,7 +302,7 @@ func (l *Lane) snapshotArrived(key store.Key, incarnation uint64, snap *snapshot
 func (l *Lane) abortIngest(in *state.Ingest) {
 	l.s.spawn(func() {
 		if err := in.Abort(); err != nil && !errors.Is(err, state.ErrClosed) {
-			l.s.logger.Warn("removing a tablet", "error", err)
+			l.s.logger.Warn("removing a tablet", "err", err)
 		}
 	})
 }
@@ -362,7 +362,7 @@ func (s *Scheduler) writeLink(r *replica, snap *snapshotIn, meta engine.Snapshot
 			l.s.step(r.key.Shard, "snapshot: linked")
 			s.dropCovered(dead)
 		case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrStale), errors.Is(err, state.ErrTombstoned):
-			l.s.logger.Warn("snapshot not linked", "shard", uint64(r.key.Shard), "error", err)
+			l.s.logger.Warn("snapshot not linked", "shard", uint64(r.key.Shard), "err", err)
 			_ = snap.ingest.Abort()
 		case errors.Is(err, state.ErrClosed):
 			return

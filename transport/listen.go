@@ -35,7 +35,7 @@ func (t *Transport) Serve(l net.Listener) error {
 			return err
 		}
 		// Out of file descriptors, most likely.
-		t.core.log.Warn("accept", "error", err)
+		t.core.log.Warn("accept", "err", err)
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-t.ctx.Done():

@@ -233,7 +233,7 @@ func (p *peer) dialLoop() {
 		if text := err.Error(); text != said && !isReason(err, ReasonConnected) {
 			level, said = slog.LevelWarn, text
 		}
-		p.t.core.log.Log(p.ctx, level, "dialling a peer", "node", p.node, "addr", addr, "error", err)
+		p.t.core.log.Log(p.ctx, level, "dialling a peer", "node", p.node, "addr", addr, "err", err)
 		if isReason(err, ReasonClone) || isReason(err, ReasonRemoved) {
 			failures = max(failures, 16)
 		}

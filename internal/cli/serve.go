@@ -6,13 +6,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kiloraft/kiloraft/internal/config"
 	"github.com/kiloraft/kiloraft/internal/fault"
+	"github.com/kiloraft/kiloraft/internal/logs"
 	"github.com/kiloraft/kiloraft/node"
 )
 
@@ -26,27 +31,59 @@ func (a *app) serveCmd() *cobra.Command {
 signal ends it at once, which loses nothing either. A node that is in no cluster yet waits for kiloraft cluster init.
 Every flag can also be given in the environment (KILORAFT_DATA_DIR …) or in a file (--config): see kiloraft config print.`,
 		Example: "  kiloraft serve --data-dir d1 --listen 127.0.0.1:7101 --http 127.0.0.1:7181 --join 127.0.0.1:7102,127.0.0.1:7103",
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), cmd.Flags()) },
 	}
 	config.AddNodeFlags(cmd.Flags())
 	return cmd
 }
 
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // validated
-	opt := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opt))
-	}
-	return slog.New(slog.NewTextHandler(w, opt))
+func newLog(w io.Writer, c config.Log) *logs.Log {
+	return logs.New(w, c.Format == "json", logLevel(c))
 }
 
-func nodeConfig(c *config.Config, log *slog.Logger) node.Config {
+func logLevel(c config.Log) slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // validated
+	return level
+}
+
+// onHangup reads the configuration again at every SIGHUP until the context ends, and sets the log's level to what it says. Everything else
+// takes effect with the next start.
+func (a *app) onHangup(ctx context.Context, flags *pflag.FlagSet, log *logs.Log) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() { // ends with ctx
+		defer signal.Stop(hangups)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+				a.reload(flags, log)
+			}
+		}
+	}()
+}
+
+func (a *app) reload(flags *pflag.FlagSet, log *logs.Log) {
+	l, err := config.Load(flags, a.env.Environ)
+	if err == nil {
+		err = l.ValidateNode()
+	}
+	if err != nil {
+		log.Logger().Error("the configuration was not read again", "err", err)
+		return
+	}
+	log.SetLevel(logLevel(l.Log))
+	log.Logger().Info("configuration read again", "level", l.Log.Level)
+}
+
+func nodeConfig(c *config.Loaded, log *logs.Log) node.Config {
 	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Redis: c.Redis, Join: c.Join, Name: c.Name,
 		Labels: map[string]string{}, Lanes: c.Sched.Lanes, ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
 		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
-		LogKeepBytes: int64(c.Store.LogKeepSize), Logger: log}
+		LogKeepBytes: int64(c.Store.LogKeepSize), Logs: log,
+		SlowAfter: c.Log.Slow, Settings: c.Public}
 	for _, l := range c.Labels {
 		k, v, _ := strings.Cut(l, "=")
 		nc.Labels[k] = v
@@ -54,11 +91,13 @@ func nodeConfig(c *config.Config, log *slog.Logger) node.Config {
 	return nc
 }
 
-func (a *app) serve(ctx context.Context) error {
+func (a *app) serve(ctx context.Context, flags *pflag.FlagSet) error {
 	if err := a.cfg.ValidateNode(); err != nil {
 		return usageError{err}
 	}
-	log := newLogger(a.env.Stderr, a.cfg.Log)
+	logs := newLog(a.env.Stderr, a.cfg.Log)
+	log := logs.Logger()
+	a.onHangup(ctx, flags, logs)
 	for _, v := range a.cfg.Strange {
 		log.Warn("environment variable names no setting", "name", v)
 	}
@@ -66,7 +105,7 @@ func (a *app) serve(ctx context.Context) error {
 		log.Warn("fault points are armed: this process kills itself when a test wants it", "dir", dir)
 	}
 	log.Info("starting", "version", versionString(a.env.Version), "data_dir", a.cfg.DataDir)
-	n, err := openNode(ctx, nodeConfig(&a.cfg.Config, log))
+	n, err := openNode(ctx, nodeConfig(a.cfg, logs))
 	if err != nil {
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 			return nil // told to stop while it started

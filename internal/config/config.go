@@ -39,6 +39,8 @@ type Config struct {
 type Log struct {
 	Level  string `mapstructure:"level"`
 	Format string `mapstructure:"format"`
+	// Slow is how long an operation takes to be logged; negative: none is.
+	Slow time.Duration `mapstructure:"slow"`
 }
 
 // Raft holds the timing of elections.
@@ -94,6 +96,7 @@ var settings = []setting{
 
 	{key: "log.level", scope: scopeNode, def: "info", usage: "debug, info, warn or error"},
 	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
+	{key: "log.slow", scope: scopeNode, def: time.Second, usage: "log operations that take so long, with the stage that took longest (negative: none)"},
 	{key: "raft.election-timeout", scope: scopeNode, def: time.Second, usage: "silence of a leader after which followers elect another"},
 	{key: "raft.heartbeat-interval", scope: scopeNode, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
 	{key: "raft.quiesce-after", scope: scopeNode, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
@@ -162,6 +165,9 @@ func (c *Config) validateTuning() error {
 	case "debug", "info", "warn", "error":
 	default:
 		return fmt.Errorf("log.level %q: want debug, info, warn or error", c.Log.Level)
+	}
+	if s := c.Log.Slow; s == 0 || s > 0 && s < time.Millisecond {
+		return fmt.Errorf("log.slow %v: want at least 1ms, or a negative duration for none", s)
 	}
 	hb, el := c.Raft.HeartbeatInterval, c.Raft.ElectionTimeout
 	if hb < 10*time.Millisecond || el < 3*hb {

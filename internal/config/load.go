@@ -1,10 +1,12 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -107,6 +109,24 @@ func (l *Loaded) Given(key string) bool {
 	}
 	return false
 }
+
+// Public returns the settings as JSON, with where each came from, and without secrets: what a debug bundle may hold.
+func (l *Loaded) Public() []byte {
+	list := slices.Clone(l.Values)
+	for i := range list {
+		if secret.MatchString(list[i].Key) && list[i].Value != "" {
+			list[i].Value = "(secret)"
+		}
+	}
+	b, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return fmt.Appendf(nil, "%v", err)
+	}
+	return append(b, '\n')
+}
+
+// secret finds the keys of settings that are secrets, by the words that such keys have. Names of files are none.
+var secret = regexp.MustCompile(`(^|[.-])(password|secret|token|passphrase|access-key|secret-key)s?$`)
 
 func environMap(environ []string) map[string]string {
 	m := make(map[string]string)

@@ -137,7 +137,7 @@ func (db *DB) update(n need, fn func(kvTx) error) error {
 		db.writes.Add(1)
 	case errors.As(err, &failed):
 		db.failed.Store(&err)
-		db.log.Error("the state can not be written any more", "error", err)
+		db.log.Error("the state can not be written any more", "err", err)
 		if db.bad != nil {
 			db.bad(fmt.Errorf("%w: %w", ErrFailed, err))
 		}
