@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) debugCmd() *cobra.Command {
-	return group("debug", "Look at the data of a stopped node", a.debugLogCmd(), a.debugStateCmd(), a.debugVerifyCmd(), a.debugRecoverCmd())
+	return group("debug", "Look at the data of a stopped node, recover it, or gather what running nodes tell", a.debugBundleCmd(), a.debugLogCmd(), a.debugStateCmd(), a.debugVerifyCmd(), a.debugRecoverCmd())
 }
 
 // dataDirFlag adds --data-dir to a command that runs on a stopped node's directory, which it holds locked meanwhile.

@@ -86,3 +86,10 @@ type Spread struct {
 	Max  float64 `json:"max"`
 	Mean float64 `json:"mean"`
 }
+
+// Inspector asks one node about itself. A Cluster may implement it.
+type Inspector interface {
+	// Inspect returns what the node at an address tells of itself: one of config, version, metrics, log, goroutines, heap, cpu (of so many
+	// seconds), replicas, heat and history. Node 0 is whoever listens there.
+	Inspect(ctx context.Context, node uint64, addr, what string, seconds uint64) ([]byte, error)
+}

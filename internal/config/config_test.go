@@ -175,3 +175,16 @@ func TestByteSize(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+// TestPublic: what a debug bundle shows of the configuration has no secrets in it.
+func TestPublic(t *testing.T) {
+	l := &Loaded{Values: []Value{{Key: "redis-password", Value: "hunter2"}, {Key: "s3.secret-key", Value: "hunter3"}, {Key: "password-file", Value: "/etc/pw"},
+		{Key: "listen", Value: "127.0.0.1:1"}, {Key: "token", Value: ""}}}
+	got := string(l.Public())
+	if strings.Contains(got, "hunter") || !strings.Contains(got, "/etc/pw") || !strings.Contains(got, "127.0.0.1:1") || strings.Count(got, "(secret)") != 2 {
+		t.Error(got)
+	}
+	if l.Values[0].Value != "hunter2" {
+		t.Error("the setting itself was changed")
+	}
+}
