@@ -164,7 +164,7 @@ func (k *call) attempt() {
 
 // refreshFailed ends the call if there is no cluster, else it goes on after a pause.
 func (k *call) refreshFailed(err error) {
-	if errors.Is(err, shard.ErrNotInitialized) || errors.Is(err, ErrClosed) {
+	if errors.Is(err, shard.ErrNotInitialized) || errors.Is(err, shard.ErrDenied) || errors.Is(err, ErrClosed) {
 		k.finish(nil, err)
 		return
 	}
@@ -498,7 +498,7 @@ func (k *call) finish(body []byte, err error) {
 		return
 	}
 	k.finished = true
-	if errors.Is(err, ErrClosed) && k.w != nil && k.unknown {
+	if (errors.Is(err, ErrClosed) || errors.Is(err, shard.ErrDenied)) && k.w != nil && k.unknown {
 		err = fmt.Errorf("%w: %w", shard.ErrAmbiguous, err)
 	}
 	session, stop := k.session, k.stop

@@ -301,8 +301,11 @@ func (c *Client) refreshError(r *refresh) error {
 	if c.ctx.Err() != nil {
 		return ErrClosed
 	}
-	none := 0
+	none, denied := 0, 0
 	for _, err := range r.errs {
+		if errors.Is(err, shard.ErrDenied) {
+			denied++
+		}
 		if errors.Is(err, shard.ErrNotInitialized) {
 			none++
 		} else if e := (*SendError)(nil); !errors.As(err, &e) {
@@ -312,7 +315,21 @@ func (c *Client) refreshError(r *refresh) error {
 	if none > 0 {
 		return shard.ErrNotInitialized
 	}
-	return fmt.Errorf("%w: no node answers: %w", shard.ErrUnavailable, errors.Join(r.errs...))
+	if denied > 0 && denied == len(r.errs) {
+		return r.errs[0]
+	}
+	return fmt.Errorf("%w: no node answers: %w", shard.ErrUnavailable, withoutDenied(r.errs))
+}
+
+// withoutDenied joins the errors, those of nodes that denied access as text only: others may answer later.
+func withoutDenied(errs []error) error {
+	out := make([]error, len(errs))
+	for i, err := range errs {
+		if out[i] = err; errors.Is(err, shard.ErrDenied) {
+			out[i] = errors.New(err.Error())
+		}
+	}
+	return errors.Join(out...)
 }
 
 // learn takes a page of the map in.

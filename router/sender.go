@@ -40,9 +40,12 @@ func (e *SendError) Unwrap() error { return e.Err }
 // AnswerError turns the error of a transport call into that of a Sender.
 func AnswerError(err error) error {
 	var status *transport.StatusError
+	var refused *transport.Refused
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &refused) && refused.Reason == transport.ReasonDenied:
+		return fmt.Errorf("%w: %s", shard.ErrDenied, refused.Text)
 	case errors.As(err, &status) && status.Status == transport.StatusExpired:
 		return &SendError{Sent: true, Err: err}
 	case errors.As(err, &status):

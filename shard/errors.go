@@ -47,6 +47,8 @@ var (
 	ErrConditionFailed = errors.New("condition failed")
 	// ErrNotFound: what was asked for does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrDenied: the caller is not known, or may not do this. The request had no effect.
+	ErrDenied = errors.New("access denied")
 	// ErrVoid: a step of a split or merge names versions that the shard does not have. It had no effect, and never will. See VoidError.
 	ErrVoid = errors.New("void")
 	// ErrInternal: the node met an error of its own; its log has more.
@@ -200,7 +202,8 @@ const (
 	StatusNotFound
 	StatusInternal
 
-	StatusVoid Status = 32
+	StatusVoid   Status = 32
+	StatusDenied Status = 33
 )
 
 // plain maps the statuses whose body is a message only.
@@ -208,11 +211,12 @@ var plain = map[Status]error{
 	StatusShardNotFound: ErrShardNotFound, StatusOverloaded: ErrOverloaded, StatusAmbiguous: ErrAmbiguous,
 	StatusCrossShard: ErrCrossShard, StatusStale: ErrStale, StatusNotInitialized: ErrNotInitialized,
 	StatusNotInteger: ErrNotInteger, StatusNotFound: ErrNotFound, StatusInternal: ErrInternal,
+	StatusDenied: ErrDenied,
 }
 
 // plainOrder is the order in which an error is compared with the sentinels of plain.
 var plainOrder = []Status{StatusShardNotFound, StatusOverloaded, StatusAmbiguous, StatusCrossShard, StatusStale,
-	StatusNotInitialized, StatusNotInteger, StatusNotFound, StatusInternal}
+	StatusNotInitialized, StatusNotInteger, StatusNotFound, StatusDenied, StatusInternal}
 
 // errorTextBytesMax bounds a message sent to a peer.
 const errorTextBytesMax = 1 << 10
