@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,8 +32,12 @@ type Config struct {
 	// Name and Labels describe the node to operators and to placement. Default name: node-<first digits of its identity>.
 	Name   string
 	Labels map[string]string
-	// TLS, if set, is used on both sides of every connection, with client certificates.
-	TLS *tls.Config
+	// TLSCA, TLSCert and TLSKey name files: the certificates of the authorities, this node's certificate and its key. They go together,
+	// are read again when they change, and turn security on: TLS on every connection, peers by node certificate, clients
+	// by certificate or password. Empty: everything is plain text, and everybody may do everything.
+	TLSCA, TLSCert, TLSKey string
+	// AuditLog is a file that gets a JSON line for each action of an administrator. Empty: they go to Logger.
+	AuditLog string
 
 	// Lanes of the scheduler; 0: its default.
 	Lanes int
@@ -111,6 +114,9 @@ func (c *Config) fill() error {
 			return fmt.Errorf("%w: advertised address %q: host and port needed", ErrConfig, c.Advertise)
 		}
 	}
+	if (c.TLSCert == "") != (c.TLSKey == "") || c.TLSCert != "" && c.TLSCA == "" {
+		return fmt.Errorf("%w: the files of authority, certificate and key go together", ErrConfig)
+	}
 	if strings.ContainsAny(c.Name, "\x00\n") || len(c.Name) > 200 {
 		return fmt.Errorf("%w: name %q", ErrConfig, c.Name)
 	}
@@ -138,6 +144,15 @@ func (c *Config) fill() error {
 		}
 	}
 	return nil
+}
+
+// hostOf returns the host of an address.
+func hostOf(addr string) (string, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("%w: address %q: %v", ErrConfig, addr, err)
+	}
+	return host, nil
 }
 
 // The layout of a data directory. Offline tools (debug log, state, verify) use the paths.

@@ -2,15 +2,62 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kiloraft/kiloraft/internal/auth"
 )
+
+// The HTTP door. Every path is a route, which says what it takes; door.ServeHTTP finds out who asks, refuses those who may not, and only
+// then calls the handler. A handler that must know more asks whoAsks(r):
+//
+//	{"GET /api/shards", auth.NeedUser, n.apiShards}      // any user with a role
+//	{"POST /api/drain", auth.NeedAdmin, n.apiDrain}      // whoAsks(r).Name is the administrator; n.sec.record is the audit log
+//	whoAsks(r).Access().Key(auth.NeedRead, key)          // may this user read this key?
+//
+// Who asks shows a session cookie (POST /login gives one), a user and a password (Basic), or a client certificate. Requests that
+// change something are refused if a browser sends them for another site (http.CrossOriginProtection), and the cookie is
+// SameSite=Strict: handlers need no tokens of their own, but must change nothing on GET. Without TLS everybody is "anyone" and
+// may do everything.
+
+// route is a path of the HTTP door and what it takes.
+type route struct {
+	pattern string // of http.ServeMux
+	need    auth.Need
+	handler http.HandlerFunc
+}
+
+func (n *Node) routes() []route {
+	metrics := promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{})
+	return []route{
+		{"GET /livez", auth.NeedNone, n.livez},
+		{"GET /healthz", auth.NeedNone, n.livez},
+		{"GET /readyz", auth.NeedNone, n.readyz}, // nobody gets one word
+		{"GET /login", auth.NeedNone, n.loginPage},
+		{"POST /login", auth.NeedNone, n.login},
+		{"POST /logout", auth.NeedNone, n.logout},
+		{"GET /session", auth.NeedUser, n.session},
+		{"GET /metrics", auth.NeedUser, metrics.ServeHTTP},
+		{"GET /api/heat", auth.NeedUser, n.apiHeat},
+		{"GET /api/history", auth.NeedUser, n.apiHistory},
+		{"GET /debug/log", auth.NeedAdmin, n.readLog},
+		{"PUT /debug/log", auth.NeedAdmin, n.setLogLevel},
+		{"/debug/pprof/", auth.NeedAdmin, pprof.Index},
+		{"/debug/pprof/cmdline", auth.NeedAdmin, pprof.Cmdline},
+		{"/debug/pprof/profile", auth.NeedAdmin, pprof.Profile},
+		{"/debug/pprof/symbol", auth.NeedAdmin, pprof.Symbol},
+		{"/debug/pprof/trace", auth.NeedAdmin, pprof.Trace},
+	}
+}
 
 // httpServer serves the operators' endpoints.
 type httpServer struct {
@@ -18,6 +65,9 @@ type httpServer struct {
 	server *http.Server
 	done   chan struct{}
 }
+
+// httpConnsMax bounds the connections of the HTTP door; one more is closed at once.
+const httpConnsMax = 2048
 
 func (n *Node) openHTTP() (*httpServer, error) {
 	if n.cfg.HTTP == "" && n.cfg.HTTPListener == nil {
@@ -27,24 +77,16 @@ func (n *Node) openHTTP() (*httpServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", n.livez)
-	mux.HandleFunc("GET /healthz", n.livez)
-	mux.HandleFunc("GET /readyz", n.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /api/heat", n.apiHeat)
-	mux.HandleFunc("GET /api/history", n.apiHistory)
-	mux.HandleFunc("GET /debug/log", n.readLog)
-	mux.HandleFunc("PUT /debug/log", n.setLogLevel)
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	s := &httpServer{
-		addr:   advertised("", l.Addr()),
-		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10},
-		done:   make(chan struct{}),
+		addr: advertised("", l.Addr()),
+		server: &http.Server{Handler: n.newDoor(n.routes()), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute,
+			MaxHeaderBytes: 64 << 10, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
+		done: make(chan struct{}),
+	}
+	l = &boundedListener{Listener: l}
+	s.server.ErrorLog = quiet(n.log)
+	if s.server.TLSConfig = n.sec.serverTLS(); s.server.TLSConfig != nil {
+		l = tls.NewListener(l, s.server.TLSConfig)
 	}
 	go func() { // ends with close
 		defer close(s.done)
@@ -53,6 +95,41 @@ func (n *Node) openHTTP() (*httpServer, error) {
 		}
 	}()
 	return s, nil
+}
+
+// boundedListener closes connections beyond httpConnsMax.
+type boundedListener struct {
+	net.Listener
+	open atomic.Int64
+}
+
+// Accept implements net.Listener.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) <= httpConnsMax {
+			return &boundedConn{Conn: c, l: l}, nil
+		}
+		l.open.Add(-1)
+		_ = c.Close()
+	}
+}
+
+type boundedConn struct {
+	net.Conn
+	l      *boundedListener
+	closed atomic.Bool
+}
+
+// Close implements net.Conn.
+func (c *boundedConn) Close() error {
+	if c.closed.CompareAndSwap(false, true) {
+		c.l.open.Add(-1)
+	}
+	return c.Conn.Close()
 }
 
 func (s *httpServer) close() error {
@@ -67,9 +144,13 @@ func (s *httpServer) close() error {
 }
 
 // livez says whether the process works at all; it depends on no other node.
-func (n *Node) livez(w http.ResponseWriter, _ *http.Request) {
+func (n *Node) livez(w http.ResponseWriter, r *http.Request) {
 	if why := n.failure.Load(); why != nil {
-		http.Error(w, *why, http.StatusServiceUnavailable)
+		text := *why
+		if !whoAsks(r).Access().Allows(auth.NeedUser) {
+			text = "failed"
+		}
+		http.Error(w, text, http.StatusServiceUnavailable)
 		return
 	}
 	_, _ = io.WriteString(w, "ok\n")
@@ -81,7 +162,7 @@ type check struct {
 	err  error
 }
 
-// readyz says whether the node is of use to clients.
+// readyz says whether the node is of use to clients. Why not is for users; others get a word.
 func (n *Node) readyz(w http.ResponseWriter, r *http.Request) {
 	checks := n.checks()
 	status := http.StatusOK
@@ -92,6 +173,9 @@ func (n *Node) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
+	if !whoAsks(r).Access().Allows(auth.NeedUser) {
+		checks = nil
+	}
 	_, verbose := r.URL.Query()["verbose"]
 	for _, c := range checks {
 		switch {
@@ -103,9 +187,10 @@ func (n *Node) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 	if status == http.StatusOK {
 		_, _ = io.WriteString(w, "ready\n")
+	} else if checks == nil {
+		_, _ = io.WriteString(w, "not ready\n")
 	}
 }
-
 func (n *Node) checks() []check {
 	var list []check
 	add := func(name string, bad bool, why string) {

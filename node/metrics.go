@@ -1,8 +1,6 @@
 package node
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -162,6 +160,9 @@ func transportMetrics(n *Node) []metric {
 		counter("net_dials_total", "Connections dialled.", m.Dials.Load),
 		counter("net_dial_errors_total", "Dials that failed.", m.DialErrors.Load),
 		counter("net_refusals_total", "Handshakes of others that were refused.", m.Refusals.Load),
+		counter("net_denied_total", "Handshakes refused for wrong or missing credentials.", m.Denied.Load),
+		counter("net_evicted_total", "Handshakes given up because there were too many.", m.Evicted.Load),
+		counter("access_denied_total", "Wrong credentials and requests that somebody may not make, at all doors of the node.", n.sec.denied.Load),
 		counter("net_malformed_total", "Malformed frames and handshakes.", m.Malformed.Load),
 		gauge("net_peer_connections", "Connections with peers: one each.", conns(func(client bool, _ int) float64 { return bool01(!client) })),
 		gauge("net_client_connections", "Connections of clients.", conns(func(client bool, _ int) float64 { return bool01(client) })),
@@ -211,29 +212,14 @@ func processMetrics(n *Node) []metric {
 		gauge("disk_free_bytes", "Space that is left on the file system of the data directory.", func() float64 { free, _ := diskSpace(n.cfg.DataDir); return float64(free) }),
 		gauge("disk_size_bytes", "Size of the file system of the data directory.", func() float64 { _, size := diskSpace(n.cfg.DataDir); return float64(size) }),
 		gauge("start_time_seconds", "When the node was started, in Unix seconds.", func() float64 { return float64(n.began.UnixMilli()) / 1e3 }),
-		gauge("tls_certificate_expiry_seconds", "When the certificate of this node expires, in Unix seconds; 0: there is none.", func() float64 { return certExpiry(n.cfg.TLS) }),
+		gauge("tls_certificate_expiry_seconds", "When the certificate of this node expires, in Unix seconds; 0: there is none.", func() float64 { return certExpiry(n.sec) }),
 	}
 }
 
-// certExpiry returns when the certificate that cfg shows to others expires, in Unix seconds.
-func certExpiry(cfg *tls.Config) float64 {
-	var cert *tls.Certificate
-	switch {
-	case cfg == nil:
-	case cfg.GetCertificate != nil:
-		cert, _ = cfg.GetCertificate(&tls.ClientHelloInfo{})
-	case len(cfg.Certificates) > 0:
-		cert = &cfg.Certificates[0]
-	}
-	if cert == nil || len(cert.Certificate) == 0 {
+// certExpiry returns when the certificate that this node shows to others expires, in Unix seconds.
+func certExpiry(s *security) float64 {
+	if !s.on() {
 		return 0
 	}
-	leaf := cert.Leaf
-	if leaf == nil {
-		var err error
-		if leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
-			return 0
-		}
-	}
-	return float64(leaf.NotAfter.Unix())
+	return float64(s.files.Leaf().NotAfter.Unix())
 }

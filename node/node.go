@@ -37,6 +37,7 @@ type Node struct {
 	facts   *facts
 	boot    *boot
 	tr      *transport.Transport
+	sec     *security
 	client  *router.Client
 	http    *httpServer
 	redis   *redisServer
@@ -98,6 +99,12 @@ func (n *Node) open() error {
 		}
 	}()
 	n.addr = advertised(n.cfg.Advertise, listener.Addr())
+	if err := n.openSecurity(); err != nil {
+		return err
+	}
+	if err := n.sec.checkAdvertised(n.addr); err != nil {
+		return err
+	}
 	if err := n.openStores(); err != nil {
 		return err
 	}
@@ -181,7 +188,7 @@ func (n *Node) stateFailed(err error) {
 }
 
 func (n *Node) openTransport() error {
-	calls := &dialer{tls: n.cfg.TLS, log: n.log}
+	calls := &dialer{tls: n.sec.tls(), log: n.log}
 	n.boot = newBoot(n.facts, n.describe, n.cfg.Join, calls, n.log)
 	n.boot.started = n.becomeMember
 	n.boot.fault = n.cfg.fault
@@ -190,9 +197,10 @@ func (n *Node) openTransport() error {
 		Identity:      n.facts.identity,
 		Incarnations:  n.facts.incarnations,
 		AdvertiseAddr: n.addr,
-		TLS:           n.cfg.TLS,
+		TLS:           n.sec.tls(),
 		Dial:          n.cfg.dial,
 		Logger:        n.log,
+		Authenticate:  n.sec.authenticate,
 		Accept:        n.acceptPeer,
 		OnRefused:     n.onRefused,
 	}, handler{n})
@@ -344,6 +352,9 @@ func (n *Node) shutdown(ctx context.Context, graceful bool) {
 	}
 	if n.unlock != nil {
 		n.unlock()
+	}
+	if n.sec != nil {
+		n.sec.close()
 	}
 	n.err = errors.Join(errs...)
 	n.log.Info("node has stopped", "err", n.err)

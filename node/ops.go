@@ -214,6 +214,8 @@ func (c *core) serveOps(ctx context.Context, q *incoming) ([]byte, error) {
 	case methodDrive:
 		c.driver.ring()
 		return mp.AppendArray(nil, 0), nil
+	case api.MethodUsers, api.MethodUserSet, api.MethodPassword:
+		return c.serveUsers(ctx, q)
 	}
 	return c.servePeer(ctx, q)
 }

@@ -1,8 +1,14 @@
 package node
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/internal/resp"
 )
 
@@ -23,7 +29,7 @@ func (n *Node) openRedis() (*redisServer, error) {
 	}
 	s := &redisServer{
 		addr: advertised("", l.Addr()),
-		server: resp.New(resp.Config{KV: n.client, Logger: n.log, Node: func() resp.NodeInfo {
+		server: resp.New(resp.Config{KV: n.client, Logger: n.log, Guard: redisGuard{n.sec}, TLS: n.sec.serverTLS(), Node: func() resp.NodeInfo {
 			return resp.NodeInfo{ID: uint64(n.ID()), Name: n.name, Version: Version()}
 		}}),
 		done: make(chan struct{}),
@@ -35,6 +41,32 @@ func (n *Node) openRedis() (*redisServer, error) {
 		}
 	}()
 	return s, nil
+}
+
+// redisGuard is security as the Redis door asks it.
+type redisGuard struct{ s *security }
+
+// Greet implements resp.Guard.
+func (g redisGuard) Greet(st *tls.ConnectionState, from string) (*auth.Identity, time.Time, error) {
+	leaf := leafOf(st)
+	if leaf == nil && g.s.on() {
+		return auth.Nobody(), time.Time{}, nil
+	}
+	return g.s.identify(context.Background(), leaf, "", nil, from)
+}
+
+// Password implements resp.Guard.
+func (g redisGuard) Password(ctx context.Context, user string, password []byte, from string) (*auth.Identity, error) {
+	id, err := g.s.users.Password(ctx, user, password, from)
+	if errors.Is(err, auth.ErrWrong) {
+		g.s.denied.Add(1)
+	}
+	return id, err
+}
+
+// Record implements resp.Guard.
+func (g redisGuard) Record(id *auth.Identity, from, action string, err error) {
+	g.s.record(id, from, "redis", action, err)
 }
 
 func (s *redisServer) close() error {
@@ -62,6 +94,7 @@ func (s *redisServer) collect(ch chan<- prometheus.Metric) {
 		counter("resp_connections_accepted_total", "Connections of Redis clients accepted.", func() uint64 { return m().Accepted }),
 		counter("resp_connections_refused_total", "Connections of Redis clients refused because there were too many.", func() uint64 { return m().Refused }),
 		counter("resp_connections_dropped_total", "Redis clients cut off because they did not take their replies.", func() uint64 { return m().Dropped }),
+		counter("resp_denied_total", "Wrong passwords of Redis clients.", func() uint64 { return m().Denied }),
 		counter("resp_malformed_total", "Redis connections ended for a protocol error.", func() uint64 { return m().Malformed }),
 	})
 	s.server.Commands(func(name string, calls uint64) bool {

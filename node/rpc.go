@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
@@ -38,6 +39,9 @@ type incoming struct {
 	deadline time.Time
 	body     []byte
 	reply    reply
+	// Who asks, if it came from outside: nil for what this node asks itself.
+	id   *auth.Identity
+	from string // for the audit log
 }
 
 func (q *incoming) forwarded() bool { return q.flags&transport.FlagForwarded != 0 }
@@ -50,7 +54,7 @@ func errNoMethod(method uint16) error {
 // serve answers a request. It does not block: what must wait runs on a goroutine, of which there are slowMax at most.
 func (n *Node) serve(q incoming) {
 	switch q.method {
-	case methodHello, methodReserve, methodStart, api.MethodInit, api.MethodNodeInfo, api.MethodInspect:
+	case methodHello, methodReserve, methodStart, api.MethodInit, api.MethodNodeInfo, api.MethodInspect, api.MethodWhoAmI:
 		n.slow(q, n.serveWaiting)
 		return
 	}
@@ -154,6 +158,8 @@ func (n *Node) serveWaiting(ctx context.Context, q *incoming) ([]byte, error) {
 			data, err := n.inspect(ctx, r.What, r.Seconds)
 			return &api.InspectAnswer{Data: data}, err
 		})
+	case api.MethodWhoAmI:
+		return whoAmI(q).Append(nil), nil
 	}
 	return nil, errNoMethod(q.method)
 }
@@ -297,7 +303,24 @@ func decodeStatus(err error) error {
 type handler struct{ n *Node }
 
 func (h handler) Request(req transport.Request) {
-	h.n.serve(incoming{method: req.Method, flags: req.Flags, deadline: req.Deadline, body: req.Body, reply: req.Reply})
+	q := incoming{method: req.Method, flags: req.Flags, deadline: req.Deadline, body: req.Body, reply: req.Reply}
+	id, ok := req.Identity().(*auth.Identity)
+	if !ok { // cannot be: the transport has asked security
+		q.reply.err(shard.ErrDenied)
+		return
+	}
+	q.id = id
+	if auditedMethod(q.method) {
+		if from := req.From(); from.Client {
+			q.from = from.Addr.String()
+			h.n.sec.audited(&q)
+		}
+	}
+	if err := h.n.sec.admit(&q); err != nil {
+		q.reply.err(err)
+		return
+	}
+	h.n.serve(q)
 }
 
 func (h handler) RaftFrame(from engine.NodeID, incarnation uint64, body []byte) {

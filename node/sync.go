@@ -65,6 +65,8 @@ func (c *core) syncLoop() {
 		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := c.syncAll(actx, shards)
 		cancel()
+		c.n.sec.users.Expire()
+		c.n.sec.watchCertificate(time.Now())
 		if err == nil && shards {
 			full = time.Now()
 		}
@@ -161,7 +163,10 @@ func (c *core) syncNodes(ctx context.Context) error {
 			c.n.tr.RemovePeer(rec.ID)
 		}
 	}
-	return c.n.facts.sawNodes(list)
+	if err := c.n.facts.sawNodes(list); err != nil {
+		return err
+	}
+	return c.syncUsers(ctx)
 }
 
 // updateOwn replaces this node's record, unless the control plane changes it meanwhile; the next sync tries again.

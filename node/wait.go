@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -79,7 +78,7 @@ func (n *Node) joinThrough(peer nodeInfo) error {
 
 // dialer makes calls to nodes that are not peers, as a client: one short connection each.
 type dialer struct {
-	tls *tls.Config
+	tls transport.TLS
 	log *slog.Logger
 }
 

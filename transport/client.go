@@ -3,7 +3,6 @@ package transport
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,7 +14,7 @@ import (
 
 // dial opens a connection and says hello. check judges what the other side says of itself. The session that is returned is
 // still to be confirmed.
-func (c *core) dial(ctx context.Context, dial func(context.Context, string) (net.Conn, error), addr string, tc *tls.Config, self *PeerInfo,
+func (c *core) dial(ctx context.Context, dial func(context.Context, string) (net.Conn, error), addr string, tc TLS, self *PeerInfo,
 	h *hello, check func(*PeerInfo) error) (*session, *welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.DialTimeout)
 	defer cancel()
@@ -39,7 +38,7 @@ func (c *core) dial(ctx context.Context, dial func(context.Context, string) (net
 	return s, w, nil
 }
 
-func (c *core) introduce(ctx context.Context, nc net.Conn, addr string, tc *tls.Config, self *PeerInfo, h *hello,
+func (c *core) introduce(ctx context.Context, nc net.Conn, addr string, tc TLS, self *PeerInfo, h *hello,
 	check func(*PeerInfo) error) (*session, *welcome, error) {
 	cn := newConn(nc, c.clock)
 	if err := nc.SetDeadline(time.Now().Add(c.limits.HandshakeTimeout)); err != nil {
@@ -80,10 +79,14 @@ func (c *core) introduce(ctx context.Context, nc net.Conn, addr string, tc *tls.
 // ClientConfig is what DialClient needs; its zero value will do.
 type ClientConfig struct {
 	ClusterID ID // if set, a node of another cluster is an error
-	TLS       *tls.Config
-	Logger    *slog.Logger
-	Dial      func(ctx context.Context, addr string) (net.Conn, error) // nil means TCP
-	Limits    Limits
+	TLS       TLS
+	// User and Password, if set, say who calls; else a client certificate does, if TLS has one. A password goes over TLS, or to an
+	// address of this machine's own, and nowhere else.
+	User     string
+	Password []byte
+	Logger   *slog.Logger
+	Dial     func(ctx context.Context, addr string) (net.Conn, error) // nil means TCP
+	Limits   Limits
 }
 
 // ClientConn is a client's connection with one node. It is not redialled.
@@ -102,7 +105,10 @@ func DialClient(ctx context.Context, addr string, cfg ClientConfig) (*ClientConn
 		cfg.Dial = dialTCP
 	}
 	self := &PeerInfo{ClusterID: cfg.ClusterID}
-	h := &hello{role: roleClient, session: rand.Uint64() | 1}
+	if len(cfg.Password) > 0 && cfg.TLS == nil && !loopback(addr) {
+		return nil, refuse(ReasonDenied, "a password is not sent to %s without TLS: say --tls-ca", addr)
+	}
+	h := &hello{role: roleClient, session: rand.Uint64() | 1, user: cfg.User, password: cfg.Password}
 	s, _, err := c.dial(ctx, cfg.Dial, addr, cfg.TLS, self, h, func(info *PeerInfo) error {
 		if cfg.ClusterID != (ID{}) && info.ClusterID != cfg.ClusterID {
 			return refuse(ReasonCluster, "%x there", info.ClusterID)
@@ -127,6 +133,16 @@ func DialClient(ctx context.Context, addr string, cfg ClientConfig) (*ClientConn
 	}()
 	go cc.housekeep()
 	return cc, nil
+}
+
+// loopback tells whether an address is this machine's own.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (c *ClientConn) housekeep() {

@@ -27,10 +27,14 @@ type Config struct {
 	// VersionMin and VersionMax are the protocol versions that are offered; zero means those that this package speaks.
 	VersionMin, VersionMax uint64
 	// TLS, if set, is used for both sides of every connection, with version 1.3 at least.
-	TLS    *tls.Config
+	TLS    TLS
 	Logger *slog.Logger
 	// Dial opens a connection. Nil means TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Authenticate, if set, is asked who calls, before anything else is believed of a hello, on a goroutine that may wait as long as
+	// the handshake's deadline allows. What it returns is what Request.Identity returns; a client's connection ends at until, if
+	// that is not zero. An error that is not a *Refused is sent as ReasonDenied.
+	Authenticate func(ctx context.Context, c *Credentials) (identity any, until time.Time, err error)
 	// Accept, if set, is asked about every peer, dialled or not, before a session with it begins. It persists the newest
 	// incarnation that it accepts, and refuses whoever's list lacks the one that it accepted last (rule Cluster9), or who was
 	// removed. An error that is not a *Refused is sent as ReasonOther.
@@ -42,6 +46,22 @@ type Config struct {
 	OnRefused func(addr string, r *Refused)
 
 	Limits Limits
+}
+
+// TLS gives the configuration of each connection when it begins, so that certificates can change. The name of the server is
+// filled in by whoever dials.
+type TLS interface {
+	Server() *tls.Config
+	Client() *tls.Config
+}
+
+// Credentials are what a caller has shown. Without a certificate TLS has no peer certificates; without a user, User is empty.
+type Credentials struct {
+	Peer       bool // calls as a node's peer, not as a client
+	User       string
+	Password   []byte
+	TLS        *tls.ConnectionState // nil without TLS
+	RemoteAddr net.Addr
 }
 
 // IncarnationsMax is how many incarnations a handshake carries.
@@ -83,7 +103,7 @@ type Limits struct {
 	SnapshotChunkMax   int           // largest chunk of a snapshot (16 MiB)
 	SnapshotsMax       int           // snapshots received at a time per session (8)
 	ClientsMax         int           // client connections (10000)
-	HandshakesMax      int           // handshakes of others in progress (256)
+	HandshakesMax      int           // handshakes of others in progress, over which the oldest is given up (256)
 	PeerWindow         int           // yamux receive window of a peer's stream (4 MiB)
 	ClientWindow       int           // yamux receive window of a client's stream (1 MiB)
 	HandshakeTimeout   time.Duration // 5 s

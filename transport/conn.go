@@ -42,16 +42,18 @@ func newConn(raw net.Conn, c clock) *conn {
 }
 
 // secure does the TLS handshake. A server is told by an empty name.
-func (c *conn) secure(ctx context.Context, cfg *tls.Config, server bool, addr string) error {
-	if cfg == nil {
+func (c *conn) secure(ctx context.Context, t TLS, server bool, addr string) error {
+	if t == nil {
 		return nil
 	}
-	cfg = cfg.Clone()
-	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS13)
 	var tc *tls.Conn
 	if server {
+		cfg := t.Server().Clone()
+		cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS13)
 		tc = tls.Server(c.raw, cfg)
 	} else {
+		cfg := t.Client().Clone()
+		cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS13)
 		if cfg.ServerName == "" {
 			cfg.ServerName = addr
 			if host, _, err := net.SplitHostPort(addr); err == nil {

@@ -29,6 +29,7 @@ var (
 	errReplaced   = errors.New("replaced by another connection")
 	errRemoved    = errors.New("peer removed")
 	errNotReading = errors.New("the other side does not read its answers")
+	errExpired    = errors.New("the client's credentials have expired")
 )
 
 // Reason tells why a connection was refused. It is on the wire: never renumber.
@@ -57,11 +58,15 @@ const (
 	ReasonBusy Reason = 10
 	// ReasonMalformed: not a handshake of this protocol.
 	ReasonMalformed Reason = 11
+	// ReasonDenied: wrong credentials, or none where some are needed.
+	ReasonDenied Reason = 12
+	// ReasonUnsure: credentials cannot be checked now; try again, or another node.
+	ReasonUnsure Reason = 13
 )
 
 var reasonNames = [...]string{"unknown", "refused", "no common protocol version", "another cluster", "not in a cluster yet", "another node",
 	"copied or restored identity", "removed from the cluster", "an older incarnation is still alive", "already connected", "too many connections",
-	"not this protocol"}
+	"not this protocol", "access denied", "credentials cannot be checked now"}
 
 // String says it in words.
 func (r Reason) String() string {

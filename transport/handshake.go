@@ -58,6 +58,9 @@ type hello struct {
 	addr                   string
 	session                uint64 // the id of the session that is to be
 	held                   uint64 // the session that the dialler still holds with this node (rule Cluster8), or zero
+	// A client's, absent in what older ones send.
+	user     string
+	password []byte
 }
 
 // welcome is what a listener answers.
@@ -114,7 +117,23 @@ func readAddr(r *mp.Reader) string {
 	return string(b)
 }
 
-const helloFields = 10
+// The fields of a hello: those that all have sent, and those of today.
+const (
+	helloFieldsMin = 10
+	helloFields    = 12
+)
+
+// credentialBytesMax bounds a user name or a password in a hello.
+const credentialBytesMax = 256
+
+func readCredential(r *mp.Reader) []byte {
+	b := r.Bin()
+	if len(b) > credentialBytesMax {
+		r.Fail("user or password too long")
+		return nil
+	}
+	return append([]byte(nil), b...)
+}
 
 func (h *hello) encode() []byte {
 	b := mp.AppendArray(nil, helloFields)
@@ -127,13 +146,14 @@ func (h *hello) encode() []byte {
 	b = appendIncarnations(b, h.incarnations)
 	b = mp.AppendString(b, h.addr)
 	b = mp.AppendUint(b, h.session)
-	return mp.AppendUint(b, h.held)
+	b = mp.AppendUint(b, h.held)
+	return mp.AppendBin(mp.AppendString(b, h.user), h.password)
 }
 
 // decode reads a hello. Fields that a later version adds are skipped: the version range decides whether we understand it.
 func (h *hello) decode(b []byte) error {
 	r := mp.NewReader(b)
-	r.ArrayMin(helloFields)
+	extra := r.ArrayMin(helloFieldsMin)
 	h.versionMin, h.versionMax = r.Uint(), r.Uint()
 	h.role = r.Uint()
 	h.cluster = readID(&r)
@@ -142,6 +162,9 @@ func (h *hello) decode(b []byte) error {
 	h.incarnations = readIncarnations(&r)
 	h.addr = readAddr(&r)
 	h.session, h.held = r.Uint(), r.Uint()
+	if extra >= helloFields-helloFieldsMin {
+		h.user, h.password = string(readCredential(&r)), readCredential(&r)
+	}
 	return r.Err()
 }
 

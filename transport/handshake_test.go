@@ -62,7 +62,7 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// Whoever drips its bytes does not hold a handshake for longer than the time-out, and a full house turns others away.
+// Whoever drips its bytes does not hold a handshake for longer than the time-out, and in a full house the oldest makes room.
 func TestSlowLoris(t *testing.T) {
 	n := newNet()
 	cfg := n.config(1)
@@ -79,6 +79,9 @@ func TestSlowLoris(t *testing.T) {
 		}
 		return a.Metrics().Refusals.Load() == 4
 	})
+	if got := a.Metrics().Evicted.Load(); got != 2 {
+		t.Errorf("%d were given up for those that came later, want 2", got)
+	}
 	n.client(t, a.addr, Limits{})
 }
 

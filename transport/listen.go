@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -47,22 +48,33 @@ func (t *Transport) Serve(l net.Listener) error {
 // accepted starts the handshake of a connection on a goroutine of its own.
 func (t *Transport) accepted(nc net.Conn) {
 	t.mu.Lock()
-	if t.closed || t.shaking >= t.core.limits.HandshakesMax {
+	if t.closed {
 		t.mu.Unlock()
-		t.metrics.Refusals.Add(1)
 		nc.Close()
 		return
 	}
-	t.shaking++
+	var oldest net.Conn
+	if len(t.shaking) >= t.core.limits.HandshakesMax {
+		// Whoever says nothing waits longest: those go first, so that they keep nobody out.
+		oldest = t.shaking[0]
+		t.shaking = slices.Delete(t.shaking, 0, 1)
+		t.metrics.Evicted.Add(1)
+	}
+	t.shaking = append(t.shaking, nc)
 	t.wg.Add(1)
 	t.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
 	go func() {
 		defer t.wg.Done()
 		stop := context.AfterFunc(t.ctx, func() { nc.Close() })
 		defer stop()
 		err := t.handshake(nc)
 		t.mu.Lock()
-		t.shaking--
+		if i := slices.Index(t.shaking, nc); i >= 0 {
+			t.shaking = slices.Delete(t.shaking, i, i+1)
+		}
 		t.mu.Unlock()
 		if err != nil {
 			nc.Close()
@@ -128,6 +140,9 @@ func (t *Transport) hello(c *conn) (*session, uint64, error) {
 		return nil, 0, ref
 	}
 	s := newSession(t.core, c, t.handler)
+	if err := t.authenticate(ctx, s, &h); err != nil {
+		return nil, 0, err
+	}
 	s.id = h.session
 	s.info = PeerInfo{ClusterID: h.cluster, Node: h.node, Identity: h.identity, Incarnations: h.incarnations, AdvertiseAddr: h.addr,
 		Version: version, RemoteAddr: c.RemoteAddr(), TLS: c.tlsState()}
@@ -141,6 +156,25 @@ func (t *Transport) hello(c *conn) (*session, uint64, error) {
 		return s, dropped, err
 	}
 	return nil, 0, refuse(ReasonMalformed, "role %d", h.role)
+}
+
+// authenticate finds out who calls.
+func (t *Transport) authenticate(ctx context.Context, s *session, h *hello) error {
+	if t.cfg.Authenticate == nil {
+		return nil
+	}
+	var err error
+	s.identity, s.until, err = t.cfg.Authenticate(ctx, &Credentials{Peer: h.role == rolePeer, User: h.user, Password: h.password,
+		TLS: s.conn.tlsState(), RemoteAddr: s.conn.RemoteAddr()})
+	if err == nil {
+		return nil
+	}
+	t.metrics.Denied.Add(1)
+	var ref *Refused
+	if errors.As(err, &ref) {
+		return ref
+	}
+	return refuse(ReasonDenied, "%v", err)
 }
 
 func (t *Transport) admitClient(s *session) error {

@@ -19,6 +19,8 @@ type Metrics struct {
 	Reconnects                atomic.Uint64 // of them, with a peer that there was one with before
 	Dials, DialErrors         atomic.Uint64
 	Refusals                  atomic.Uint64 // of others by this node
+	Denied                    atomic.Uint64 // refusals for wrong or missing credentials
+	Evicted                   atomic.Uint64 // handshakes given up because there were too many
 	Refused                   atomic.Uint64 // of this node by others
 	Malformed                 atomic.Uint64
 	Slow, Silent              atomic.Uint64 // sessions ended for that

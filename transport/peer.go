@@ -303,6 +303,10 @@ func (t *Transport) dialPeer(ctx context.Context, p *peer, addr string) error {
 		return err
 	}
 	s.handler = t.handler
+	if err := t.authenticate(ctx, s, h); err != nil { // it will ask, too
+		s.conn.Close()
+		return err
+	}
 	return t.confirm(s, w)
 }
 

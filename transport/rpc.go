@@ -284,6 +284,9 @@ type Caller struct {
 // From tells who asks.
 func (q *Request) From() Caller { return q.srv.s.caller() }
 
+// Identity returns what Config.Authenticate said of who asks, nil without it.
+func (q *Request) Identity() any { return q.srv.s.identity }
+
 // Forwarded tells that the request must not be forwarded again (rule Cluster3).
 func (q *Request) Forwarded() bool { return q.Flags&FlagForwarded != 0 }
 

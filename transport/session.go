@@ -38,13 +38,16 @@ const (
 //
 //	kill (from anywhere) ─► done is closed, connection closed ─► readers and writers fail ─► run tears down ─► finished
 type session struct {
-	core    *core
-	conn    *conn
-	id      uint64
-	info    PeerInfo
-	client  bool // the other side, or this one, is a client
-	dialled bool
-	handler Handler
+	core   *core
+	conn   *conn
+	id     uint64
+	info   PeerInfo
+	client bool // the other side, or this one, is a client
+	// identity is what Config.Authenticate said, and until is when a client's connection ends; zero: never.
+	identity any
+	until    time.Time
+	dialled  bool
+	handler  Handler
 	// prev is the session with the same node that this one replaces: it must have finished before this one begins.
 	prev *session
 	// begin and end are called by run when the streams stand and when all is over; either may be nil.
@@ -350,6 +353,10 @@ func (s *session) tick(now int64) {
 			s.kill(errSlow)
 			return
 		}
+	}
+	if s.client && !s.until.IsZero() && time.Now().After(s.until) {
+		s.kill(errExpired)
+		return
 	}
 	if !s.client {
 		if now-s.conn.lastRead.Load() > int64(l.SilenceMax) {

@@ -17,6 +17,12 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 )
 
+// static is a TLS that does not change.
+type static struct{ *tls.Config }
+
+func (s static) Server() *tls.Config { return s.Config }
+func (s static) Client() *tls.Config { return s.Config }
+
 func certificates(t *testing.T) *tls.Config {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
@@ -51,7 +57,10 @@ func TestTCP(t *testing.T) {
 					t.Fatal(err)
 				}
 				cfg := n.config(id)
-				cfg.AdvertiseAddr, cfg.Dial, cfg.TLS = l.Addr().String(), nil, tc
+				cfg.AdvertiseAddr, cfg.Dial = l.Addr().String(), nil
+				if tc != nil {
+					cfg.TLS = static{tc}
+				}
 				r := newRecorder()
 				tr, err := New(cfg, r)
 				if err != nil {
@@ -75,7 +84,11 @@ func TestTCP(t *testing.T) {
 			if err != nil || !bytes.Equal(got, big) {
 				t.Fatal(len(got), err)
 			}
-			c, err := DialClient(t.Context(), b.addr, ClientConfig{TLS: tc})
+			var own ClientConfig
+			if tc != nil {
+				own.TLS = static{tc}
+			}
+			c, err := DialClient(t.Context(), b.addr, own)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +102,7 @@ func TestTCP(t *testing.T) {
 			if tc != nil { // no certificate, no service
 				bare := tc.Clone()
 				bare.Certificates = nil
-				if c, err := DialClient(t.Context(), b.addr, ClientConfig{TLS: bare}); err == nil {
+				if c, err := DialClient(t.Context(), b.addr, ClientConfig{TLS: static{bare}}); err == nil {
 					c.Close()
 					t.Fatal("served without a certificate")
 				}

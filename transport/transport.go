@@ -33,7 +33,7 @@ type Transport struct {
 	leaving   map[engine.NodeID]*session // of removed peers, until they have finished
 	clients   int
 	listeners map[net.Listener]struct{}
-	shaking   int // handshakes of others in progress
+	shaking   []net.Conn // handshakes of others in progress, oldest first
 
 	warned atomic.Int64 // when a refusal was last logged loudly
 

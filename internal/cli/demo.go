@@ -63,7 +63,7 @@ func (a *app) dialServers(ctx context.Context, servers []string) (client.Cluster
 	if a.env.Dial != nil {
 		return a.env.Dial(ctx, &cfg)
 	}
-	return dialRemote(ctx, &cfg)
+	return a.dialRemote(ctx, &cfg)
 }
 
 func (a *app) tour(ctx context.Context, o demo.Options) error {

@@ -12,10 +12,10 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/client"
-	"github.com/kiloraft/kiloraft/internal/config"
 	"github.com/kiloraft/kiloraft/router"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/transport"
 )
 
 // remote is client.Cluster over connections to nodes.
@@ -29,14 +29,15 @@ type remote struct {
 
 var _ client.Cluster = (*remote)(nil)
 
-func dialRemote(ctx context.Context, cfg *config.Config) (client.Cluster, error) {
-	return Dial(ctx, cfg.Server)
+// Dial gives a client of the cluster that the servers belong to. It connects when it is first used.
+func Dial(ctx context.Context, servers []string) (client.Cluster, error) {
+	return DialAs(ctx, servers, transport.ClientConfig{})
 }
 
-// Dial gives a client of the cluster that the servers belong to. It connects when it is first used.
-func Dial(_ context.Context, servers []string) (client.Cluster, error) {
+// DialAs is Dial with certificates, a user and a password.
+func DialAs(_ context.Context, servers []string, t transport.ClientConfig) (client.Cluster, error) {
 	r := &remote{servers: slices.Clone(servers)}
-	r.pool = router.NewPool(router.Config{}.Transport)
+	r.pool = router.NewPool(t)
 	r.c = router.New(r.pool, servers, router.Config{})
 	return r, nil
 }

@@ -101,7 +101,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRunE = a.prepare
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), a.nodeCmd(), a.shardCmd(), a.opCmd(), a.kvCmd(), a.benchCmd(), a.configCmd(),
-		a.debugCmd(), a.versionCmd())
+		a.certCmd(), a.userCmd(), a.debugCmd(), a.versionCmd())
 	return root
 }
 
@@ -141,7 +141,7 @@ func (a *app) connect(ctx context.Context) (client.Cluster, error) {
 	}
 	dial := a.env.Dial
 	if dial == nil {
-		dial = dialRemote
+		dial = a.dialRemote
 	}
 	c, err := dial(ctx, &a.cfg.Config)
 	if err != nil {

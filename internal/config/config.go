@@ -18,6 +18,11 @@ type Config struct {
 	Output  string        `mapstructure:"output"`
 	NoColor bool          `mapstructure:"no-color"`
 
+	// Who this process is: a node, or somebody who runs a command.
+	TLS          TLS    `mapstructure:"tls"`
+	User         string `mapstructure:"user"`
+	PasswordFile string `mapstructure:"password-file"`
+
 	// For nodes.
 	DataDir   string   `mapstructure:"data-dir"`
 	Listen    string   `mapstructure:"listen"`
@@ -35,12 +40,20 @@ type Config struct {
 	Sched Sched `mapstructure:"sched"`
 }
 
+// TLS names the files of certificates. With TLS.CA a process speaks TLS and nothing else.
+type TLS struct {
+	CA   string `mapstructure:"ca"`
+	Cert string `mapstructure:"cert"`
+	Key  string `mapstructure:"key"`
+}
+
 // Log says how a node logs.
 type Log struct {
 	Level  string `mapstructure:"level"`
 	Format string `mapstructure:"format"`
 	// Slow is how long an operation takes to be logged; negative: none is.
-	Slow time.Duration `mapstructure:"slow"`
+	Slow  time.Duration `mapstructure:"slow"`
+	Audit string        `mapstructure:"audit"`
 }
 
 // Raft holds the timing of elections.
@@ -84,6 +97,12 @@ var settings = []setting{
 	{key: "output", def: "table", usage: "table or json", short: "o"},
 	{key: "no-color", def: false, usage: "no colours on the terminal (NO_COLOR does the same)"},
 
+	{key: "tls.ca", def: "", usage: "file with the certificates of the authorities that sign the cluster's; turns TLS on"},
+	{key: "tls.cert", def: "", usage: "file with the own certificate: a node's to serve, a user's to run commands"},
+	{key: "tls.key", def: "", usage: "file with the key of the own certificate"},
+	{key: "user", def: "", usage: "user to be, with a password (default: the one of the certificate)"},
+	{key: "password-file", def: "", usage: "file with the user's password (or $KILORAFT_PASSWORD; else asked for on a terminal)"},
+
 	{key: "data-dir", scope: scopeNode, def: "", usage: "directory of the node's raft log and state"},
 	{key: "listen", scope: scopeNode, def: "127.0.0.1:7100", usage: "address for nodes and clients, host:port"},
 	{key: "advertise", scope: scopeNode, def: "", usage: "address that others reach this node at (default: the listen address)"},
@@ -92,11 +111,12 @@ var settings = []setting{
 	{key: "join", scope: scopeNode, def: []string{}, usage: "other nodes, a first hint: host:port[,host:port…]"},
 	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: made from its identity)"},
 	{key: "labels", scope: scopeNode, def: []string{}, usage: "key=value[,key=value…], e.g. zone=a"},
-	{key: "insecure", scope: scopeNode, def: false, usage: "allow plain text on an address that is not this machine's own"},
+	{key: "insecure", scope: scopeNode, def: false, usage: "allow plain text, where everybody may do everything, on an address that is not this machine's own"},
 
 	{key: "log.level", scope: scopeNode, def: "info", usage: "debug, info, warn or error"},
 	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
 	{key: "log.slow", scope: scopeNode, def: time.Second, usage: "log operations that take so long, with the stage that took longest (negative: none)"},
+	{key: "log.audit", scope: scopeNode, def: "", usage: "file for the audit log, a JSON line for each action of an administrator (default: it goes to the log)"},
 	{key: "raft.election-timeout", scope: scopeNode, def: time.Second, usage: "silence of a leader after which followers elect another"},
 	{key: "raft.heartbeat-interval", scope: scopeNode, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
 	{key: "raft.quiesce-after", scope: scopeNode, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
@@ -126,6 +146,12 @@ func (c *Config) ValidateClient() error {
 	}
 	if len(c.Server) == 0 {
 		return fmt.Errorf("server: name at least one host:port")
+	}
+	switch t := &c.TLS; {
+	case (t.Cert == "") != (t.Key == ""):
+		return fmt.Errorf("tls.cert and tls.key go together")
+	case t.Cert != "" && t.CA == "":
+		return fmt.Errorf("tls.ca: name the file of the authority that the other side's certificate is signed by")
 	}
 	return checkAddresses("server", c.Server...)
 }
@@ -179,11 +205,21 @@ func (c *Config) validateTuning() error {
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)
 	}
-	if !c.Insecure && !loopback(c.Listen) {
-		return fmt.Errorf("listen %s: connections are plain text; on an address that others can reach say --insecure", c.Listen)
+	return c.validateExposure()
+}
+
+// validateExposure refuses to serve others without certificates, which would be in plain text and without any question who asks.
+func (c *Config) validateExposure() error {
+	if c.TLS.CA != "" && c.TLS.Cert == "" {
+		return fmt.Errorf("tls.cert: a node needs a certificate of its own (kiloraft cert node)")
 	}
-	if !c.Insecure && c.Redis != "" && !loopback(c.Redis) {
-		return fmt.Errorf("redis %s: connections are plain text, without a password; on an address that others can reach say --insecure", c.Redis)
+	if c.Insecure || c.TLS.Cert != "" {
+		return nil
+	}
+	for _, a := range [...]struct{ key, addr string }{{"listen", c.Listen}, {"http", c.HTTP}, {"redis", c.Redis}} {
+		if a.addr != "" && !loopback(a.addr) {
+			return fmt.Errorf("%s %s: without certificates connections are plain text, and everybody may do everything; on an address that others can reach give --tls-ca, --tls-cert and --tls-key, or say --insecure", a.key, a.addr)
+		}
 	}
 	return nil
 }

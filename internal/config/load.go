@@ -209,7 +209,7 @@ func origin(v *viper.Viper, key string, fs *pflag.FlagSet, env map[string]string
 }
 
 func strangeVariables(env map[string]string) []string {
-	known := map[string]bool{"KILORAFT_CONFIG": true, "KILORAFT_E2E": true, fault.Env: true}
+	known := map[string]bool{"KILORAFT_CONFIG": true, "KILORAFT_E2E": true, "KILORAFT_PASSWORD": true, fault.Env: true}
 	for _, s := range settings {
 		known[EnvName(s.key)] = true
 	}

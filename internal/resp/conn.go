@@ -2,23 +2,31 @@ package resp
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/auth"
 )
 
 // conn is one connection. What is not said to be guarded belongs to the reader.
 type conn struct {
 	s     *Server
 	id    uint64
-	nc    net.Conn
+	nc    net.Conn // the TLS connection, if there is one
+	raw   net.Conn // closed to end everything at once
 	p     parser
 	began time.Time
 	last  atomic.Int64 // unix ms of the last request
 	resp3 bool
 	quit  bool // read no more
+
+	who     *auth.Identity // who the client is
+	greeted *auth.Identity // who it was before it gave a password
+	atEnd   func() bool    // stops the timer of the certificate's end; may be nil
 
 	replyOff  bool // CLIENT REPLY
 	replySkip int  // so many replies are left out
@@ -41,6 +49,7 @@ type conn struct {
 	ended                 bool // the reader has ended: write what is left, then close
 	broken                bool // replies go nowhere any more
 	name, libName, libVer string
+	user                  string
 	lastCommand           string
 	proto                 int
 	inMulti               bool
@@ -70,9 +79,12 @@ type keyState struct {
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
-	c := &conn{s: s, id: id, nc: nc, began: time.Now(), keys: map[string]*keyState{}, proto: 2}
+	c := &conn{s: s, id: id, nc: nc, raw: nc, who: auth.Nobody(), user: "nobody", began: time.Now(), keys: map[string]*keyState{}, proto: 2}
+	if s.cfg.TLS != nil {
+		c.nc = tls.Server(nc, s.cfg.TLS)
+	}
 	c.wake.L, c.space.L = &c.mu, &c.mu
-	c.p = parser{src: nc, limits: limitsFull, beforeRead: c.beforeRead}
+	c.p = parser{src: c.nc, limits: limitsStranger, beforeRead: c.beforeRead}
 	c.last.Store(nowMs())
 	return c
 }
@@ -82,12 +94,20 @@ func (c *conn) beforeRead() {
 	c.mu.Lock()
 	c.wake.Signal()
 	c.mu.Unlock()
-	if d := c.s.cfg.IdleTimeout; d > 0 {
+	if d := c.s.cfg.IdleTimeout; d > 0 && !c.p.limits.stranger {
 		_ = c.nc.SetReadDeadline(time.Now().Add(d))
 	}
 }
 
 func (c *conn) readLoop() {
+	if err := c.greet(); err != nil {
+		c.s.cfg.Logger.Debug("redis: a client was not let in", "remote", c.nc.RemoteAddr(), "err", err)
+		c.kill()
+		return
+	}
+	if c.atEnd != nil {
+		defer c.atEnd()
+	}
 	for !c.quit {
 		args, err := c.p.next()
 		if err != nil {
@@ -99,6 +119,10 @@ func (c *conn) readLoop() {
 			break
 		}
 		c.last.Store(nowMs())
+		if isHTTP(args[0]) {
+			c.s.stats.malformed.Add(1)
+			break
+		}
 		c.dispatch(args)
 	}
 	c.mu.Lock()
@@ -114,7 +138,7 @@ func (c *conn) kill() {
 	c.wake.Signal()
 	c.space.Broadcast()
 	c.mu.Unlock()
-	_ = c.nc.Close()
+	_ = c.raw.Close()
 }
 
 // context returns one for a command that starts now. It is shared by the commands of some time, so that it costs them nothing.
@@ -272,7 +296,11 @@ func (c *conn) writeLoop() {
 			c.kill()
 		}
 		if last && len(ready) == 0 {
-			_ = c.nc.Close()
+			if broken {
+				_ = c.raw.Close()
+			} else {
+				_ = c.nc.Close() // says goodbye in TLS
+			}
 			return
 		}
 		if cap(batch) > 16*batchBytes {

@@ -34,6 +34,10 @@ func (c *conn) dispatch(args [][]byte) {
 		c.refuse(errArity(sp.name))
 		return
 	}
+	if text := c.permit(sp, args); text != "" {
+		c.refuse(text)
+		return
+	}
 	c.s.stats.calls[sp.index].Add(1)
 	c.mu.Lock()
 	c.lastCommand = sp.name

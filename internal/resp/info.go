@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -44,17 +45,37 @@ func cmdSelect(_ *conn, a [][]byte, o *out) {
 	}
 }
 
-func cmdAuth(_ *conn, a [][]byte, o *out) {
+// openDefault tells whether the user default needs no password, as in a Redis server as it comes.
+func (c *conn) openDefault() bool {
+	return c.greeted.How == auth.ByNothing && c.greeted.Access().Allows(auth.NeedUser)
+}
+
+func cmdAuth(c *conn, a [][]byte, o *out) {
+	user, password := "default", a[len(a)-1]
 	switch {
 	case len(a) > 3:
 		o.err(errSyntax)
-	case len(a) == 2:
+		return
+	case len(a) == 2 && c.openDefault():
 		o.err(errNoPassword)
-	case string(a[1]) != "default":
-		o.err(errWrongPass)
-	default:
-		o.ok()
+		return
+	case len(a) == 3:
+		user = string(a[1])
 	}
+	if text := c.loginOpen(user, password); text != "" {
+		o.err(text)
+		return
+	}
+	o.ok()
+}
+
+// loginOpen is login, but that default needs no password where security is off.
+func (c *conn) loginOpen(user string, password []byte) string {
+	if user == "default" && c.openDefault() {
+		c.become(c.greeted)
+		return ""
+	}
+	return c.login(user, password)
 }
 
 func cmdHello(c *conn, a [][]byte, o *out) {
@@ -72,13 +93,11 @@ func cmdHello(c *conn, a [][]byte, o *out) {
 		resp3 = n == 3
 	}
 	var name *string
+	var login [][]byte
 	for i := 2; i < len(a); i++ {
 		switch {
 		case is(a[i], "AUTH") && i+2 < len(a):
-			if string(a[i+1]) != "default" {
-				o.err(errWrongPass)
-				return
-			}
+			login = a[i+1 : i+3]
 			i += 2
 		case is(a[i], "SETNAME") && i+1 < len(a):
 			s := string(a[i+1])
@@ -92,6 +111,16 @@ func cmdHello(c *conn, a [][]byte, o *out) {
 			o.err("ERR Syntax error in HELLO option '" + clip(string(a[i]), 128) + "'")
 			return
 		}
+	}
+	if login != nil {
+		if text := c.loginOpen(string(login[0]), login[1]); text != "" {
+			o.err(text)
+			return
+		}
+	}
+	if c.p.limits.stranger {
+		o.err(errNoAuthHello)
+		return
 	}
 	c.resp3, o.resp3 = resp3, resp3
 	proto := 2
@@ -144,9 +173,9 @@ func (c *conn) describe() string {
 		command = "NULL"
 	}
 	now := time.Now()
-	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=%s db=0 sub=0 psub=0 ssub=0 multi=%d qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%d oll=0 omem=0 tot-mem=0 events=r cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s\n",
+	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=%s db=0 sub=0 psub=0 ssub=0 multi=%d qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%d oll=0 omem=0 tot-mem=0 events=r cmd=%s user=%s redir=-1 resp=%d lib-name=%s lib-ver=%s\n",
 		c.id, c.nc.RemoteAddr(), c.nc.LocalAddr(), c.name, int(now.Sub(c.began).Seconds()), (now.UnixMilli()-c.last.Load())/1000, flags, multi,
-		c.replyBytes, command, c.proto, c.libName, c.libVer)
+		c.replyBytes, command, c.user, c.proto, c.libName, c.libVer)
 }
 
 func cmdClient(c *conn, a [][]byte, o *out) {
@@ -171,6 +200,8 @@ func cmdClient(c *conn, a [][]byte, o *out) {
 		default:
 			o.err("ERR Unrecognized option '" + clip(string(a[2]), 128) + "'")
 		}
+	case (sub == "LIST" || sub == "KILL") && !c.who.Access().Allows(auth.NeedAdmin):
+		o.err("NOPERM User " + c.who.Name + " has no permissions to run the 'client|" + strings.ToLower(sub) + "' command")
 	case sub == "LIST":
 		var b strings.Builder
 		for _, other := range c.s.connections() {
@@ -180,6 +211,7 @@ func cmdClient(c *conn, a [][]byte, o *out) {
 	case sub == "INFO" && n == 2:
 		o.verbatim(c.describe())
 	case sub == "KILL":
+		c.s.cfg.Guard.Record(c.who, c.nc.RemoteAddr().String(), "client kill "+clip(string(bytes.Join(a[2:], []byte(" "))), 200), nil)
 		c.clientKill(a, o)
 	case (sub == "NO-EVICT" || sub == "NO-TOUCH") && n == 3 && (is(a[2], "ON") || is(a[2], "OFF")):
 		o.ok()

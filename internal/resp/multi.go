@@ -3,6 +3,7 @@ package resp
 import (
 	"context"
 
+	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -91,6 +92,12 @@ func cmdWatch(c *conn, _ *spec, a [][]byte) {
 		c.replyErr("ERR WATCH inside MULTI is not allowed")
 		return
 	}
+	for _, k := range a[1:] {
+		if !c.who.Access().Key(auth.NeedRead, k) {
+			c.replyErr(errNoPermKeys)
+			return
+		}
+	}
 	c.drain()
 	if len(c.watched)+len(a) > watchedMax {
 		c.replyErr("ERR too many watched keys")
@@ -132,6 +139,9 @@ func cmdExec(c *conn, sp *spec, a [][]byte) {
 	}
 	c.setMulti(nil)
 	c.watched = nil
+	for _, q := range t.queue { // rights may have been taken since
+		t.bad = t.bad || c.permit(q.spec, q.args) != ""
+	}
 	if t.bad {
 		c.replyErr(errExecAbort)
 		return
@@ -188,7 +198,9 @@ func (r *request) exec(ctx context.Context, t *transaction, watched map[string]u
 
 func cmdReset(c *conn, _ *spec, _ [][]byte) {
 	c.setMulti(nil)
+	c.drain()
 	c.watched, c.resp3, c.replyOff, c.replySkip = nil, false, false, 0
+	c.become(c.greeted)
 	c.mu.Lock()
 	c.name, c.proto = "", 2
 	c.mu.Unlock()

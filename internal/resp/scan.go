@@ -130,6 +130,13 @@ func cmdScan(c *conn, a [][]byte, o *out) {
 			return
 		}
 	}
+	if bytes.Compare(start, prefix) < 0 {
+		start = prefix // somebody else's cursor
+	}
+	if !c.mayRange(prefix, end) {
+		o.err(errNoPermRange)
+		return
+	}
 	p, err := c.scanPage(c.context(), &shard.Scan{Start: start, End: end, Limit: int(min(count, shard.ScanLimitMax)), KeysOnly: true})
 	if err != nil {
 		o.err(errorText(err))
@@ -163,6 +170,10 @@ func cmdKeys(c *conn, a [][]byte, o *out) {
 	pattern := a[1]
 	prefix := globPrefix(pattern)
 	q := shard.Scan{Start: prefix, End: after(prefix), Limit: shard.ScanLimitMax, KeysOnly: true}
+	if !c.mayRange(q.Start, q.End) {
+		o.err(errNoPermRange)
+		return
+	}
 	var list [][]byte
 	size := 0
 	ctx := c.context()
@@ -197,6 +208,10 @@ func cmdKeys(c *conn, a [][]byte, o *out) {
 const dbsizeTime = time.Second
 
 func cmdDBSize(c *conn, _ [][]byte, o *out) {
+	if !c.mayRange(nil, nil) {
+		o.err(errNoPermRange)
+		return
+	}
 	began, ctx := time.Now(), c.context()
 	q := shard.Scan{Limit: shard.ScanLimitMax, KeysOnly: true}
 	n, shards := int64(0), int64(0)
@@ -247,6 +262,10 @@ func cmdRange(c *conn, a [][]byte, o *out) {
 		}
 	}
 	limit = min(limit, shard.ScanLimitMax)
+	if !c.mayRange(q.Start, q.End) {
+		o.err(errNoPermRange)
+		return
+	}
 	var list []shard.Entry
 	var next []byte
 	size, ctx := 0, c.context()

@@ -2,6 +2,7 @@ package resp
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -39,6 +40,12 @@ type Config struct {
 	WriteTimeout time.Duration
 	// IdleTimeout ends connections that send nothing; 0: never.
 	IdleTimeout time.Duration
+	// Guard says who clients are. Nil: everybody may do everything.
+	Guard Guard
+	// TLS, if set, is used for all connections.
+	TLS *tls.Config
+	// StrangersMax bounds the connections that have not shown who they are, over which the oldest of them is closed; default 1024.
+	StrangersMax int
 	// Node describes the node for INFO, HELLO and the like.
 	Node   func() NodeInfo
 	Logger *slog.Logger
@@ -59,6 +66,10 @@ func (c *Config) fill() {
 	}
 	def(&c.ConnsMax, 10_000)
 	def(&c.InflightMax, 1024)
+	def(&c.StrangersMax, 1024)
+	if c.Guard == nil {
+		c.Guard = open{}
+	}
 	def(&c.ReplyBytesMax, 256<<20)
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
@@ -86,16 +97,18 @@ type Server struct {
 	mu     sync.Mutex
 	conns  map[uint64]*conn
 	nextID uint64
-	closed bool
-	listen []net.Listener
-	wg     sync.WaitGroup
+	// strangers have not shown who they are, oldest first.
+	strangers []*conn
+	closed    bool
+	listen    []net.Listener
+	wg        sync.WaitGroup
 }
 
 // stats are counters.
 type stats struct {
-	accepted, refused, malformed, dropped atomic.Uint64
-	replyBytes                            atomic.Int64 // not taken yet
-	calls                                 []atomic.Uint64
+	accepted, refused, malformed, dropped, denied atomic.Uint64
+	replyBytes                                    atomic.Int64 // not taken yet
+	calls                                         []atomic.Uint64
 }
 
 // New returns a Server; Serve makes it serve.
@@ -157,6 +170,7 @@ func (s *Server) accept(nc net.Conn) {
 	s.conns[c.id] = c
 	s.wg.Add(2)
 	s.mu.Unlock()
+	s.stranger(c, true)
 	s.stats.accepted.Add(1)
 	go func() { // both end when the connection is closed
 		defer s.wg.Done()
@@ -168,7 +182,31 @@ func (s *Server) accept(nc net.Conn) {
 		s.mu.Lock()
 		delete(s.conns, c.id)
 		s.mu.Unlock()
+		s.stranger(c, false)
 	}()
+}
+
+// stranger puts a connection among those that have not shown who they are, or takes it out. Over the bound the oldest is closed: it is
+// not the one that is just about to say.
+func (s *Server) stranger(c *conn, is bool) {
+	var oldest *conn
+	s.mu.Lock()
+	i := slices.Index(s.strangers, c)
+	switch {
+	case !is && i >= 0:
+		s.strangers = slices.Delete(s.strangers, i, i+1)
+	case is && i < 0 && s.conns[c.id] == c:
+		s.strangers = append(s.strangers, c)
+		if len(s.strangers) > s.cfg.StrangersMax {
+			oldest = s.strangers[0]
+			s.strangers = slices.Delete(s.strangers, 0, 1)
+			s.stats.refused.Add(1)
+		}
+	}
+	s.mu.Unlock()
+	if oldest != nil {
+		oldest.kill()
+	}
 }
 
 // Close ends all connections and waits for their goroutines. It may be called more than once.
@@ -214,6 +252,7 @@ func (s *Server) connections() []*conn {
 type Metrics struct {
 	Connections, ReplyBytes               int64
 	Accepted, Refused, Malformed, Dropped uint64
+	Denied                                uint64 // wrong passwords
 }
 
 // Metrics returns the counters.
@@ -222,7 +261,7 @@ func (s *Server) Metrics() Metrics {
 	n := len(s.conns)
 	s.mu.Unlock()
 	return Metrics{Connections: int64(n), ReplyBytes: s.stats.replyBytes.Load(), Accepted: s.stats.accepted.Load(),
-		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load()}
+		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load(), Denied: s.stats.denied.Load()}
 }
 
 // Commands yields, for each command that was used, how often.

@@ -1,6 +1,10 @@
 package resp
 
-import "context"
+import (
+	"context"
+
+	"github.com/kiloraft/kiloraft/internal/auth"
+)
 
 // spec is a command. One of eval, local, block and control says how it runs; direct beside eval is a shorter way.
 type spec struct {
@@ -9,6 +13,7 @@ type spec struct {
 	// first, last and step say which arguments are keys; last is negative if counted from the end.
 	first, last, step int
 	write             bool
+	need              auth.Need // of a command without keys
 	group             string
 	summary           string
 	note              string // what differs from Redis
@@ -102,6 +107,11 @@ func commands() []spec {
 		s.first, s.last = first, first
 		return s
 	}
+	with := func(n auth.Need, s spec) spec {
+		s.need = n
+		return s
+	}
+	none, user, read := auth.NeedNone, auth.NeedUser, auth.NeedRead
 	return []spec{
 		key("get", 2, false, "Returns the value of a key.", evalGet, directGet, gString, ""),
 		key("set", -3, true, "Sets a key, ignoring its type; NX XX GET EX PX EXAT PXAT KEEPTTL.", evalSet, directSet, gString, ""),
@@ -143,40 +153,40 @@ func commands() []spec {
 		keys(key("renamenx", 3, true, "Renames a key if the new name is free.", evalRename, nil, gGeneric, noteOneShard), 2, 1),
 		at(key("object", -2, false, "Returns ENCODING, REFCOUNT, IDLETIME or FREQ of a key.", evalObject, nil, gGeneric, "the encoding that Redis would choose for a new value; the rest is not counted"), 2),
 		at(key("memory", -2, false, "Returns about how much memory a key takes: USAGE.", evalMemory, nil, gServer, "an estimate"), 2),
-		block("scan", -2, gGeneric, "Walks through the keys: MATCH COUNT TYPE.", "in the order of keys; a cursor is known to the node that gave it, for 10 minutes", cmdScan),
-		block("keys", 2, gGeneric, "Returns the keys that match a pattern.", "an error if there are more than 100,000", cmdKeys),
-		block("dbsize", 1, gServer, "Returns the number of keys.", "counts for up to 1 s, and then extrapolates", cmdDBSize),
+		with(read, block("scan", -2, gGeneric, "Walks through the keys: MATCH COUNT TYPE.", "in the order of keys; a cursor is known to the node that gave it, for 10 minutes", cmdScan)),
+		with(read, block("keys", 2, gGeneric, "Returns the keys that match a pattern.", "an error if there are more than 100,000", cmdKeys)),
+		with(read, block("dbsize", 1, gServer, "Returns the number of keys.", "counts for up to 1 s, and then extrapolates", cmdDBSize)),
 
-		inMulti(local("ping", -1, gConn, "Answers PONG, or its argument.", "", cmdPing)),
-		inMulti(local("echo", 2, gConn, "Answers its argument.", "", func(_ *conn, a [][]byte, o *out) { o.bulk(a[1]) })),
-		inMulti(local("time", 1, gServer, "Returns the node's time.", "", cmdTime)),
-		inMulti(local("select", 2, gConn, "Chooses a database: there is 0.", "0 only", cmdSelect)),
-		local("auth", -2, gConn, "Authenticates.", "there are no passwords yet", cmdAuth),
-		local("hello", -1, gConn, "Chooses the protocol, 2 or 3.", "", cmdHello),
-		local("client", -2, gConn, "ID GETNAME SETNAME SETINFO LIST INFO KILL NO-EVICT NO-TOUCH REPLY GETREDIR TRACKINGINFO.", "no TRACKING", cmdClient),
-		local("command", -1, gServer, "Describes commands: COUNT DOCS INFO LIST GETKEYS.", "", cmdCommand),
-		local("info", -1, gServer, "Describes the node.", "", cmdInfo),
-		local("config", -2, gServer, "GET of what clients ask for, RESETSTAT.", "SET is refused", cmdConfig),
-		local("latency", -2, gServer, "LATEST, HISTORY, RESET.", "always empty", cmdEmpty),
-		local("slowlog", -2, gServer, "GET, LEN, RESET.", "always empty", cmdEmpty),
-		local("role", 1, gServer, "Returns master: any node takes writes.", "", cmdRole),
-		local("cluster", -2, gServer, "INFO MYID KEYSLOT; the rest says that cluster mode is disabled.", "no cluster protocol: any node serves any key", cmdCluster),
-		inMulti(local("readonly", 1, gConn, "Accepted; reads are always linearizable.", "", cmdNoCluster)),
-		inMulti(local("readwrite", 1, gConn, "Accepted.", "", cmdNoCluster)),
-		local("wait", 3, gGeneric, "Returns how many other replicas have what was acknowledged, at least.", "returns at once: an acknowledged write is on a majority", cmdWait),
+		with(user, inMulti(local("ping", -1, gConn, "Answers PONG, or its argument.", "", cmdPing))),
+		with(user, inMulti(local("echo", 2, gConn, "Answers its argument.", "", func(_ *conn, a [][]byte, o *out) { o.bulk(a[1]) }))),
+		with(user, inMulti(local("time", 1, gServer, "Returns the node's time.", "", cmdTime))),
+		with(user, inMulti(local("select", 2, gConn, "Chooses a database: there is 0.", "0 only", cmdSelect))),
+		with(none, block("auth", -2, gConn, "Authenticates with user and password.", "a password alone is that of the user named default", cmdAuth)),
+		with(none, block("hello", -1, gConn, "Chooses the protocol, 2 or 3.", "", cmdHello)),
+		with(user, local("client", -2, gConn, "ID GETNAME SETNAME SETINFO LIST INFO KILL NO-EVICT NO-TOUCH REPLY GETREDIR TRACKINGINFO.", "no TRACKING", cmdClient)),
+		with(user, local("command", -1, gServer, "Describes commands: COUNT DOCS INFO LIST GETKEYS.", "", cmdCommand)),
+		with(user, local("info", -1, gServer, "Describes the node.", "", cmdInfo)),
+		with(user, local("config", -2, gServer, "GET of what clients ask for, RESETSTAT.", "SET is refused", cmdConfig)),
+		with(user, local("latency", -2, gServer, "LATEST, HISTORY, RESET.", "always empty", cmdEmpty)),
+		with(user, local("slowlog", -2, gServer, "GET, LEN, RESET.", "always empty", cmdEmpty)),
+		with(user, local("role", 1, gServer, "Returns master: any node takes writes.", "", cmdRole)),
+		with(user, local("cluster", -2, gServer, "INFO MYID KEYSLOT; the rest says that cluster mode is disabled.", "no cluster protocol: any node serves any key", cmdCluster)),
+		with(user, inMulti(local("readonly", 1, gConn, "Accepted; reads are always linearizable.", "", cmdNoCluster))),
+		with(user, inMulti(local("readwrite", 1, gConn, "Accepted.", "", cmdNoCluster))),
+		with(user, local("wait", 3, gGeneric, "Returns how many other replicas have what was acknowledged, at least.", "returns at once: an acknowledged write is on a majority", cmdWait)),
 
-		control("multi", 1, gTx, "Begins a transaction.", "", cmdMulti),
-		control("exec", 1, gTx, "Carries it out.", "all keys, watched ones too, in one shard, else CROSSSLOT", cmdExec),
-		control("discard", 1, gTx, "Gives it up.", "", cmdDiscard),
-		control("watch", -2, gTx, "Lets EXEC fail if a key changes.", "", cmdWatch),
-		control("unwatch", 1, gTx, "Forgets what is watched.", "", cmdUnwatch),
-		control("reset", 1, gConn, "Brings the connection back to its beginning.", "", cmdReset),
-		control("quit", -1, gConn, "Ends the connection.", "", cmdQuit),
+		with(user, control("multi", 1, gTx, "Begins a transaction.", "", cmdMulti)),
+		with(user, control("exec", 1, gTx, "Carries it out.", "all keys, watched ones too, in one shard, else CROSSSLOT", cmdExec)),
+		with(user, control("discard", 1, gTx, "Gives it up.", "", cmdDiscard)),
+		with(read, control("watch", -2, gTx, "Lets EXEC fail if a key changes.", "", cmdWatch)),
+		with(user, control("unwatch", 1, gTx, "Forgets what is watched.", "", cmdUnwatch)),
+		with(none, control("reset", 1, gConn, "Brings the connection back to its beginning.", "", cmdReset)),
+		with(none, control("quit", -1, gConn, "Ends the connection.", "", cmdQuit)),
 
 		key("kr.get", 2, false, "Returns value and version of a key, or null.", evalKRGet, nil, gOwn, ""),
 		key("kr.cas", -4, true, "KR.CAS key ABSENT|VALUE v|VERSION n new [EX s|PX ms|EXAT t|PXAT t]: sets the key if that holds, and returns its new version, else null.", nil, directCAS, gOwn, "not in MULTI"),
-		block("kr.range", -3, gOwn, "KR.RANGE start end [LIMIT n] [REV] [KEYS]: returns where to go on, or null, and keys and values of [start, end) in order. An empty end is plus infinity.", "", cmdRange),
-		local("kr.shard", 2, gOwn, "Returns the shard that owns a key, as this node knows it.", "", cmdShard),
-		block("kr.shards", -1, gOwn, "KR.SHARDS [from [limit]]: returns the shards in order.", "", cmdShards),
+		with(read, block("kr.range", -3, gOwn, "KR.RANGE start end [LIMIT n] [REV] [KEYS]: returns where to go on, or null, and keys and values of [start, end) in order. An empty end is plus infinity.", "", cmdRange)),
+		with(user, local("kr.shard", 2, gOwn, "Returns the shard that owns a key, as this node knows it.", "", cmdShard)),
+		with(user, block("kr.shards", -1, gOwn, "KR.SHARDS [from [limit]]: returns the shards in order.", "", cmdShards)),
 	}
 }
