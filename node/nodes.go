@@ -206,9 +206,12 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 			out.Problems = append(out.Problems, text)
 		}
 	}
-	c.shardProblems(ctx, out)
 	mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
+		out.Replicas = uint64(rec.Replicas)
+	}
+	c.shardProblems(ctx, out)
 	if err := c.listOps(mctx, func(o *placement.Op) {
 		if o.State != placement.OpRunning {
 			return
@@ -227,12 +230,15 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 	return out, nil
 }
 
-// shardProblems adds those of shards: without a leader, or with too few living voters.
+// shardProblems adds those of shards: without a leader, or with too few voters, or living ones.
 func (c *core) shardProblems(ctx context.Context, out *api.Status) {
 	leads := c.gatherLeads(ctx)
 	few := map[engine.NodeID]int{}
-	leaderless := 0
+	leaderless, small := 0, 0
 	for _, d := range c.view.all() {
+		if len(d.Replicas) < int(out.Replicas) {
+			small++
+		}
 		if leads[d.Shard] == nil {
 			if leaderless++; leaderless <= 20 {
 				dead := 0
@@ -257,6 +263,9 @@ func (c *core) shardProblems(ctx context.Context, out *api.Status) {
 	}
 	if leaderless > 20 {
 		out.Problems = append(out.Problems, fmt.Sprintf("%d more shards have no leader", leaderless-20))
+	}
+	if small > 0 {
+		out.Problems = append(out.Problems, fmt.Sprintf("%d shards have fewer than %d replicas: more are made as soon as there are nodes for them", small, out.Replicas))
 	}
 	ids := make([]engine.NodeID, 0, len(few))
 	for id := range few {

@@ -49,9 +49,10 @@ func (r *remote) Status(ctx context.Context) (client.Status, error) {
 			st.Problems = append(st.Problems, "the meta shard is unavailable: shards and nodes cannot be changed")
 		}
 	}
-	countShards(&st, shards, alive)
 	var said api.Status
-	if err := r.ask(ctx, api.MethodStatus, nil, &said); err == nil { // in more words, and since when
+	err = r.ask(ctx, api.MethodStatus, nil, &said)
+	countShards(&st, shards, alive, int(said.Replicas))
+	if err == nil { // in more words, and since when
 		st.Operations.Running = int(said.Running)
 		st.Problems = append([]string{}, said.Problems...)
 		if st.Shards.Unavailable > 0 && len(st.Problems) == 0 {
@@ -84,7 +85,8 @@ func available(s client.Shard, alive map[uint64]bool) bool {
 	return alive[s.Leader] && 2*voters > all
 }
 
-func countShards(st *client.Status, shards []client.Shard, alive map[uint64]bool) {
+// countShards counts the user shards. want is how many replicas each should have, 0 if that is not known.
+func countShards(st *client.Status, shards []client.Shard, alive map[uint64]bool, want int) {
 	st.Shards.Total = len(shards)
 	for _, s := range shards {
 		st.Replicas += len(s.Replicas)
@@ -92,7 +94,7 @@ func countShards(st *client.Status, shards []client.Shard, alive map[uint64]bool
 			st.Shards.WithLeader++
 		}
 		replicas, _, _ := live(s, alive)
-		if replicas < len(s.Replicas) {
+		if replicas < max(len(s.Replicas), want) {
 			st.Shards.UnderReplicated++
 		}
 		if available(s, alive) {

@@ -79,6 +79,10 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if st := c.want(0, "cluster", "status"); !strings.Contains(st, fmt.Sprintf("%d with a leader, %d under-replicated, 0 unavailable", shards, shards)) {
+		t.Errorf("the status does not tell that there is one replica of each shard:\n%s", st)
+	}
+
 	// A lost node comes back: it is told, and stops for good.
 	back, err := demo.Start(c.Nodes[2].Spec)
 	if err != nil {

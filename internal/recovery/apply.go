@@ -230,11 +230,11 @@ func (s *survivor) commit(out *Applied) (err error) {
 // segmentBytes is the size of the segment in which the entries are written; a larger frame gets one of its own.
 const segmentBytes = 8 << 20
 
-// append adds the entries, with the vote of a leader who has won their term, so that the replica campaigns at once when it starts
-// (rule Live5), and the hint that they are committed, so that all that is in the log takes effect (rule Engine8).
+// append adds the entries, with the hint that they are committed, so that all that is in the log takes effect (rule Engine8). The vote of
+// their term is given to nobody: so the replica waits out what it may have promised to a leader before it was stopped (rule Engine2).
 func (sp *ShardPlan) append(lane *raftlog.Lane) {
 	key := sp.key()
-	lane.SaveVote(key, engine.Vote{Term: sp.Term, Peer: Peer{sp.Node, sp.Replica}.peer(), Committed: true})
+	lane.SaveVote(key, engine.Vote{Term: sp.Term})
 	var body []byte
 	for _, e := range sp.Entries {
 		body = raftlog.AppendEntry(body, engine.EntryKind(e.Kind), e.Payload)

@@ -89,6 +89,7 @@ type Spread struct{ Min, Max, Mean float64 }
 type Status struct {
 	Problems []string
 	Running  uint64
+	Replicas uint64 // that each shard should have; 0: not known
 }
 
 // Append implements Body.
@@ -204,11 +205,14 @@ func (p *Plan) read(r *mp.Reader) {
 
 // Append implements Body.
 func (s *Status) Append(b []byte) []byte {
-	return mp.AppendUint(appendTexts(fields(b, 2), s.Problems), s.Running)
+	return mp.AppendUint(mp.AppendUint(appendTexts(fields(b, 3), s.Problems), s.Running), s.Replicas)
 }
 
 func (s *Status) read(r *mp.Reader) {
 	extra := r.ArrayMin(2)
 	s.Problems, s.Running = list(r, problemsMax, readText), r.Uint()
+	if extra > 0 {
+		s.Replicas, extra = r.Uint(), extra-1
+	}
 	r.Skip(extra)
 }
