@@ -72,8 +72,8 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 	return l.newUninitialised(key)
 }
 
-// disclaim answers a probe to a replica that is not here, and so leads nothing. The follower that doubts would else keep for ever a
-// promise that the node heartbeats go on extending (rule Live4).
+// disclaim answers a probe to a replica that is not here, and so leads nothing, or that leads, but not the one that asks. The follower
+// that doubts would else keep for ever a promise that the node heartbeats go on extending (rule Live4).
 func (l *Lane) disclaim(from engine.NodeID, m *wire.Message) {
 	hb := &l.ev.hb
 	if m.Heartbeat(from, hb) != nil || !hb.Probe {
@@ -109,6 +109,10 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 		ev = &l.ev.appendRes
 	case wire.KindHeartbeat:
 		err = m.Heartbeat(from, &l.ev.hb)
+		if err == nil && l.ev.hb.Probe && r.stranger(l.ev.hb.From) {
+			l.disclaim(from, m)
+			return nil
+		}
 		ev = &l.ev.hb
 	case wire.KindHeartbeatResponse:
 		err = m.HeartbeatResponse(from, &l.ev.hbResp)

@@ -129,6 +129,16 @@ func (r *replica) addPeer(p engine.Peer, voter bool) {
 	r.peers = append(r.peers, peerSlot{peer: p, voter: voter})
 }
 
+// stranger tells whether r leads its shard and p is no member, as of the membership in force: p was removed and has not heard of it.
+// No quorum of that membership counts its promise.
+func (r *replica) stranger(p engine.Peer) bool {
+	if !r.eng.IsLeader() {
+		return false
+	}
+	r.refreshPeers()
+	return r.slot(p) == nil
+}
+
 // hasNode tells whether another member lives on node.
 func (r *replica) hasNode(node engine.NodeID) bool {
 	for i := range r.peers {
