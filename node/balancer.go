@@ -18,10 +18,13 @@ import (
 // Limits of what runs at a time.
 const (
 	opsPerNodeMax = 8
+	// gentleMax is in how many moves a node may be for balance alone, which nobody has asked for.
+	gentleMax = 2
+	// freshFor is how long a shard that was moved or handed over for balance is not moved for size or load again.
+	freshFor      = 5 * time.Minute
 	movesPerRound = 32
 	// transfersPerRound is how many leaderships the balancer moves in a round unasked: gently. A drain hands over all at once.
 	transfersPerRound = 16
-	balanceEvery      = 5 * time.Second
 	balanceBusy       = time.Second
 )
 
@@ -41,14 +44,12 @@ const strayAfter = 10
 
 // balancer is what the driver remembers between rounds. Guarded by driver.mu.
 type balancer struct {
-	began    time.Time // driving
-	next     time.Time
-	seen     map[engine.NodeID]*seenNode
-	writes   map[engine.ShardID]uint64
-	writesAt time.Time
-	load     map[engine.ShardID]float64
-	counts   map[engine.NodeID]int // replicas per node, as of the last picture
-	stuck    []string
+	began  time.Time // driving
+	next   time.Time
+	seen   map[engine.NodeID]*seenNode
+	counts map[engine.NodeID]int // replicas per node, as of the last picture
+	stuck  []string
+	fresh  map[engine.ShardID]time.Time // moved for balance, and when
 	// learners are members that no operation wants any more, as a driver that came too late may add them, and since when.
 	learners map[learner]time.Time
 	idle     uint64 // the rebalance for which the last plan had nothing in it
@@ -83,7 +84,8 @@ func (d *driver) nodeSince(id engine.NodeID) (bool, time.Time) {
 func (d *driver) balance(ctx context.Context, rung bool) error {
 	c := d.c
 	running := d.runningOps()
-	by := placement.By{Leaders: !c.n.cfg.NoLeaderBalance}
+	level := !c.n.cfg.NoReplicaBalance
+	by := placement.By{Leaders: !c.n.cfg.NoLeaderBalance, Replicas: level, Size: level, Load: level && !c.n.cfg.NoLeaderBalance}
 	var rebalance *placement.Op
 	for i := range running {
 		if o := &running[i]; o.Kind == placement.OpRebalance && !o.Cancel {
@@ -103,12 +105,18 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	if err != nil || version == 0 || rec.State != placement.ClusterReady {
 		return err
 	}
-	snap := d.picture(actx, &rec, running)
+	c.askLoads(actx, d.table)
+	snap, descs := d.picture(d.table, &rec, running)
 	strays := d.strayLearners()
-	plan := placement.MakePlan(snap, by, placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound})
+	lim := placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound}
+	if rebalance == nil {
+		lim.GentleMax = gentleMax
+		d.rest(snap)
+	}
+	plan := placement.MakePlan(snap, by, lim)
 	busy := len(running) > 0 || len(plan.Moves) > 0 || len(plan.Transfers) > 0
 	d.mu.Lock()
-	d.bal.next = time.Now().Add(balanceEvery)
+	d.bal.next = time.Now().Add(c.n.cfg.loadsEvery())
 	if busy {
 		d.bal.next = time.Now().Add(balanceBusy)
 		if len(plan.Moves) > 0 {
@@ -137,11 +145,46 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 			first = err
 		}
 	}
+	if err := d.reshape(actx, snap, descs, running); err != nil && first == nil {
+		first = err
+	}
 	d.transferAll(actx, plan.Transfers, rebalance != nil)
 	if len(plan.Moves) > 0 {
 		d.ring()
 	}
 	return first
+}
+
+// rest marks what a balance that nobody has asked for leaves alone: nodes that have just come, and shards that it has just moved.
+func (d *driver) rest(snap *placement.Snapshot) {
+	grace := d.grace()
+	for i := range snap.Nodes {
+		alive, since := d.nodeSince(snap.Nodes[i].ID)
+		snap.Nodes[i].Young = !alive || time.Since(since) < grace
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.bal.fresh) == 0 {
+		return
+	}
+	for id, at := range d.bal.fresh {
+		if time.Since(at) > freshFor {
+			delete(d.bal.fresh, id)
+		}
+	}
+	for i := range snap.Shards {
+		_, snap.Shards[i].Fresh = d.bal.fresh[snap.Shards[i].ID]
+	}
+}
+
+// grace is how long a node that has come gets nothing for balance: it has no lease and a cold cache, and may go again.
+func (d *driver) grace() time.Duration { return 10 * d.c.n.cfg.ElectionTimeout }
+
+// moved takes note that a shard was moved or handed over for balance.
+func (d *driver) moved(id engine.ShardID) {
+	d.mu.Lock()
+	d.bal.fresh[id] = time.Now()
+	d.mu.Unlock()
 }
 
 // propose records the operation for a move of the plan.
@@ -157,6 +200,7 @@ func (d *driver) propose(ctx context.Context, p *placement.Proposal, parents map
 	if err := c.createOp(ctx, &o, nil); err != nil {
 		return err
 	}
+	d.moved(o.Shard)
 	c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
 	return nil
 }
@@ -166,8 +210,7 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 	if len(list) == 0 {
 		return
 	}
-	// A node that has just come has no lease and a cold cache: it gets its leaders a little later, unless somebody asked.
-	grace := 10 * d.c.n.cfg.ElectionTimeout
+	grace := d.grace()
 	d.mu.Lock()
 	young := time.Since(d.bal.began) < grace
 	d.mu.Unlock()
@@ -188,6 +231,7 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 				d.c.n.log.Debug("leader balance", "shard", uint64(p.Shard), "to", uint64(p.To), "err", err)
 				return
 			}
+			d.moved(p.Shard)
 			d.c.view.setLeader(p.Shard, p.To)
 		}()
 	}
@@ -195,9 +239,8 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 }
 
 // picture gathers what a plan is made from: what the leaders say of their shards, for the others what meta knows.
-func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, running []placement.Op) *placement.Snapshot {
+func (d *driver) picture(loads *loadTable, rec *placement.ClusterRecord, running []placement.Op) (*placement.Snapshot, []*shard.Descriptor) {
 	c := d.c
-	leads := c.gatherLeads(ctx)
 	snap := &placement.Snapshot{Replicas: rec.Replicas}
 	inflight := map[engine.NodeID]int{}
 	ops := map[engine.ShardID]*placement.Op{}
@@ -214,18 +257,18 @@ func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, runn
 	for _, n := range c.view.nodeList() {
 		snap.Nodes = append(snap.Nodes, d.balanceNode(&n, inflight[n.ID]))
 	}
-	load := d.loads(leads)
 	counts := map[engine.NodeID]int{}
 	learners := map[learner]bool{}
-	for _, desc := range c.view.all() {
-		l := leads[desc.Shard]
+	all := c.view.all()
+	for i, desc := range all {
+		l := c.living(loads, desc.Shard)
 		if l != nil && !desc.Newer(l.Descriptor) {
 			desc = l.Descriptor
+			all[i] = desc
 		}
-		b := placement.BalanceShard{ID: desc.Shard, Load: load[desc.Shard], Busy: placement.MembershipJoint(desc)}
+		b := placement.BalanceShard{ID: desc.Shard, Busy: placement.MembershipJoint(desc)}
 		if l != nil {
-			b.Leader, b.Bytes = l.Node, l.Bytes
-			b.Busy = b.Busy || l.Changing
+			b.Leader, b.Bytes, b.Load = l.Node, l.Bytes, l.requests()
 		} else {
 			b.Busy = true // nobody could change it
 		}
@@ -251,7 +294,7 @@ func (d *driver) picture(ctx context.Context, rec *placement.ClusterRecord, runn
 	d.bal.counts = counts
 	d.noteLearners(learners)
 	d.mu.Unlock()
-	return snap
+	return snap, all
 }
 
 // noteLearners remembers since when learners have no operation. The caller holds mu.
@@ -308,54 +351,11 @@ func (d *driver) balanceNode(n *placement.NodeRecord, inflight int) placement.Ba
 	return b
 }
 
-// gatherLeads asks all living nodes what they lead.
-func (c *core) gatherLeads(ctx context.Context) map[engine.ShardID]*lead {
-	ids := c.nodeIDs()
-	lists := make([][]lead, len(ids))
-	var wg sync.WaitGroup
-	for i, id := range ids {
-		if !c.alive(id) {
-			continue
-		}
-		wg.Add(1)
-		go func() { // bounded by the number of nodes, and by the time
-			defer wg.Done()
-			actx, cancel := context.WithTimeout(ctx, 2*askMax)
-			defer cancel()
-			lists[i], _ = c.askLeads(actx, id)
-		}()
-	}
-	wg.Wait()
-	out := map[engine.ShardID]*lead{}
-	for _, list := range lists {
-		for i := range list {
-			l := &list[i]
-			if old := out[l.Descriptor.Shard]; old == nil || l.Term > old.Term {
-				out[l.Descriptor.Shard] = l
-				c.view.setLeader(l.Descriptor.Shard, l.Node)
-				c.view.learn(l.Descriptor)
-			}
-		}
-	}
-	return out
-}
-
-// loads are the writes per second of the shards since the last picture, smoothed.
-func (d *driver) loads(leads map[engine.ShardID]*lead) map[engine.ShardID]float64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := time.Now()
-	seconds := now.Sub(d.bal.writesAt).Seconds()
-	writes := make(map[engine.ShardID]uint64, len(leads))
-	load := make(map[engine.ShardID]float64, len(leads))
-	for id, l := range leads {
-		writes[id] = l.Writes
-		if before, ok := d.bal.writes[id]; ok && l.Writes >= before && seconds > 0.1 {
-			load[id] = 0.7*d.bal.load[id] + 0.3*float64(l.Writes-before)/seconds
-		}
-	}
-	d.bal.writes, d.bal.writesAt, d.bal.load = writes, now, load
-	return load
+// gatherLoads asks all living nodes what they lead.
+func (c *core) gatherLoads(ctx context.Context) *loadTable {
+	t := newLoadTable()
+	c.askLoads(ctx, t)
+	return t
 }
 
 // all returns the descriptors of all shards, the meta shard's included.
@@ -477,7 +477,7 @@ func (c *core) dryRun(ctx context.Context, r *api.PlanRequest) (*api.Plan, error
 	}); err != nil {
 		return nil, err
 	}
-	snap := c.driver.picture(ctx, &rec, running)
+	snap, _ := c.driver.picture(c.gatherLoads(ctx), &rec, running)
 	out := &api.Plan{}
 	for round := range dryRunRounds {
 		plan := placement.MakePlan(snap, by, placement.Limits{})

@@ -55,6 +55,15 @@ type Config struct {
 
 	// RepairAfter is how long a node may be down before its replicas are replaced; default 5 min.
 	RepairAfter time.Duration
+	// AutoSplitSize is the size in bytes over which a shard is split by itself, and AutoSplitLoad the requests per second; 0: the
+	// default (64 MiB; 20,000), negative: never.
+	AutoSplitSize int64
+	AutoSplitLoad int64
+	// AutoMergeAfter is how long two neighbours must be small and cold before they are merged by themselves, if an automatic split has
+	// made the right one; 0: the default (1 h), negative: never. Shards that an operator has made stay.
+	AutoMergeAfter time.Duration
+	// NoReplicaBalance keeps the balancer from levelling replicas unasked.
+	NoReplicaBalance bool
 	// NoLeaderBalance keeps the balancer from levelling leaderships unasked.
 	NoLeaderBalance bool
 
@@ -71,11 +80,13 @@ type Config struct {
 	Fatal func(error)
 
 	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
-	// between the steps of an init; dial opens connections to other nodes.
+	// between the steps of an init; dial opens connections to other nodes; loadEvery is how often
+	// the driver looks at loads.
 	Listener     net.Listener
 	HTTPListener net.Listener
 	tune         func(*scheduler.Config)
 	fault        func(step string) error
+	loadEvery    time.Duration
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
 }
 

@@ -26,7 +26,10 @@ type core struct {
 	reports *reporter
 	strays  *strays
 	driver  *driver
+	book    *loadBook
 	wake    chan struct{} // look into meta soon
+
+	collecting sync.Mutex // held while the book is filled
 
 	making   sync.Mutex // held while replicas are made
 	createMu sync.Mutex
@@ -71,6 +74,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 	c := &core{n: n, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
 		created: map[engine.ShardID]bool{}}
 	c.reports, c.strays, c.driver = newReporter(c), newStrays(c), newDriver(c)
+	c.book = newLoadBook(n.facts.incarnations[len(n.facts.incarnations)-1], smoothing*n.cfg.loadsEvery())
 	cfg := scheduler.Config{
 		Node:               s.Node,
 		Incarnation:        n.facts.incarnations[len(n.facts.incarnations)-1],

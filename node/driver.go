@@ -42,6 +42,9 @@ type driver struct {
 	active map[uint64]*drivenOp
 	// Of the balancer, see balancer.go. Guarded by mu.
 	bal balancer
+	// table belongs to the goroutine that drives.
+	table *loadTable
+	shape reshaper // hot is guarded by mu
 
 	done   [placement.OpMerge + 1]atomic.Uint64 // by kind
 	failed atomic.Uint64
@@ -54,8 +57,8 @@ type drivenOp struct {
 }
 
 func newDriver(c *core) *driver {
-	d := &driver{c: c, wake: make(chan struct{}, 1), active: map[uint64]*drivenOp{}}
-	d.bal.seen = map[engine.NodeID]*seenNode{}
+	d := &driver{c: c, wake: make(chan struct{}, 1), active: map[uint64]*drivenOp{}, table: newLoadTable(), shape: newReshaper()}
+	d.bal.seen, d.bal.fresh = map[engine.NodeID]*seenNode{}, map[engine.ShardID]time.Time{}
 	return d
 }
 
@@ -102,6 +105,7 @@ func (d *driver) drive(ctx context.Context) {
 	defer cancel()
 	d.mu.Lock()
 	d.bal.began = time.Now()
+	d.shape = newReshaper() // what another driver has done meanwhile is not known
 	d.mu.Unlock()
 	rung, read := true, time.Time{}
 	for {
@@ -193,7 +197,7 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 		o := a.op
 		o.Cancel = o.Cancel || a.cancel
 		d.mu.Unlock()
-		if o.Kind == placement.OpMove && o.Why != "operator" && !since.IsZero() && time.Since(since) > giveUpAfter {
+		if o.Kind != placement.OpDrain && o.Kind != placement.OpRebalance && o.Why != "operator" && !since.IsZero() && time.Since(since) > giveUpAfter {
 			o.Cancel = true
 		}
 		before := o
@@ -264,6 +268,9 @@ func (d *driver) record(ctx context.Context, o *placement.Op) error {
 			return err
 		}
 		more = append(more, op...)
+	}
+	if o.Kind == placement.OpMerge && o.State == placement.OpDone {
+		more = append(more, del(placement.AutoKey(o.Other)))
 	}
 	now, err := d.c.updateOp(ctx, o.ID, func(rec *placement.Op) bool {
 		cancel := rec.Cancel || o.Cancel

@@ -8,6 +8,7 @@ import (
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // SetFault makes an init ask f between its steps.
@@ -20,6 +21,9 @@ func SetTune(cfg *Config, f func(*scheduler.Config)) { cfg.tune = f }
 func SetDial(cfg *Config, dial func(ctx context.Context, addr string) (net.Conn, error)) {
 	cfg.dial = dial
 }
+
+// SetLoadEvery makes the driver look at loads more often.
+func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 
 // StartOp starts an operation through this node, as an operator does.
 func (n *Node) StartOp(ctx context.Context, o *placement.Op) error {
@@ -47,6 +51,11 @@ func (n *Node) SetNode(ctx context.Context, r api.NodeSetRequest) error {
 // StatusOf returns the problems of the cluster.
 func (n *Node) StatusOf(ctx context.Context) (*api.Status, error) {
 	return n.core.Load().statusPage(ctx)
+}
+
+// Ranges returns the user shards that this node knows of, by start key.
+func (n *Node) Ranges(context.Context) ([]*shard.Descriptor, error) {
+	return n.core.Load().view.byStart(), nil
 }
 
 // PlanOf returns the plan of a rebalance.

@@ -47,33 +47,38 @@ func (c *core) checkMerge(ctx context.Context, o *placement.Op) error {
 	if err != nil {
 		return err
 	}
-	o.BytesTotal = right.Bytes
 	l, r := left.Descriptor, right.Descriptor
 	if len(l.End) == 0 || !bytes.Equal(l.End, r.Start) {
 		return &shard.InvalidError{What: fmt.Sprintf("shard %d does not begin where shard %d ends: they are no neighbours in this order", o.Other, o.Shard)}
 	}
-	for _, p := range [][2]*shard.Descriptor{{l, r}, {r, l}} {
-		for _, m := range p[0].Replicas {
-			if _, ok := p[1].OnNode(m.Node); !ok {
-				return &shard.InvalidError{What: fmt.Sprintf("shard %d has a replica on node %d, shard %d has none there: move one first, both must be on the same nodes",
-					p[0].Shard, m.Node, p[1].Shard)}
+	moves := placement.Relocations(l, r)
+	o.Relocate(placement.Relocation{})
+	o.Total = mergeSteps + uint64(len(moves))
+	for i := range moves {
+		if to := moves[i].To; to != 0 {
+			o.BytesTotal += right.Bytes
+			if err := c.mayTake(to); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// stepMerge orders the merge at the versions that both shards have, unless it has happened: the left one covers where the right one began.
+// mergeSteps are the steps of a merge without the moves before it.
+const mergeSteps = 2
+
+// stepMerge brings the replicas of the right shard to the nodes of the left one, one after the other, and then orders the merge at the versions that both shards have, unless it has happened: the left one covers where the right one began.
 func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	c := d.c
-	o.Total = 2
+	o.Total = max(o.Total, mergeSteps)
 	left, err := c.findLead(ctx, o.Shard)
 	if err != nil {
 		return false, err
 	}
 	gone := c.view.shard(o.Other)
 	if gone != nil && left.Descriptor.Contains(gone.Start) && left.Descriptor.Version > gone.Version {
-		o.Step, o.Done = "record the merge", 1
+		o.Step, o.Done = "record the merge", o.Total-1
 		_, version, err := c.meta.get(ctx, placement.DeadKey(o.Other))
 		if err == nil && version == 0 {
 			err = c.reports.report(ctx, []*shard.Descriptor{left.Descriptor})
@@ -81,8 +86,11 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, 2, "", o.BytesTotal
+		o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, o.Total, "", o.BytesTotal
 		return true, nil
+	}
+	if mv, ok := o.Relocation(); ok {
+		return d.stepRelocation(ctx, o, &mv)
 	}
 	if o.Cancel {
 		o.State = placement.OpCancelled
@@ -92,8 +100,15 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	o.Step, o.Reason = "merge", ""
 	l, r := left.Descriptor, right.Descriptor
+	if placement.MembershipJoint(l) || placement.MembershipJoint(r) || right.Changing {
+		o.Reason = "a membership change is being committed"
+		return false, nil
+	}
+	if moves := placement.Relocations(l, r); len(moves) > 0 {
+		return d.planRelocation(ctx, o, moves)
+	}
+	o.Step, o.Reason, o.Done = "merge", "", o.Total-mergeSteps
 	body := appendIDs(nil, []uint64{uint64(o.Shard), l.Version, l.ConfVersion, uint64(o.Other), r.Version, r.ConfVersion})
 	_, err = c.n.call(ctx, left.Node, methodMerge, 0, body)
 	switch {
@@ -104,4 +119,104 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 		return true, nil
 	}
 	return err == nil, err
+}
+
+// planRelocation writes the next move of the right shard's replicas into the record, with the name of the replica that comes, before
+// anything is done about it.
+func (d *driver) planRelocation(ctx context.Context, o *placement.Op, moves []placement.Relocation) (bool, error) {
+	c, next := d.c, moves[0]
+	o.Total = max(o.Total, mergeSteps+uint64(len(moves)))
+	o.Done = o.Total - mergeSteps - uint64(len(moves))
+	if next.To != 0 {
+		err := c.mayTake(next.To)
+		if errors.Is(err, shard.ErrInvalid) || errors.Is(err, shard.ErrNotFound) {
+			o.State, o.Error = placement.OpFailed, err.Error()
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	alloc, key := placement.AllocKey(placement.AllocReplica), placement.OpKey(o.ID)
+	entries, err := c.meta.getMany(ctx, [][]byte{alloc, key})
+	if err != nil {
+		return false, err
+	}
+	rec, err := placement.DecodeOp(entries[1].Value)
+	if err != nil || rec.State != placement.OpRunning {
+		return false, err
+	}
+	if _, ok := rec.Relocation(); ok {
+		o.Relocate(placement.Relocation{From: rec.From, FromReplica: rec.FromReplica, To: rec.To, Replica: rec.Replica}) // another driver's
+		return true, nil
+	}
+	conds := []shard.Condition{unchanged(&entries[1])}
+	var ops []shard.Op
+	if next.To != 0 && next.Replica == 0 {
+		id, err := placement.DecodeNextID(entries[0].Value)
+		if err != nil {
+			return false, err
+		}
+		next.Replica = engine.ReplicaID(id)
+		conds = append(conds, unchanged(&entries[0]))
+		ops = append(ops, put(alloc, placement.AppendNextID(nil, id+1)))
+	}
+	rec.Relocate(next)
+	err = c.meta.write(ctx, conds, append(ops, put(key, rec.Append(nil))))
+	if isConditionFailed(err) {
+		return false, nil // look again
+	}
+	if err == nil {
+		o.Relocate(next)
+	}
+	return err == nil, err
+}
+
+// stepRelocation takes the next step of the move that the record names.
+func (d *driver) stepRelocation(ctx context.Context, o, mv *placement.Op) (bool, error) {
+	l, err := d.c.findLead(ctx, mv.Shard)
+	if err != nil {
+		return false, err
+	}
+	act := mv.Next(d.viewOf(mv, l))
+	what := fmt.Sprintf("move shard %d from node %d to node %d", mv.Shard, mv.From, mv.To)
+	switch {
+	case mv.From == 0:
+		what = fmt.Sprintf("add a replica of shard %d on node %d", mv.Shard, mv.To)
+	case mv.To == 0:
+		what = fmt.Sprintf("remove the replica of shard %d on node %d", mv.Shard, mv.From)
+	}
+	if act.Step != "" {
+		o.Step = what + ": " + act.Step
+	}
+	o.Reason = ""
+	switch act.Kind {
+	case placement.ActWait:
+		o.Reason = act.Reason
+		return false, nil
+	case placement.ActFail:
+		o.State, o.Error = placement.OpFailed, what+": "+act.Reason
+		return true, nil
+	case placement.ActDone:
+		if act.Cancelled {
+			o.State = placement.OpCancelled
+			d.undo(ctx, mv, l)
+		}
+		o.Relocate(placement.Relocation{})
+		return true, nil
+	}
+	if err := d.act(ctx, mv, l, &act); err != nil {
+		return false, err
+	}
+	switch mv.State {
+	case placement.OpFailed:
+		o.State, o.Error = placement.OpFailed, what+": "+mv.Error
+	case placement.OpDone:
+		if mv.To != 0 {
+			o.BytesDone = min(o.BytesDone+l.Bytes, o.BytesTotal)
+		}
+		o.Done++
+		o.Relocate(placement.Relocation{})
+	}
+	return true, nil
 }

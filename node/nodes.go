@@ -141,7 +141,7 @@ func (c *core) cancelDrain(ctx context.Context, id engine.NodeID) (bool, error) 
 // mayRemove refuses to remove a node that still matters.
 func (c *core) mayRemove(ctx context.Context, rec *placement.NodeRecord, force bool) error {
 	held := 0
-	c.gatherLeads(ctx) // learns the newest descriptors
+	c.gatherLoads(ctx) // learns the newest descriptors
 	for _, d := range c.view.all() {
 		if _, ok := d.OnNode(rec.ID); ok {
 			held++
@@ -232,14 +232,14 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 
 // shardProblems adds those of shards: without a leader, or with too few voters, or living ones.
 func (c *core) shardProblems(ctx context.Context, out *api.Status) {
-	leads := c.gatherLeads(ctx)
+	loads := c.gatherLoads(ctx)
 	few := map[engine.NodeID]int{}
 	leaderless, small := 0, 0
 	for _, d := range c.view.all() {
 		if len(d.Replicas) < int(out.Replicas) {
 			small++
 		}
-		if leads[d.Shard] == nil {
+		if c.living(loads, d.Shard) == nil {
 			if leaderless++; leaderless <= 20 {
 				dead := 0
 				for _, r := range d.Replicas {

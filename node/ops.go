@@ -310,14 +310,19 @@ func (c *core) checkMove(ctx context.Context, o *placement.Op) error {
 	if _, ok := d.OnNode(o.To); ok {
 		return &shard.InvalidError{What: fmt.Sprintf("node %d holds a replica of shard %d already", o.To, o.Shard)}
 	}
-	rec, ok := c.view.node(o.To)
+	return c.mayTake(o.To)
+}
+
+// mayTake refuses a replica for a node that cannot take one now.
+func (c *core) mayTake(id engine.NodeID) error {
+	rec, ok := c.view.node(id)
 	switch {
 	case !ok || rec.State == placement.NodeRemoved:
-		return fmt.Errorf("node %d: %w", o.To, shard.ErrNotFound)
+		return fmt.Errorf("node %d: %w", id, shard.ErrNotFound)
 	case rec.State == placement.NodeDraining:
-		return &shard.InvalidError{What: fmt.Sprintf("node %d is being drained", o.To)}
-	case !c.alive(o.To):
-		return &shard.UnavailableError{Reason: fmt.Sprintf("node %d is down", o.To)}
+		return &shard.InvalidError{What: fmt.Sprintf("node %d is being drained", id)}
+	case !c.alive(id):
+		return &shard.UnavailableError{Reason: fmt.Sprintf("node %d is down", id)}
 	}
 	return nil
 }

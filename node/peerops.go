@@ -54,6 +54,10 @@ func (c *core) servePeer(ctx context.Context, q *incoming) ([]byte, error) {
 		return nil, c.serveSplit(ctx, q.body)
 	case methodMerge:
 		return nil, c.serveMerge(ctx, q.body)
+	case methodLoads:
+		return c.serveLoads(ctx, q.body)
+	case methodSamples:
+		return c.serveSamples(ctx, q.body)
 	case methodSample:
 		return c.serveSample(ctx, q.body)
 	case methodLearn:

@@ -24,6 +24,8 @@ type BalanceNode struct {
 	Takes bool
 	Leave bool
 	Lives bool // answers: its leaderships can be handed over
+	// Young: it has come, or come back, a moment ago and gets nothing for balance yet.
+	Young bool
 	// InFlight is in how many running operations the node is.
 	InFlight int
 }
@@ -34,9 +36,11 @@ type BalanceShard struct {
 	Nodes  []engine.NodeID // that hold a voter
 	Leader engine.NodeID   // 0: none known
 	Bytes  uint64
-	Load   float64 // writes per second
+	Load   float64 // reads and writes per second
 	Busy   bool    // in an operation: not to be touched
 	Want   int     // voters that it should have; 0: Snapshot.Replicas
+	// Fresh: it was moved for balance a moment ago, and is not moved again for size or load, which are estimates that lag.
+	Fresh bool
 }
 
 // By says what a plan levels. The zero value levels nothing, but still brings replicas away from where they must leave.
@@ -69,6 +73,7 @@ func ParseBy(names []string) (By, error) {
 type Limits struct {
 	MovesMax     int // of one plan
 	PerNodeMax   int // operations that a node may be in at a time
+	GentleMax    int // the same, for moves that only balance
 	TransfersMax int // of one plan
 }
 
@@ -131,6 +136,9 @@ func MakePlan(s *Snapshot, by By, lim Limits) *Plan {
 	p.leave()
 	p.complete()
 	p.zones()
+	if lim.GentleMax > 0 {
+		p.lim.PerNodeMax = lim.GentleMax
+	}
 	if by.Replicas {
 		p.replicas()
 	}
@@ -328,6 +336,9 @@ func (p *planner) balances() Balances {
 func (p *planner) roomFor(k int32) bool {
 	return k < 0 || p.lim.PerNodeMax == 0 || !p.s.Nodes[k].Lives || p.inflight[k] < p.lim.PerNodeMax
 }
+
+// accepts tells whether node k may get a replica for balance now.
+func (p *planner) accepts(k int32) bool { return !p.s.Nodes[k].Young && p.roomFor(k) }
 
 func (p *planner) full() bool { return p.lim.MovesMax > 0 && len(p.plan.Moves) >= p.lim.MovesMax }
 

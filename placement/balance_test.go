@@ -333,3 +333,57 @@ func TestPlacementAtScale(t *testing.T) {
 	b := newPlanner(&w.Snapshot, Limits{}).balances()
 	t.Logf("load off by %.0f%%", 100*b.Load.Off())
 }
+
+// A balanced cluster whose loads and sizes vary, as measured ones do, has no operation for an hour.
+func TestBalancedClusterRestsForAnHour(t *testing.T) {
+	const seed = 11
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for _, n := range []int{3, 5, 9} {
+		w := newWorld(t, n, 900, n)
+		base := make([]float64, len(w.Shards))
+		for i := range base {
+			base[i] = 20 * rng.Float64()
+		}
+		vary := func() {
+			for i := range w.Shards {
+				w.Shards[i].Load = base[i] * (0.7 + 0.6*rng.Float64())
+				w.Shards[i].Bytes = uint64(base[i] * float64(1<<20) * (0.95 + 0.1*rng.Float64()))
+			}
+		}
+		m := w.byID()
+		lim := Limits{MovesMax: 32, PerNodeMax: 8, GentleMax: 2, TransfersMax: 16}
+		for range 200 { // to rest
+			vary()
+			w.round(t, m, lim)
+		}
+		w.moves, w.transfers = 0, 0
+		for range time.Hour / (5 * time.Second) {
+			vary()
+			w.round(t, m, lim)
+		}
+		if w.moves+w.transfers > 0 {
+			t.Errorf("%d nodes: %d moves, %d transfers in an hour: %v", n, w.moves, w.transfers, w.why)
+		}
+	}
+}
+
+// A node that has just come gets what must leave others, and nothing for balance until it is settled; then gently.
+func TestYoungNodes(t *testing.T) {
+	w := newWorld(t, 3, 300, 1)
+	w.Nodes = append(w.Nodes, BalanceNode{ID: 100, Zone: "z0", Takes: true, Lives: true, Young: true})
+	by := By{true, true, true, true}
+	lim := Limits{PerNodeMax: 8, GentleMax: 2}
+	if p := MakePlan(&w.Snapshot, by, lim); len(p.Moves) != 0 {
+		t.Errorf("%d moves to a young node", len(p.Moves))
+	}
+	w.Nodes[3].Young = false
+	if p := MakePlan(&w.Snapshot, by, lim); len(p.Moves) != 2 {
+		t.Errorf("%d moves at once for balance, want 2", len(p.Moves))
+	}
+	w.Nodes[3].Young = true
+	w.Nodes[0].Takes, w.Nodes[0].Leave = false, true
+	if p := MakePlan(&w.Snapshot, by, lim); len(p.Moves) != 8 {
+		t.Errorf("%d moves at once away from a node that is drained, want 8", len(p.Moves))
+	}
+}

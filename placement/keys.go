@@ -15,6 +15,7 @@ const (
 	PrefixSetting = "setting/"
 	PrefixDead    = "dead/"
 	PrefixOp      = "op/"
+	PrefixAuto    = "auto/"
 )
 
 // ClusterKey holds the ClusterRecord. The cluster exists from the commit of this key on (rule Cluster7).
@@ -41,6 +42,9 @@ func ShardKey(id engine.ShardID) []byte { return idKey(PrefixShard, uint64(id)) 
 
 // DeadKey holds the dead-shard record of a shard.
 func DeadKey(id engine.ShardID) []byte { return idKey(PrefixDead, uint64(id)) }
+
+// AutoKey is there for a shard that an automatic split has made: it may be merged away by itself.
+func AutoKey(id engine.ShardID) []byte { return idKey(PrefixAuto, uint64(id)) }
 
 // SettingKey holds a setting.
 func SettingKey(name string) []byte { return []byte(PrefixSetting + name) }

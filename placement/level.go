@@ -31,7 +31,7 @@ func (p *planner) replicas() {
 	// What is left is nodes below the mean whose source is at the mean: fill them up.
 	low := p.sorted(func(k int32) float64 { return float64(p.replicaN[k]) })
 	for _, to := range low {
-		for float64(p.replicaN[to]) < math.Floor(mean) && p.roomFor(to) {
+		for float64(p.replicaN[to]) < math.Floor(mean) && p.accepts(to) {
 			if p.full() || !p.fill(to, high) {
 				break
 			}
@@ -129,7 +129,7 @@ func gcd(a, b int) int {
 func (p *planner) lower(members []int32, from int32) int32 {
 	best := int32(-1)
 	for _, k := range p.takers {
-		if p.replicaN[k]+2 <= p.replicaN[from] && (best < 0 || p.replicaN[k] < p.replicaN[best]) && p.roomFor(k) && p.mayCome(members, from, k) {
+		if p.replicaN[k]+2 <= p.replicaN[from] && (best < 0 || p.replicaN[k] < p.replicaN[best]) && p.accepts(k) && p.mayCome(members, from, k) {
 			best = k
 		}
 	}
@@ -186,7 +186,7 @@ func (p *planner) moveBytes(from int32, mean, count, slack float64) bool {
 	at := p.shardsAt(from)
 	for _, to := range p.sorted(func(k int32) float64 { return float64(p.bytes[k]) })[:min(8, len(p.takers))] {
 		gap := float64(p.bytes[from]) - float64(p.bytes[to])
-		if float64(p.bytes[to]) >= mean || !p.roomFor(to) || to == from {
+		if float64(p.bytes[to]) >= mean || !p.accepts(to) || to == from {
 			continue
 		}
 		best := int32(-1)
@@ -194,7 +194,7 @@ func (p *planner) moveBytes(from int32, mean, count, slack float64) bool {
 			i := p.draw(from)
 			size := float64(p.s.Shards[i].Bytes)
 			// At most half of the gap: the two never change places, so nothing goes to and fro.
-			if size == 0 || size > gap/2 || !p.touchable(i) || !p.mayCome(p.members(i, buf[:0]), from, to) {
+			if size == 0 || size > gap/2 || p.s.Shards[i].Fresh || !p.touchable(i) || !p.mayCome(p.members(i, buf[:0]), from, to) {
 				continue
 			}
 			if best < 0 || p.s.Shards[i].Bytes > p.s.Shards[best].Bytes {
@@ -221,7 +221,7 @@ func (p *planner) exchange(big, from, to int32) bool {
 	at := p.shardsAt(to)
 	for looked := 0; looked < min(len(at), 4*candidatesMax); looked++ {
 		i := p.draw(to)
-		if p.s.Shards[i].Bytes*4 <= p.s.Shards[big].Bytes && p.touchable(i) && p.mayCome(p.members(i, buf[:0]), to, from) {
+		if p.s.Shards[i].Bytes*4 <= p.s.Shards[big].Bytes && !p.s.Shards[i].Fresh && p.touchable(i) && p.mayCome(p.members(i, buf[:0]), to, from) {
 			p.move(i, to, from, "size")
 			return true
 		}
@@ -279,7 +279,7 @@ func (p *planner) handOver(from int32, why string, want func(load float64) bool,
 			return
 		}
 		load := p.s.Shards[i].Load
-		if p.leader(i) != from || !p.touchable(i) || !want(load) {
+		if p.leader(i) != from || !p.touchable(i) || why == "load" && p.s.Shards[i].Fresh || !want(load) {
 			continue
 		}
 		best := int32(-1)

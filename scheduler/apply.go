@@ -365,6 +365,7 @@ func (l *Lane) announce(r *replica) {
 			l.leaderKnown(r)
 		}
 	}
+	l.touch(r)
 	if l.s.cfg.OnDescriptor == nil || r.machine == nil {
 		return
 	}

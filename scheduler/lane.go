@@ -96,6 +96,8 @@ type Lane struct {
 	reads   []*replica // with reads that ask for a read index in this turn
 	answers []*Request
 
+	news laneNews
+
 	inbound *wire.Message
 	reader  wire.Reader
 	inRuns  []wire.Run
@@ -121,6 +123,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		outs:    map[engine.NodeID]*outbox{},
 		inbound: &wire.Message{},
 		env:     &shard.Env{},
+		news:    newLaneNews(id),
 	}
 	l.box.init()
 	l.links.Nodes = s.live.links.Load().nodes
@@ -216,6 +219,7 @@ func (l *Lane) add(r *replica) error {
 // drop forgets r.
 func (l *Lane) drop(r *replica) {
 	r.removed = true
+	l.touch(r)
 	l.timers.remove(r)
 	delete(l.byShard, r.key.Shard)
 	last, hole := len(l.list)-1, r.listed

@@ -515,6 +515,7 @@ func (l *Lane) finishMerge(r *replica, mg *absorb) {
 	r.merge, r.wantSnapshot = nil, false
 	l.s.metrics.Merges.Add(1)
 	l.step(r.key.Shard, "merge: done")
+	l.touch(r)
 	l.announceAll([]DescriptorEvent{l.descriptorEvent(r), {Shard: mg.plan.Right.Shard, Descriptor: mg.plan.Right, Absorber: r.key.Shard}})
 	l.box.putCall(func(l *Lane) {
 		l.endDrive(r, nil)

@@ -38,6 +38,9 @@ func (l *Lane) request(req *Request) {
 		l.answer(req, err)
 		return
 	}
+	if len(l.write.Ops) > 0 {
+		l.noteRequest(r, l.write.Ops[0].Key)
+	}
 	if r.writeCount == 0 {
 		l.writes = append(l.writes, r)
 	}

@@ -160,6 +160,7 @@ func (l *Lane) serve(r *replica, req *Request, wall int64) {
 		req.proposed = l.now
 	}
 	if req.Kind == KindScan {
+		l.noteRequest(r, l.scan.Start)
 		if err := r.machine.CheckScan(&l.scan); err != nil {
 			l.answer(req, err)
 			return
@@ -169,6 +170,7 @@ func (l *Lane) serve(r *replica, req *Request, wall int64) {
 		l.fetch(r, req, job, wall)
 		return
 	}
+	l.noteRequest(r, l.get.Keys[0])
 	if err := r.machine.CheckRead(&l.get); err != nil {
 		l.answer(req, err)
 		return

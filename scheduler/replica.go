@@ -50,6 +50,8 @@ type replica struct {
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int
 
+	touched bool // is in Lane.news.touched
+
 	ckpt     ckptState
 	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
 	barrier  bool     // a barrier entry was proposed here and is not decided: no cut is made

@@ -250,6 +250,7 @@ func (l *Lane) splitApplied(r *replica, id engine.LogID, plan *shard.Birth) {
 	r.birth = b
 	l.s.metrics.Splits.Add(1)
 	l.step(r.key.Shard, "split: applied")
+	l.touch(r)
 	events := make([]DescriptorEvent, 0, len(plan.Children)+1)
 	events = append(events, l.descriptorEvent(r))
 	for i := range plan.Children {

@@ -72,6 +72,8 @@ func (c *Cluster) open(i int, l net.Listener) {
 		Listener:        l,
 		Fatal:           func(err error) { c.tb.Errorf("node %d: fatal: %v", i+1, err) },
 	}
+	// What the cluster does by itself is off: tests say what they want.
+	cfg.AutoSplitSize, cfg.AutoSplitLoad, cfg.AutoMergeAfter, cfg.NoReplicaBalance = -1, -1, -1, true
 	if c.opt.Verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(writer{c.tb}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("on", cfg.Name)
 	}
