@@ -84,11 +84,21 @@ func nodeConfig(c *config.Loaded, log *logs.Log) node.Config {
 		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
 		LogKeepBytes: int64(c.Store.LogKeepSize), Logs: log, TLSCA: c.TLS.CA, TLSCert: c.TLS.Cert, TLSKey: c.TLS.Key, AuditLog: c.Log.Audit,
 		SlowAfter: c.Log.Slow, Settings: c.Public}
+	nc.AutoSplitSize, nc.AutoSplitLoad, nc.AutoMergeAfter = orNever(int64(c.Auto.SplitSize)), orNever(int64(c.Auto.SplitLoad)), orNever(c.Auto.MergeAfter)
+	nc.NoReplicaBalance, nc.NoLeaderBalance, nc.RepairAfter = !c.Auto.Balance, !c.Auto.BalanceLeaders, c.Auto.RepairAfter
 	for _, l := range c.Labels {
 		k, v, _ := strings.Cut(l, "=")
 		nc.Labels[k] = v
 	}
 	return nc
+}
+
+// orNever turns the 0 of a setting, never, into a node's.
+func orNever[T ~int64](v T) T {
+	if v == 0 {
+		return -1
+	}
+	return v
 }
 
 func (a *app) serve(ctx context.Context, flags *pflag.FlagSet) error {

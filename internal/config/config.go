@@ -38,6 +38,7 @@ type Config struct {
 	Raft  Raft  `mapstructure:"raft"`
 	Store Store `mapstructure:"store"`
 	Sched Sched `mapstructure:"sched"`
+	Auto  Auto  `mapstructure:"auto"`
 }
 
 // TLS names the files of certificates. With TLS.CA a process speaks TLS and nothing else.
@@ -73,6 +74,16 @@ type Store struct {
 // Sched sizes the runtime.
 type Sched struct {
 	Lanes int `mapstructure:"lanes"`
+}
+
+// Auto says what the cluster does by itself. What counts are the settings of the node that leads the meta shard: give all nodes the same.
+type Auto struct {
+	SplitSize      ByteSize      `mapstructure:"split-size"`
+	SplitLoad      int           `mapstructure:"split-load"`
+	MergeAfter     time.Duration `mapstructure:"merge-after"`
+	Balance        bool          `mapstructure:"balance"`
+	BalanceLeaders bool          `mapstructure:"balance-leaders"`
+	RepairAfter    time.Duration `mapstructure:"repair-after"`
 }
 
 // scope says which commands have a flag for a setting.
@@ -124,6 +135,12 @@ var settings = []setting{
 	{key: "store.log-cache-size", scope: scopeNode, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},
 	{key: "store.log-keep-size", scope: scopeNode, def: ByteSize(0), usage: "log of a shard kept behind its checkpoint for followers that lag (0: the node's own choice)"},
 	{key: "sched.lanes", scope: scopeNode, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
+	{key: "auto.split-size", scope: scopeNode, def: ByteSize(64 << 20), usage: "a larger shard is split by itself (0: never)"},
+	{key: "auto.split-load", scope: scopeNode, def: 20_000, usage: "a shard with more requests per second is split by itself (0: never)"},
+	{key: "auto.merge-after", scope: scopeNode, def: time.Hour, usage: "how long neighbours must be small and cold before they are merged by themselves, if an automatic split made them (0s: never)"},
+	{key: "auto.balance", scope: scopeNode, def: true, usage: "level replicas over the nodes without being asked"},
+	{key: "auto.balance-leaders", scope: scopeNode, def: true, usage: "level leaders over the nodes without being asked"},
+	{key: "auto.repair-after", scope: scopeNode, def: 5 * time.Minute, usage: "how long a node may be down before its replicas are replaced"},
 }
 
 // FlagName gives the flag of a key: dots become dashes.
@@ -205,6 +222,9 @@ func (c *Config) validateTuning() error {
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)
 	}
+	if err := c.Auto.validate(); err != nil {
+		return err
+	}
 	return c.validateExposure()
 }
 
@@ -220,6 +240,20 @@ func (c *Config) validateExposure() error {
 		if a.addr != "" && !loopback(a.addr) {
 			return fmt.Errorf("%s %s: without certificates connections are plain text, and everybody may do everything; on an address that others can reach give --tls-ca, --tls-cert and --tls-key, or say --insecure", a.key, a.addr)
 		}
+	}
+	return nil
+}
+
+func (a *Auto) validate() error {
+	switch {
+	case a.SplitSize != 0 && a.SplitSize < 1<<20:
+		return fmt.Errorf("auto.split-size %v: want at least 1MiB, or 0 for never", a.SplitSize)
+	case a.SplitLoad != 0 && a.SplitLoad < 10:
+		return fmt.Errorf("auto.split-load %d: want at least 10 requests per second, or 0 for never", a.SplitLoad)
+	case a.MergeAfter != 0 && a.MergeAfter < time.Minute:
+		return fmt.Errorf("auto.merge-after %v: want at least 1m, or 0s for never", a.MergeAfter)
+	case a.RepairAfter < time.Second:
+		return fmt.Errorf("auto.repair-after %v: want at least 1s", a.RepairAfter)
 	}
 	return nil
 }
