@@ -10,9 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // shardsOf returns how many user shards node i knows of.
@@ -190,4 +192,72 @@ func TestAutoBalanceAfterJoin(t *testing.T) {
 	})
 	tr.end(four)
 	read2(t, c, four, 60)
+}
+
+// Since when a node is down is known although the driver that has seen it go is gone too.
+func TestProblemsOutliveTheDriver(t *testing.T) {
+	c := nodetest.Start(t, 5, nodetest.Options{ElectionTimeout: 200 * time.Millisecond, Config: func(_ int, cfg *node.Config) {
+		node.SetLoadEvery(cfg, 100*time.Millisecond)
+	}})
+	c.Init(0, 4, 3)
+	spare := -1 // without a replica of the meta shard
+	leader := -1
+	for i := range 5 {
+		st, err := c.Node(i).Sched().Status(deadline(t, time.Second), shard.MetaShardID)
+		switch {
+		case err != nil:
+			spare = i
+		case st.Role == engine.RoleLeader:
+			leader = i
+		}
+	}
+	if spare < 0 || leader < 0 {
+		t.Fatalf("spare %d, leader %d", spare, leader)
+	}
+	down := fmt.Sprintf("node %d (n%d,", c.Node(spare).ID(), spare+1)
+	c.Kill(spare)
+	var via int
+	for via = 0; via == spare || via == leader; via++ {
+	}
+	since := func() (string, error) {
+		st, err := c.Node(via).StatusOf(deadline(t, 3*time.Second))
+		if err != nil {
+			return "", err
+		}
+		for _, p := range st.Problems {
+			if strings.HasPrefix(p, down) {
+				_, at, _ := strings.Cut(p, "since ")
+				at, _, _ = strings.Cut(at, " ")
+				return at, nil
+			}
+		}
+		return "", fmt.Errorf("%+v", st.Problems)
+	}
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		list, err := c.Node(via).Recorded(deadline(t, 2*time.Second))
+		if err == nil && !strings.Contains(strings.Join(list, " "), "/down") {
+			err = fmt.Errorf("recorded: %v", list)
+		}
+		return err
+	})
+	before, err := since()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Kill(leader)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if after, err := since(); err != nil || after != before {
+			return fmt.Errorf("since %q, before %q, %v", after, before, err)
+		}
+		return nil
+	})
+	c.Restart(leader)
+	c.Restart(spare)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		list, err := c.Node(via).Recorded(deadline(t, 2*time.Second))
+		if err == nil && len(list) > 0 {
+			err = fmt.Errorf("recorded: %v", list)
+		}
+		return err
+	})
 }

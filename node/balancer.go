@@ -148,6 +148,9 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	if err := d.reshape(actx, snap, descs, running); err != nil && first == nil {
 		first = err
 	}
+	if err := d.noteProblems(actx, descs, plan.Stuck); err != nil && first == nil {
+		first = err
+	}
 	d.transferAll(actx, plan.Transfers, rebalance != nil)
 	if len(plan.Moves) > 0 {
 		d.ring()
@@ -345,8 +348,8 @@ func (d *driver) balanceNode(n *placement.NodeRecord, inflight int) placement.Ba
 	case alive:
 		b.Takes = true
 	default:
-		// A new driver does not know for how long: it counts from when it began to look.
-		b.Leave = time.Since(since) > d.c.n.cfg.repairAfter()
+		// A new driver knows for how long if that was recorded; else it counts from when it began to look.
+		b.Leave = time.Since(d.downSince(n.ID, since)) > d.c.n.cfg.repairAfter()
 	}
 	return b
 }

@@ -45,6 +45,8 @@ type driver struct {
 	// table belongs to the goroutine that drives.
 	table *loadTable
 	shape reshaper // hot is guarded by mu
+	// problems are those that are recorded; nil: not read yet. Guarded by mu; only the goroutine that drives replaces it.
+	problems *placement.Problems
 
 	done   [placement.OpMerge + 1]atomic.Uint64 // by kind
 	failed atomic.Uint64
@@ -105,7 +107,7 @@ func (d *driver) drive(ctx context.Context) {
 	defer cancel()
 	d.mu.Lock()
 	d.bal.began = time.Now()
-	d.shape = newReshaper() // what another driver has done meanwhile is not known
+	d.shape, d.problems = newReshaper(), nil // what another driver has done meanwhile is not known
 	d.mu.Unlock()
 	rung, read := true, time.Time{}
 	for {

@@ -58,6 +58,15 @@ func (n *Node) Ranges(context.Context) ([]*shard.Descriptor, error) {
 	return n.core.Load().view.byStart(), nil
 }
 
+// Recorded returns the names of the recorded problems.
+func (n *Node) Recorded(ctx context.Context) (names []string, err error) {
+	list, err := n.core.Load().readProblems(ctx)
+	for _, p := range list {
+		names = append(names, p.Name)
+	}
+	return names, err
+}
+
 // PlanOf returns the plan of a rebalance.
 func (n *Node) PlanOf(ctx context.Context) (*api.Plan, error) {
 	return n.core.Load().dryRun(ctx, &api.PlanRequest{})

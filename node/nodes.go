@@ -186,6 +186,13 @@ func (n *Node) refuseRemoved(id engine.NodeID) error {
 func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 	out := &api.Status{}
 	now := time.Now()
+	mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	recorded := map[string]placement.Problem{}
+	list, merr := c.readProblems(mctx)
+	for _, p := range list {
+		recorded[p.Name] = p
+	}
 	byAddr := map[string]placement.NodeRecord{}
 	for _, n := range c.view.nodeList() {
 		if n.State != placement.NodeRemoved {
@@ -197,7 +204,10 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 		switch {
 		case n.State == placement.NodeRemoved:
 		case !alive:
-			text := fmt.Sprintf("node %d (%s, %s) is down since %s (%s)", n.ID, n.Name, n.Addr, since.UTC().Format(time.RFC3339), now.Sub(since).Round(time.Second))
+			if p, ok := recorded[nodeDown(n.ID)]; ok {
+				since = time.UnixMilli(p.SinceMS)
+			}
+			text := fmt.Sprintf("node %d (%s, %s) is down %s", n.ID, n.Name, n.Addr, sinceText(since, now))
 			if o := byAddr[n.Addr]; o.ID != n.ID {
 				text += fmt.Sprintf("; node %d has its address now: if its disk is lost, node remove %d --force", o.ID, n.ID)
 			} else if left := c.n.cfg.repairAfter() - now.Sub(since); left > 0 {
@@ -206,13 +216,14 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 			out.Problems = append(out.Problems, text)
 		}
 	}
-	mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
 		out.Replicas = uint64(rec.Replicas)
 	}
-	c.shardProblems(ctx, out)
-	if err := c.listOps(mctx, func(o *placement.Op) {
+	c.shardProblems(ctx, out, recorded)
+	out.Problems = append(out.Problems, othersOf(recorded, now)...)
+	if merr != nil {
+		out.Problems = append(out.Problems, fmt.Sprintf("shards and nodes cannot be changed now: %v", merr))
+	} else if err := c.listOps(mctx, func(o *placement.Op) {
 		if o.State != placement.OpRunning {
 			return
 		}
@@ -231,7 +242,7 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 }
 
 // shardProblems adds those of shards: without a leader, or with too few voters, or living ones.
-func (c *core) shardProblems(ctx context.Context, out *api.Status) {
+func (c *core) shardProblems(ctx context.Context, out *api.Status, recorded map[string]placement.Problem) {
 	loads := c.gatherLoads(ctx)
 	few := map[engine.NodeID]int{}
 	leaderless, small := 0, 0
@@ -251,7 +262,11 @@ func (c *core) shardProblems(ctx context.Context, out *api.Status) {
 				if d.Shard == shard.MetaShardID {
 					name = "the meta shard"
 				}
-				out.Problems = append(out.Problems, fmt.Sprintf("%s has no leader: %d of its %d replicas are on nodes that are down", name, dead, len(d.Replicas)))
+				text := fmt.Sprintf("%s has no leader: %d of its %d replicas are on nodes that are down", name, dead, len(d.Replicas))
+				if p, ok := recorded[noLeader(d.Shard)]; ok {
+					text += ", " + sinceText(time.UnixMilli(p.SinceMS), time.Now())
+				}
+				out.Problems = append(out.Problems, text)
 			}
 			continue
 		}

@@ -17,6 +17,8 @@ const (
 	autoReshapesMax = 8
 	// hotFor is how long a shard must be hot before it is split, in intervals of loadsEvery: a burst is over by then.
 	hotFor = 6
+	// restFor is for how many a shard that could not be split is left alone.
+	restFor = 12
 	// hotKeyKeep is for how many intervals a hot key is reported after it was last seen to be one.
 	hotKeyKeep = 24
 )
@@ -87,10 +89,14 @@ func (d *driver) reshape(ctx context.Context, snap *placement.Snapshot, descs []
 	for _, p := range d.shape.plan.Plan(now.UnixMilli(), list, cfg) {
 		if err := d.startReshape(ctx, &p); err != nil {
 			d.c.n.log.Info("a shard cannot be reshaped now", "shard", uint64(p.Shard), "why", p.Why, "err", err)
-			d.shape.plan.Rest(now.UnixMilli(), p.Shard)
+			d.restShard(p.Shard)
 		}
 	}
 	return nil
+}
+
+func (d *driver) restShard(id engine.ShardID) {
+	d.shape.plan.Rest(time.Now().Add(restFor*d.c.n.cfg.loadsEvery()).UnixMilli(), id)
 }
 
 // startReshape records the operation for one proposal.
@@ -104,7 +110,6 @@ func (d *driver) startReshape(ctx context.Context, p *placement.Reshape) error {
 		err = c.checkMerge(ctx, &o)
 	case placement.SplitByLoad:
 		if o.Keys, err = d.halve(ctx, p.Shard); err == nil && o.Keys == nil {
-			d.shape.plan.Rest(time.Now().UnixMilli(), p.Shard)
 			return nil
 		}
 		fallthrough
@@ -161,6 +166,7 @@ func (d *driver) halve(ctx context.Context, id engine.ShardID) ([][]byte, error)
 		return [][]byte{choice.Key}, nil
 	}
 	if choice.Hot != nil {
+		d.restShard(id)
 		d.mu.Lock()
 		d.shape.hot[id] = hotKey{key: choice.Hot, share: choice.Share, load: row.requests(), seen: time.Now()}
 		d.mu.Unlock()

@@ -21,6 +21,7 @@
 //	setting/<name>     reserved
 //	dead/<id>          [shard, absorber, its version]: dead-shard records (rules Split5, Cluster5), kept for ever
 //	auto/<id>          empty: an automatic split has made the shard, so it may be merged away by itself
+//	problem/<name>     Problem: what is wrong, and since when
 //	op/<id>            Op: operations (rule Cluster6); the newest finished ones are kept
 //	lock/shard/<id>    the operation that a shard is in, lock/node/<id> a node, lock/rebalance the cluster
 //

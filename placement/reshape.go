@@ -40,8 +40,6 @@ const (
 	mergeLoadDefault  = 100
 	// splitPartsMax bounds the parts of one automatic split.
 	splitPartsMax = 64
-	// reshapeRestMS is how long a shard is left alone that could not be split.
-	reshapeRestMS = 60_000
 )
 
 // ReshapeKind is what is proposed.
@@ -76,8 +74,8 @@ func NewReshaper() *Reshaper {
 	return &Reshaper{hot: map[engine.ShardID]int64{}, cold: map[engine.ShardID]int64{}, rest: map[engine.ShardID]int64{}}
 }
 
-// Rest has a shard left alone for a while: it cannot be split now.
-func (r *Reshaper) Rest(now int64, id engine.ShardID) { r.rest[id] = now + reshapeRestMS }
+// Rest has a shard left alone until then, in ms: it cannot be split now.
+func (r *Reshaper) Rest(until int64, id engine.ShardID) { r.rest[id] = until }
 
 // Plan looks at all shards at the time now, in ms, and says what to do.
 func (r *Reshaper) Plan(now int64, shards []ReshapeShard, cfg ReshapeConfig) []Reshape {

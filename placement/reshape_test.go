@@ -99,7 +99,7 @@ func TestReshaperRests(t *testing.T) {
 	for now := int64(0); now < 600_000; now += 5000 {
 		for _, p := range r.Plan(now, []ReshapeShard{{ID: 2, Load: 100}}, cfg) {
 			asked++
-			r.Rest(now, p.Shard)
+			r.Rest(now+60_000, p.Shard)
 		}
 	}
 	if asked < 8 || asked > 11 {
@@ -175,7 +175,7 @@ func (w *keyspace) carry(now int64, r *Reshaper, p Reshape, rng *rand.Rand) {
 		choice := ChooseSplitKey(s.Start, s.End, samples)
 		if choice.Key == nil {
 			w.refused++
-			r.Rest(now, s.ID)
+			r.Rest(now+60_000, s.ID)
 			return
 		}
 		cuts = []int{cellOf(choice.Key)}
