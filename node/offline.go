@@ -148,7 +148,7 @@ func (c *core) removeLost(ctx context.Context, list []placement.NodeRecord) erro
 			return err
 		}
 		*rec = now
-		c.n.log.Info("node", "node", uint64(rec.ID), "state", rec.State, "why", "a recovery has given it up")
+		c.n.log.Info("node", "node", uint64(rec.ID), "state", "removed", "why", "a recovery has given it up")
 		c.tellDriver(ctx)
 	}
 	return nil
