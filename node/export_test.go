@@ -103,3 +103,18 @@ func (n *Node) Inspect(ctx context.Context, what string) ([]byte, error) {
 	}
 	return Inflate(b)
 }
+
+// Route is a path of the HTTP door, for tests.
+type Route struct{ Pattern, Need string }
+
+// Routes returns the paths of the HTTP door.
+func (n *Node) Routes() []Route {
+	var list []Route
+	for _, r := range n.routes() {
+		list = append(list, Route{r.pattern, r.need.String()})
+	}
+	return list
+}
+
+// SyncUsers has the node look for changed users.
+func (n *Node) SyncUsers(ctx context.Context) error { return n.core.Load().syncUsers(ctx) }
