@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,12 +143,12 @@ func (d *driver) refresh(ctx context.Context, wg *sync.WaitGroup) error {
 	actx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var running []placement.Op
-	var over []uint64
+	var over []placement.Op
 	if err := d.c.listOps(actx, func(o *placement.Op) {
 		if o.State == placement.OpRunning {
 			running = append(running, *o)
 		} else {
-			over = append(over, o.ID)
+			over = append(over, placement.Op{ID: o.ID, EndMS: o.EndMS})
 		}
 	}); err != nil {
 		return err
@@ -178,16 +179,29 @@ func (d *driver) refresh(ctx context.Context, wg *sync.WaitGroup) error {
 	return d.forget(actx, over)
 }
 
-// forget deletes the oldest records of what is over.
-func (d *driver) forget(ctx context.Context, over []uint64) error {
+// forget deletes the records of what has been over for the longest.
+func (d *driver) forget(ctx context.Context, over []placement.Op) error {
+	var ops []shard.Op
+	for _, id := range forgettable(over) {
+		ops = append(ops, del(placement.OpKey(id)))
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	return d.c.meta.write(ctx, nil, ops)
+}
+
+// forgettable names the operations that need no record any more, 1000 at most, once there are a quarter too many. What ended last stays,
+// not what began last: a rebalance is older than all its moves, and somebody waits to see how it ended.
+func forgettable(over []placement.Op) (ids []uint64) {
 	if len(over) < opsKeep+opsKeep/4 {
 		return nil
 	}
-	var ops []shard.Op
-	for _, id := range over[:len(over)-opsKeep] {
-		ops = append(ops, del(placement.OpKey(id)))
+	slices.SortStableFunc(over, func(a, b placement.Op) int { return cmp.Compare(a.EndMS, b.EndMS) })
+	for i := range over[:min(len(over)-opsKeep, 1000)] {
+		ids = append(ids, over[i].ID)
 	}
-	return d.c.meta.write(ctx, nil, ops[:min(len(ops), 1000)])
+	return ids
 }
 
 // run drives one operation to its end.
