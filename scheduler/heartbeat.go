@@ -27,9 +27,16 @@ type nodeHeartbeat struct {
 	Wall int64
 	// Awake holds the heartbeats of awake shards: messages of package wire, end to end. It aliases the frame.
 	Awake []byte
+	// SyncTime is what a sync of the sender's raft log takes, DiskBad that it takes no leaderships because of that (see diskwatch.go). Older
+	// versions do not send them.
+	SyncTime engine.Duration
+	DiskBad  bool
 }
 
-const nodeHeartbeatFields = 9
+const (
+	nodeHeartbeatFields    = 11
+	nodeHeartbeatFieldsMin = 9 // of the first version
+)
 
 func (h *nodeHeartbeat) append(b []byte) []byte {
 	b = mp.AppendArray(b, nodeHeartbeatFields)
@@ -41,12 +48,14 @@ func (h *nodeHeartbeat) append(b []byte) []byte {
 	b = mp.AppendInt(b, int64(h.LaneAge))
 	b = mp.AppendInt(b, int64(h.WriterAge))
 	b = mp.AppendInt(b, h.Wall)
-	return mp.AppendBin(b, h.Awake)
+	b = mp.AppendBin(b, h.Awake)
+	b = mp.AppendInt(b, int64(h.SyncTime))
+	return mp.AppendBool(b, h.DiskBad)
 }
 
 func (h *nodeHeartbeat) decode(b []byte) error {
 	r := mp.NewReader(b)
-	extra := r.ArrayMin(nodeHeartbeatFields)
+	extra := r.ArrayMin(nodeHeartbeatFieldsMin)
 	h.Incarnation = r.Uint()
 	h.SentAt = engine.Instant(r.Int())
 	h.EchoIncarnation = r.Uint()
@@ -56,6 +65,10 @@ func (h *nodeHeartbeat) decode(b []byte) error {
 	h.WriterAge = engine.Duration(r.Int())
 	h.Wall = r.Int()
 	h.Awake = r.Bin()
+	if extra >= nodeHeartbeatFields-nodeHeartbeatFieldsMin {
+		h.SyncTime, h.DiskBad = engine.Duration(r.Int()), r.Bool()
+		extra -= nodeHeartbeatFields - nodeHeartbeatFieldsMin
+	}
 	r.Skip(extra)
 	if err := r.Finish(); err != nil {
 		return fmt.Errorf("node heartbeat: %w", err)

@@ -42,6 +42,9 @@ func (l *Lane) transfer(id engine.ShardID, to engine.NodeID) error {
 	if to == l.s.cfg.Node {
 		return nil
 	}
+	if l.s.live.diskBad(to) {
+		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: fmt.Sprintf("the disk of node %d is slow or full", to)}
+	}
 	for i := range r.peers {
 		if p := &r.peers[i]; p.peer.Node == to && p.voter {
 			l.token++

@@ -50,6 +50,9 @@ type peerLink struct {
 	// promiseSeq: a promise of the current PromiseEpoch is sent only when every lane has seen the snapshot of this number.
 	// Else a turn in progress could store a grant under the old epoch that the leader believes extended by the new one.
 	promiseSeq uint64
+	// syncTime and diskBad are what they say of their disk (see diskwatch.go).
+	syncTime engine.Duration
+	diskBad  bool
 	// wall is their clock less our monotonic one, in ms, when their newest heartbeat came.
 	wall       int64
 	awake      []byte
@@ -150,6 +153,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 	}
 	stallMax := cfg.ElectionTimeoutMin
 	p.wall = h.Wall - int64(now)/1e6
+	p.syncTime, p.diskBad = h.SyncTime, h.DiskBad
 	p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax
 	if h.SentAt > p.theirSentAt {
 		p.theirSentAt = h.SentAt
@@ -241,6 +245,7 @@ func (v *liveness) tick() {
 func (v *liveness) send(p *peerLink, now engine.Instant) {
 	h := nodeHeartbeat{Incarnation: v.s.cfg.Incarnation, SentAt: now, Wall: v.s.clock.Wall(), Awake: p.awake}
 	h.LaneAge, h.WriterAge = v.s.ages(now)
+	h.SyncTime, h.DiskBad = v.s.disk.state()
 	if p.heard {
 		h.EchoIncarnation, h.EchoSentAt = p.incarnation, p.theirSentAt
 		if p.attested && v.s.lanesHaveSeen(p.promiseSeq) {

@@ -53,6 +53,7 @@ func (s *Scheduler) FlushLog() bool {
 	s.metrics.LogSyncs.Add(1)
 	took := s.clock.Now() - began
 	s.metrics.SyncLatency.Observe(int64(took))
+	s.disk.synced(began, began+took, s.slowSync(), s.cfg.ElectionTimeoutMin)
 	s.metrics.SyncBytes.Observe(int64(s.log.Metrics().Bytes.Load() - bytes))
 	if s.cfg.SlowAfter > 0 && took >= engine.Instant(s.cfg.SlowAfter) {
 		s.logger.Warn("slow sync of the raft log", "took", time.Duration(took))

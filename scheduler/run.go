@@ -163,7 +163,9 @@ func (s *Scheduler) checkpointLoop() {
 // Heartbeats sends the node heartbeats that are due every HeartbeatInterval, and looks for a stalled disk.
 func (s *Scheduler) Heartbeats() {
 	s.live.tick()
-	s.watchWriter(s.clock.Now())
+	now := s.clock.Now()
+	s.watchWriter(now)
+	s.watchDisk(now)
 }
 
 // spawnGoroutine runs tasks on at most tasksMax goroutines.

@@ -29,6 +29,7 @@ type Scheduler struct {
 	lanes    []*Lane
 	live     *liveness
 	writer   writerState
+	disk     diskWatch
 	ckpt     *checkpointer
 	snaps    snapshots
 	creating chan struct{} // holds a token while replicas are being made
