@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -19,11 +17,7 @@ func TestChaos(t *testing.T) {
 	if full {
 		rounds = 20
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s, err := strconv.ParseUint(os.Getenv("KILORAFT_E2E_SEED"), 10, 64); err == nil {
-		seed = s
-	}
-	t.Logf("KILORAFT_E2E_SEED=%d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	c := start(t, 3, "--store-log-segment-size", "1MiB", "--store-log-keep-size", "32KiB")
 	c.init(100)
