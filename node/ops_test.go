@@ -525,3 +525,34 @@ func TestMergeOperation(t *testing.T) {
 	tr.end(1)
 	read2(t, c, 0, 100)
 }
+
+// A snapshot of the first user shard, which begins where the meta shard does and has a higher version after a split, does not take the meta
+// shard's replica for absorbed.
+func TestMoveBesideMeta(t *testing.T) {
+	c := nodetest.Start(t, 4, nodetest.Options{})
+	c.Init(0, 4, 3)
+	write(t, c, 0, 50, "v")
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("\x01")}}), 20*time.Second, placement.OpDone)
+	holds := func(i int, id engine.ShardID) bool {
+		st, err := c.Node(i).Sched().Status(deadline(t, time.Second), id)
+		return err == nil && st.Descriptor != nil
+	}
+	meta := map[int]bool{}
+	for i := range 4 {
+		meta[i] = holds(i, shard.MetaShardID)
+	}
+	for range 4 { // all around: each node gets a snapshot of shard 2 at some time
+		for i := range 4 {
+			if from := (i + 1) % 4; !holds(i, 2) {
+				op := placement.Op{Kind: placement.OpMove, Shard: 2, From: c.Node(from).ID(), To: c.Node(i).ID()}
+				waitOp(t, c, 0, startOp(t, c, 0, op), 20*time.Second, placement.OpDone)
+				break
+			}
+		}
+	}
+	for i := range 4 {
+		if meta[i] && !holds(i, shard.MetaShardID) {
+			t.Errorf("node %d has lost its replica of the meta shard", i)
+		}
+	}
+}

@@ -540,10 +540,7 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 	s.lanes[lane].box.putCall(func(l *Lane) {
 		var list []*replica
 		for _, r := range l.list {
-			if r.machine == nil || r.key.Shard == desc.Shard {
-				continue
-			}
-			if d := r.machine.Desc(); d.Version >= desc.Version || !desc.Contains(d.Start) {
+			if r.machine == nil || !desc.ProvesDead(r.machine.Desc()) {
 				continue
 			}
 			if l.settling(r) {

@@ -282,3 +282,9 @@ func ReplicasOf(m *engine.Membership) []ReplicaDesc {
 	})
 	return out
 }
+
+// ProvesDead tells whether d is the proof that the shard of x was absorbed: x begins in the range of d, whose Version is higher (rule Split5).
+// The meta shard's keys are no part of the user's key space: no user shard covers it, wherever it begins.
+func (d *Descriptor) ProvesDead(x *Descriptor) bool {
+	return d.Shard != MetaShardID && x.Shard != MetaShardID && d.Shard != x.Shard && x.Version < d.Version && d.Contains(x.Start)
+}
