@@ -79,6 +79,7 @@ func (d *driver) loop() {
 	defer tick.Stop()
 	for {
 		d.watchNodes()
+		d.c.reports.remind()
 		if d.leads() {
 			ctx, cancel := context.WithCancel(n.ctx)
 			d.drive(ctx)
@@ -113,6 +114,7 @@ func (d *driver) drive(ctx context.Context) {
 	rung, read := true, time.Time{}
 	for {
 		d.watchNodes()
+		d.c.reports.remind()
 		var err error
 		if rung || len(d.runningOps()) > 0 || time.Since(read) > driverReads {
 			err = d.refresh(ctx, &wg)

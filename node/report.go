@@ -28,11 +28,14 @@ type reporter struct {
 	meta map[engine.ShardID]*shard.Descriptor
 	// gone are shards whose replica on this node has applied that it was removed.
 	gone map[engine.ShardID]*shard.Descriptor
+	// missed are nodes that were not told of something: they are asked to look into meta once they live.
+	missed map[engine.NodeID]bool
 }
 
 func newReporter(c *core) *reporter {
 	return &reporter{c: c, wake: make(chan struct{}, 1), queue: map[engine.ShardID]*shard.Descriptor{},
-		meta: map[engine.ShardID]*shard.Descriptor{}, gone: map[engine.ShardID]*shard.Descriptor{}}
+		meta: map[engine.ShardID]*shard.Descriptor{}, gone: map[engine.ShardID]*shard.Descriptor{},
+		missed: map[engine.NodeID]bool{}}
 }
 
 // onDescriptor takes what a replica of this node has applied. It is called on a lane and does not block.
@@ -268,7 +271,8 @@ func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]
 	return dead, nil
 }
 
-// spread tells all living nodes of new descriptors, and whether this node leads their shards. Who misses it learns from meta.
+// spread tells all living nodes of new descriptors, and whether this node leads their shards. Who misses it is told to look into meta later:
+// a node that has just started may have looked before they were there, and would not do so again for a long time.
 func (c *core) spread(ctx context.Context, list []*shard.Descriptor) {
 	b := mp.AppendUint(mp.AppendArray(nil, 2), uint64(c.node))
 	b = mp.AppendArray(b, len(list))
@@ -281,9 +285,39 @@ func (c *core) spread(ctx context.Context, list []*shard.Descriptor) {
 		deadline = time.Now().Add(5 * time.Second)
 	}
 	for _, id := range c.nodeIDs() {
-		if id != c.node && c.alive(id) {
-			c.n.tr.Go(id, methodLearn, deadline, 0, b, func([]byte, error) {})
+		switch {
+		case id == c.node:
+		case c.alive(id):
+			c.n.tr.Go(id, methodLearn, deadline, 0, b, func(_ []byte, err error) { c.reports.told(id, err) })
+		default:
+			c.reports.told(id, shard.ErrUnavailable)
 		}
+	}
+}
+
+// told takes note of a node that has not taken what it was told.
+func (r *reporter) told(id engine.NodeID, err error) {
+	if err != nil {
+		r.mu.Lock()
+		r.missed[id] = true
+		r.mu.Unlock()
+	}
+}
+
+// remind asks the nodes that have missed something, and live, to look into meta.
+func (r *reporter) remind() {
+	var list []engine.NodeID
+	r.mu.Lock()
+	for id := range r.missed {
+		if r.c.alive(id) {
+			delete(r.missed, id)
+			list = append(list, id)
+		}
+	}
+	r.mu.Unlock()
+	body := (&syncRequest{Last: ^engine.ShardID(0), Phase: syncAll}).append(nil)
+	for _, id := range list {
+		r.c.n.tr.Go(id, methodSync, time.Now().Add(10*time.Second), 0, body, func(_ []byte, err error) { r.told(id, err) })
 	}
 }
 
