@@ -172,13 +172,15 @@ func (a *audit) noZombies(ctx context.Context, all []shard.Descriptor) error {
 // settled waits until look is content and all replicas of each shard are the same. Nothing must change the shards meanwhile.
 func (a *audit) settled(d time.Duration) []shard.Descriptor {
 	a.c.t.Helper()
-	ctx, cancel := context.WithTimeout(a.c.t.Context(), d)
-	defer cancel()
 	var all []shard.Descriptor
 	eventually(a.c.t, d, func() (err error) {
+		ctx, cancel := context.WithTimeout(a.c.t.Context(), 5*time.Second)
+		defer cancel()
 		all, err = a.look(ctx)
 		return err
 	})
+	ctx, cancel := context.WithTimeout(a.c.t.Context(), d)
+	defer cancel()
 	var list []client.Shard
 	for _, d := range all[1:] {
 		list = append(list, client.Shard{ID: uint64(d.Shard), Replicas: make([]client.Replica, len(d.Replicas))})
