@@ -36,7 +36,7 @@ func TestFaultPoints(t *testing.T) {
 	seed := seedOf(t)
 	dir := t.TempDir()
 	t.Setenv(fault.Env, dir)
-	c := start(t, 4, "--raft-election-timeout", "500ms", "--store-log-segment-size", "1MiB")
+	c := start(t, 4, "--auto-balance=false", "--auto-balance-leaders=false", "--raft-election-timeout", "500ms", "--store-log-segment-size", "1MiB")
 	c.init(6)
 	w := &walker{cluster: c, dir: dir, rng: rand.New(rand.NewPCG(seed, 2)), base: c.shards(), audit: newAudit(c, 3)}
 	w.fill()

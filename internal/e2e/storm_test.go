@@ -22,7 +22,7 @@ func TestStorm(t *testing.T) {
 	if full {
 		duration = 10 * time.Minute
 	}
-	c := start(t, 4, "--store-log-segment-size", "1MiB", "--store-log-keep-size", "32KiB")
+	c := start(t, 4, "--auto-balance=false", "--auto-balance-leaders=false", "--store-log-segment-size", "1MiB", "--store-log-keep-size", "32KiB")
 	c.init(8)
 	a := newAudit(c, 3)
 	load := startWorkload(t, c.kv, c.shards(), seed)
