@@ -247,6 +247,8 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 		switch {
 		case advanced:
 			pause, since = opPauseMin, time.Time{}
+		case o.BytesDone > before.BytesDone:
+			since = time.Time{}
 		case since.IsZero():
 			since = time.Now()
 		}
@@ -336,8 +338,10 @@ func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
 	}
 	moved := act.Done > o.Done
 	o.Done = max(o.Done, act.Done)
-	if act.Done >= 2 && o.Kind == placement.OpMove {
-		o.BytesDone = o.BytesTotal
+	if o.Kind == placement.OpMove {
+		if o.BytesDone = max(o.BytesDone, min(l.SnapshotSent, o.BytesTotal)); act.Done >= 2 {
+			o.BytesDone = o.BytesTotal
+		}
 	}
 	switch act.Kind {
 	case placement.ActWait:
@@ -361,8 +365,9 @@ func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
 
 // viewOf is what the leader's answer means for an operation.
 func (d *driver) viewOf(o *placement.Op, l *lead) *placement.ShardView {
-	v := &placement.ShardView{Descriptor: l.Descriptor, Leader: l.Node, Changing: l.Changing, Committed: l.Committed, Bytes: l.Bytes,
-		Up: d.c.alive,
+	v := &placement.ShardView{Descriptor: l.Descriptor, Leader: l.Node, Changing: l.Changing, Committed: l.Committed, Bytes: l.Bytes, Sent: l.SnapshotSent,
+		Note: l.SnapshotNote,
+		Up:   d.c.alive,
 		Avoid: func(id engine.NodeID) bool {
 			rec, ok := d.c.view.node(id)
 			return ok && rec.State != placement.NodeUp

@@ -96,11 +96,14 @@ type lead struct {
 	Node engine.NodeID
 }
 
+// noteMax bounds the bytes of a note.
+const noteMax = 300
+
 func appendLeads(b []byte, list []scheduler.Lead) []byte {
 	b = mp.AppendArray(b, len(list))
 	for i := range list {
 		l := &list[i]
-		b = mp.AppendArray(b, 9)
+		b = mp.AppendArray(b, 11)
 		b = shard.AppendDescriptor(b, l.Descriptor)
 		for _, v := range [...]uint64{uint64(l.Replica), l.Term, l.Committed, l.Keys, l.Bytes, l.Writes} {
 			b = mp.AppendUint(b, v)
@@ -111,6 +114,7 @@ func appendLeads(b []byte, list []scheduler.Lead) []byte {
 			b = mp.AppendUint(mp.AppendUint(b, uint64(p.Peer.Node)), uint64(p.Peer.Replica))
 			b = mp.AppendUint(mp.AppendUint(b, p.Match.Index), uint64(p.State))
 		}
+		b = mp.AppendString(mp.AppendUint(b, l.SnapshotSent), l.SnapshotNote[:min(len(l.SnapshotNote), noteMax)])
 	}
 	return b
 }
@@ -136,6 +140,12 @@ func decodeLeads(node engine.NodeID, b []byte) ([]lead, error) {
 			p := engine.Progress{Peer: engine.Peer{Node: engine.NodeID(r.Uint()), Replica: engine.ReplicaID(r.Uint())}}
 			p.Match.Index, p.State = r.Uint(), engine.ProgressState(r.Uint())
 			l.Progress = append(l.Progress, p)
+		}
+		if more >= 2 {
+			l.SnapshotSent = r.Uint()
+			note := r.Bin()
+			l.SnapshotNote = string(note[:min(len(note), noteMax)])
+			more -= 2
 		}
 		r.Skip(more)
 		list = append(list, l)

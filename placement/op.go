@@ -228,6 +228,8 @@ type ShardView struct {
 	Match     uint64
 	Committed uint64
 	Bytes     uint64
+	Sent      uint64 // bytes of the snapshot under way
+	Note      string // why the last snapshot was not sent; may be empty
 	// Up tells whether a node is alive, and Avoid whether it should not be made a leader.
 	Up    func(engine.NodeID) bool
 	Avoid func(engine.NodeID) bool
@@ -313,8 +315,7 @@ func (o *Op) nextLearner(v *ShardView, goes *shard.ReplicaDesc, staying bool) Ac
 	case !v.Up(o.To):
 		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1, Reason: fmt.Sprintf("node %d is down", o.To)}
 	case !v.InStep:
-		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1,
-			Reason: fmt.Sprintf("the replica on node %d catches up (%s): entry %d of %d", o.To, v.State, v.Match, v.Committed)}
+		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1, Reason: o.catchUp(v)}
 	}
 	if staying && v.Leader == goes.Node {
 		if to := successor(v, goes.Node); to != 0 {
@@ -328,6 +329,17 @@ func (o *Op) nextLearner(v *ShardView, goes *shard.ReplicaDesc, staying bool) Ac
 		}
 	}
 	return Action{Kind: ActChange, Step: StepJoint, Done: 2, Replicas: list}
+}
+
+// catchUp says in words what a learner waits for.
+func (o *Op) catchUp(v *ShardView) string {
+	switch {
+	case v.Sent > 0:
+		return fmt.Sprintf("the replica on node %d catches up by a snapshot: %d KiB sent, the shard holds about %d KiB", o.To, v.Sent>>10, v.Bytes>>10)
+	case v.Note != "":
+		return fmt.Sprintf("the replica on node %d catches up: %s", o.To, v.Note)
+	}
+	return fmt.Sprintf("the replica on node %d catches up (%s): entry %d of %d", o.To, v.State, v.Match, v.Committed)
 }
 
 // nextLeave removes a voter without a successor.

@@ -133,3 +133,23 @@ func TestTransferSteps(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// An operation that waits says for what.
+func TestCatchUpSaysWhy(t *testing.T) {
+	o := Op{Kind: OpMove, Shard: 2, From: 1, FromReplica: 10, To: 4, Replica: 20}
+	d := &shard.Descriptor{Shard: 2, Replicas: []shard.ReplicaDesc{{Replica: 10, Node: 1, Role: shard.RoleVoter}, {Replica: 20, Node: 4, Role: shard.RoleLearner}}}
+	for _, c := range []struct {
+		v    ShardView
+		want string
+	}{
+		{ShardView{Match: 7, Committed: 9, State: "by the log"}, "the replica on node 4 catches up (by the log): entry 7 of 9"},
+		{ShardView{Sent: 2 << 20, Bytes: 64 << 20}, "the replica on node 4 catches up by a snapshot: 2048 KiB sent, the shard holds about 65536 KiB"},
+		{ShardView{Note: "waits for a snapshot slot on node 1, 8 of 8 are taken, by shard 5 to node 3, …"},
+			"the replica on node 4 catches up: waits for a snapshot slot on node 1, 8 of 8 are taken, by shard 5 to node 3, …"},
+	} {
+		c.v.Descriptor, c.v.Up = d, func(engine.NodeID) bool { return true }
+		if act := o.Next(&c.v); act.Kind != ActWait || act.Reason != c.want {
+			t.Errorf("%+v: %q", act, act.Reason)
+		}
+	}
+}

@@ -209,6 +209,9 @@ type Lead struct {
 	Bytes      uint64
 	Writes     uint64 // so far: its growth is the load
 	Progress   []engine.Progress
+	// SnapshotSent is how many bytes of the snapshots under way were sent, and SnapshotNote why the last one was not.
+	SnapshotSent uint64
+	SnapshotNote string
 }
 
 // LeadsOf lists the shards that this node leads: of the named ones, or all. Progress is filled in for named ones only.
@@ -246,6 +249,7 @@ func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	if progress {
 		lead.Progress = r.eng.Progress(nil)
+		lead.SnapshotSent, lead.SnapshotNote = l.s.snaps.sent(r.key.Shard), r.snapNote
 	}
 	return append(out, lead)
 }

@@ -65,6 +65,7 @@ type replica struct {
 	wantSnapshot bool // R is not here: only a snapshot of L helps
 	orderedAt    engine.Instant
 
+	snapNote    string // why the last snapshot to a follower was not sent; empty if it was
 	snapIn      *snapshotIn
 	linking     bool // a snapshot is being linked in
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room

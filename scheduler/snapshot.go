@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +21,59 @@ import (
 // snapshots counts what is under way, against Config.SnapshotsMax.
 type snapshots struct {
 	out, in atomic.Int64
+
+	mu      sync.Mutex
+	sending map[*outgoing]struct{}
+}
+
+// outgoing is a snapshot that is being sent.
+type outgoing struct {
+	shard engine.ShardID
+	to    engine.NodeID
+	sent  atomic.Uint64 // bytes of the stream
+}
+
+func (s *snapshots) begin(o *outgoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sending == nil {
+		s.sending = map[*outgoing]struct{}{}
+	}
+	s.sending[o] = struct{}{}
+}
+
+func (s *snapshots) end(o *outgoing) {
+	s.mu.Lock()
+	delete(s.sending, o)
+	s.mu.Unlock()
+	s.out.Add(-1)
+}
+
+// sent returns how many bytes of the snapshots of a shard that are under way were sent.
+func (s *snapshots) sent(id engine.ShardID) (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for o := range s.sending {
+		if o.shard == id {
+			n += o.sent.Load()
+		}
+	}
+	return n
+}
+
+// taken says in words who has the slots of this node.
+func (s *snapshots) taken(node engine.NodeID, max int) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := make([]string, 0, len(s.sending))
+	for o := range s.sending {
+		by = append(by, fmt.Sprintf("shard %d to node %d", o.shard, o.to))
+	}
+	slices.Sort(by)
+	if len(by) > 4 {
+		by = append(by[:4], "…")
+	}
+	return fmt.Sprintf("waits for a snapshot slot on node %d, %d of %d are taken, by %s", node, len(s.sending), max, strings.Join(by, ", "))
 }
 
 func acquire(n *atomic.Int64, max int) bool {
@@ -73,7 +129,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 		return
 	}
 	if !acquire(&l.s.snaps.out, l.s.cfg.SnapshotsMax) {
-		l.snapshotOver(r, to, stream, errors.New("too many snapshots under way"), false)
+		l.snapshotOver(r, to, stream, errors.New(l.s.snaps.taken(l.s.cfg.Node, l.s.cfg.SnapshotsMax)), false)
 		return
 	}
 	if !l.hold(r) {
@@ -94,14 +150,16 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	ctx, cancel := context.WithTimeout(l.s.ctx, snapshotTimeout)
 	r.ckpt.streams = append(r.ckpt.streams, cancel)
 	throttle := r.ckpt.failed == 0
+	o := &outgoing{shard: r.key.Shard, to: node}
+	l.s.snaps.begin(o)
 	l.s.spawn(func() {
 		began := l.s.clock.Now()
-		err := l.s.streamSnapshot(ctx, node, &h, src, throttle)
+		err := l.s.streamSnapshot(ctx, node, &h, src, throttle, &o.sent)
 		cancel()
 		if err == nil {
 			l.s.metrics.SnapshotSend.Observe(int64(l.s.clock.Now() - began))
 		}
-		l.s.snaps.out.Add(-1)
+		l.s.snaps.end(o)
 		l.box.putCall(func(l *Lane) {
 			if r.ckpt.failed++; err == nil {
 				r.ckpt.failed, r.ckpt.abandoned = 0, 0
@@ -122,6 +180,12 @@ func frozenOf(r *replica) []*state.Overlay {
 
 // snapshotOver notes how the sending of a snapshot ended. That it was installed is said by the follower's SnapshotResponse.
 func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error, tried bool) {
+	r.snapNote = ""
+	if err != nil {
+		if r.snapNote = err.Error(); tried {
+			r.snapNote = fmt.Sprintf("the last snapshot to node %d failed: %v", to.Node, err)
+		}
+	}
 	if err == nil {
 		l.s.metrics.SnapshotsSent.Add(1)
 		// The answer may be lost, or the follower may have found no use for it: then it is sent again.
@@ -154,7 +218,7 @@ const unsentEvery = engine.Duration(10e9)
 const snapshotTimeout = 10 * time.Minute
 
 // streamSnapshot sends one snapshot, off the lane.
-func (s *Scheduler) streamSnapshot(ctx context.Context, node engine.NodeID, h *snapshotHeader, src *state.Snapshot, throttle bool) (err error) {
+func (s *Scheduler) streamSnapshot(ctx context.Context, node engine.NodeID, h *snapshotHeader, src *state.Snapshot, throttle bool, sent *atomic.Uint64) (err error) {
 	w, err := s.net.OpenSnapshot(ctx, node, h.append(nil))
 	if err != nil {
 		return err
@@ -176,6 +240,7 @@ func (s *Scheduler) streamSnapshot(ctx context.Context, node engine.NodeID, h *s
 		if err := w.Write(ctx, buf); err != nil {
 			return err
 		}
+		sent.Add(uint64(len(buf)))
 		if rate := s.cfg.SnapshotBytesPerSec; rate > 0 && throttle && s.run.started {
 			select {
 			case <-time.After(time.Duration(len(buf)) * time.Second / time.Duration(rate)):
@@ -218,7 +283,7 @@ func (s *Scheduler) takeSnapshot(from engine.NodeID, incarnation uint64, header 
 		return ErrStopped
 	}
 	if !acquire(&s.snaps.in, s.cfg.SnapshotsMax) {
-		return errors.New("too many snapshots under way")
+		return fmt.Errorf("node %d takes %d snapshots already, its limit", s.cfg.Node, s.cfg.SnapshotsMax)
 	}
 	defer s.snaps.in.Add(-1)
 	l := s.laneOf(h.shard)
