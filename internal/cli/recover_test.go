@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,15 @@ func TestRecoverStepByStep(t *testing.T) {
 	s.stdin = "yes\n"
 	refused("nothing was changed", "debug recover apply --unsafe --data-dir "+c.Dir(0)+" "+planFile)
 	refused("the plan was made from nodes 1", "debug recover apply --unsafe -y --data-dir "+c.Dir(1)+" "+planFile)
+	b, err := os.ReadFile(planFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := filepath.Join(tmp, "changed.json")
+	if err := os.WriteFile(changed, []byte(regexp.MustCompile(`"term": 10\d{5}`).ReplaceAllString(string(b), `"term": 1`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("the plan is not what was made", "debug recover apply --unsafe -y --data-dir "+c.Dir(0)+" "+changed)
 	var plan recovery.Plan
 	s.json(0, "debug recover plan --lost 2,3 "+report(0), &plan)
 	if len(plan.Shards) != 4 {
@@ -78,7 +88,7 @@ func TestRecoverStepByStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := make([]byte, 3*4096)
+	b = make([]byte, 3*4096)
 	if _, err := f.ReadAt(b, 4*4096); err != nil {
 		t.Fatal(err)
 	}

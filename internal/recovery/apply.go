@@ -39,6 +39,9 @@ func openSurvivor(dir string, plan *Plan) (_ *survivor, err error) {
 	if plan.Format != Format {
 		return nil, refuse("the plan has format %d, this binary knows %d", plan.Format, Format)
 	}
+	if plan.ID != plan.hash() {
+		return nil, refuse("the plan is not what was made: it was changed, or damaged on its way")
+	}
 	s := &survivor{dir: dir, plan: plan, records: map[store.Key]*state.Record{}, tombs: map[store.Key]bool{}}
 	if s.db, err = state.Open(node.StatePath(dir), state.Options{}); err != nil {
 		return nil, err
