@@ -181,6 +181,11 @@ func TestTails(t *testing.T) {
 		t.Errorf("shard 2: %+v", s)
 	}
 	recoverDirs(t, plan, c.Dir(0))
+	for _, r := range inspect(t, c.Dir(0)).Replicas {
+		if slices.Contains(ids, r.Shard) && (r.Committed != r.Last || r.Last.Term < 1<<20) {
+			t.Errorf("shard %d is not committed to its end: %v of %v", r.Shard, r.Committed, r.Last)
+		}
+	}
 	c.Restart(0)
 	for id, k := range starts {
 		want := fmt.Sprintf("old %d", id)
