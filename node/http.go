@@ -143,10 +143,24 @@ func (s *httpServer) close() error {
 	return err
 }
 
-// livez says whether the process works at all; it depends on no other node.
-func (n *Node) livez(w http.ResponseWriter, r *http.Request) {
+// stuckMax is how long a turn or a sync may take before the process counts as stuck: far beyond what costs it its leaderships.
+const stuckMax = 10 * time.Second
+
+// Live says why the process does not work, or nil; it depends on no other node, and waits for nothing.
+func (n *Node) Live() error {
 	if why := n.failure.Load(); why != nil {
-		text := *why
+		return errors.New(*why)
+	}
+	if c := n.core.Load(); c != nil {
+		return c.sched.Stuck(stuckMax)
+	}
+	return nil
+}
+
+// livez says whether the process works at all.
+func (n *Node) livez(w http.ResponseWriter, r *http.Request) {
+	if err := n.Live(); err != nil {
+		text := err.Error()
 		if !whoAsks(r).Access().Allows(auth.NeedUser) {
 			text = "failed"
 		}

@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
@@ -203,6 +205,19 @@ func (s *Scheduler) ages(now engine.Instant) (lane, writer engine.Duration) {
 		writer = max(0, engine.Duration(now)-engine.Duration(began))
 	}
 	return lane, writer
+}
+
+// Stuck says that a lane has been at one turn, or the log writer at one write and sync, for longer than that; else nil. It needs neither of
+// them to answer.
+func (s *Scheduler) Stuck(longer time.Duration) error {
+	lane, writer := s.ages(s.clock.Now())
+	switch {
+	case time.Duration(writer) > longer:
+		return fmt.Errorf("the log writer has been at one write and sync for %v: look at the disk", time.Duration(writer).Round(time.Millisecond))
+	case time.Duration(lane) > longer:
+		return fmt.Errorf("a lane has been at one turn for %v", time.Duration(lane).Round(time.Millisecond))
+	}
+	return nil
 }
 
 // fatal ends the process: what is on the disk is not known any more.

@@ -3,7 +3,10 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
 )
 
 // Who stops waiting for a lane gets an error, and the lane's answer, which comes later, touches nothing of his (under the race detector).
@@ -23,4 +26,29 @@ func TestStatusGivenUp(t *testing.T) {
 	if st, err := s.Status(t.Context(), 1); err != nil || st.Shard != 1 {
 		t.Errorf("%+v, %v", st, err)
 	}
+}
+
+// A turn or a sync that does not end is seen from outside.
+func TestStuck(t *testing.T) {
+	nodes := startNodes(t, 1, 1)
+	defer stopNodes(t, nodes)
+	s := nodes[0].s
+	release, inside := make(chan struct{}), make(chan struct{})
+	s.laneOf(1).box.putCall(func(*Lane) { close(inside); <-release })
+	<-inside
+	for s.Stuck(time.Millisecond) == nil {
+		runtime.Gosched()
+	}
+	if err := s.Stuck(time.Hour); err != nil {
+		t.Error(err)
+	}
+	close(release)
+	for s.Stuck(time.Millisecond) != nil {
+		runtime.Gosched()
+	}
+	s.writer.busy.Store(1)
+	if err := s.Stuck(time.Millisecond); err == nil || !strings.Contains(err.Error(), "log writer") {
+		t.Error(err)
+	}
+	s.writer.busy.Store(0)
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -125,7 +126,9 @@ func (a *app) serve(ctx context.Context, flags *pflag.FlagSet) error {
 		}
 		return err
 	}
-	<-ctx.Done()
+	notify(log, daemon.SdNotifyReady)
+	watch(ctx, log, n.Live)
+	notify(log, daemon.SdNotifyStopping)
 	log.Info("stopping: handing leaderships away, then a checkpoint")
 	begin := time.Now()
 	closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
@@ -135,6 +138,39 @@ func (a *app) serve(ctx context.Context, flags *pflag.FlagSet) error {
 	}
 	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))
 	return nil
+}
+
+// notify tells the service manager, if there is one (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("telling the service manager", "state", state, "err", err)
+	}
+}
+
+// watch waits for ctx to end. If the service manager wants to hear that the process works, it hears so while live says nothing.
+func watch(ctx context.Context, log *slog.Logger, live func() error) {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("the service manager's watchdog", "err", err)
+	}
+	if every <= 0 {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(every / 3)
+	defer tick.Stop()
+	for {
+		if err := live(); err == nil {
+			notify(log, daemon.SdNotifyWatchdog)
+		} else {
+			log.Error("this process does not work", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // openNode opens a node; a signal interrupts opening, but does not reach into the open node: that one is closed in order.
