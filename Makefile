@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim mutants test test-race test-full check fix soak bench clean
+.PHONY: help build demo sim mutants test test-race test-full check fix soak bench release deb docker clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -53,5 +53,27 @@ soak: ## the long forms of the end-to-end tests; hours
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+# The tool that lists what a binary is made of, at an exact version; fetched through the module proxy, never part of go.mod.
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+release: ## dist/: static binaries, a list of their parts (SBOM) and checksums
+	rm -rf dist && mkdir -p dist
+	for p in $(PLATFORMS); do \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" \
+			-o dist/kiloraft-$${p%/*}-$${p#*/} ./cmd/kiloraft || exit 1; done
+	$(GO) run $(CYCLONEDX) app -json -licenses -output dist/kiloraft.cdx.json -main cmd/kiloraft .
+	cd dist && sha256sum * > SHA256SUMS
+
+deb: ## dist/*.deb for this machine's architecture: unit, man pages, completions; needs dpkg-deb
+	mkdir -p dist
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o dist/kiloraft-linux-$$(dpkg --print-architecture) ./cmd/kiloraft
+	deploy/deb/build.sh dist/kiloraft-linux-$$(dpkg --print-architecture) $$(dpkg --print-architecture) "$(VERSION)" dist
+
+docker: ## the image kiloraft:latest for this machine's architecture; needs docker, no base image
+	mkdir -p dist/docker/empty
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o dist/docker/kiloraft-linux-$$($(GO) env GOARCH) ./cmd/kiloraft
+	docker build --build-arg TARGETARCH=$$($(GO) env GOARCH) -f deploy/docker/Dockerfile -t kiloraft:latest dist/docker
+
 clean: ## removes what the build made
-	rm -rf bin
+	rm -rf bin dist

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -74,4 +75,23 @@ func TestNotify(t *testing.T) {
 	if n, err := sock.Read(make([]byte, 100)); err == nil {
 		t.Errorf("a stuck process said %d bytes", n)
 	}
+}
+
+// Each command has a man page, and the same version writes the same pages.
+func TestMan(t *testing.T) {
+	s, dir := newShell(t), t.TempDir()
+	for _, sub := range []string{"a", "b"} {
+		s.want(0, "man "+filepath.Join(dir, sub))
+	}
+	for _, name := range []string{"kiloraft.1", "kiloraft-shard-split.1", "kiloraft-debug-verify.1"} {
+		a, err := os.ReadFile(filepath.Join(dir, "a", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "b", name))
+		if err != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s differs (%v)", name, err)
+		}
+	}
+	s.want(2, "man")
 }

@@ -91,7 +91,7 @@ const allocateChunk = 4 << 20
 
 func (f osFile) Allocate(size int64) error {
 	// Reserving first makes a full disk fail at once, before anything was written, and keeps the file in few pieces.
-	if err := ignoringEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+	if err := ignoringEINTR(func() error { return reserve(f.File, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("allocate %s: %w", f.Name(), err)
 	}
 	zeros := make([]byte, min(size, allocateChunk))
@@ -107,7 +107,7 @@ func (f osFile) Allocate(size int64) error {
 }
 
 func (f osFile) Datasync() error {
-	if err := ignoringEINTR(func() error { return unix.Fdatasync(int(f.Fd())) }); err != nil {
+	if err := ignoringEINTR(func() error { return datasync(f.File) }); err != nil {
 		return fmt.Errorf("fdatasync %s: %w", f.Name(), err)
 	}
 	return nil
