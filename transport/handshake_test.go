@@ -242,14 +242,24 @@ func TestHandshakeCodec(t *testing.T) {
 		list = append(list, ^uint64(i))
 	}
 	h := &hello{versionMin: 1, versionMax: 9, role: rolePeer, cluster: cluster, node: 1 << 63, identity: ID{7}, incarnations: list,
-		addr: strings.Repeat("a", addrBytesMax), session: ^uint64(0), held: 5}
+		addr: strings.Repeat("a", addrBytesMax), session: ^uint64(0), held: 5,
+		user: strings.Repeat("u", credentialBytesMax), password: bytes.Repeat([]byte("p"), credentialBytesMax)}
 	b := h.encode()
 	if len(b) > handshakeBytesMax {
 		t.Fatalf("%d bytes", len(b))
 	}
 	var got hello
-	if err := got.decode(b); err != nil || len(got.incarnations) != IncarnationsMax || got.incarnations[63] != list[99] || got.held != 5 || got.addr != h.addr {
+	if err := got.decode(b); err != nil || len(got.incarnations) != IncarnationsMax || got.incarnations[63] != list[99] || got.held != 5 || got.addr != h.addr ||
+		got.user != h.user || !bytes.Equal(got.password, h.password) {
 		t.Fatalf("%+v, %v", got, err)
+	}
+	old := append([]byte{0x90 | helloFieldsMin}, b[1:len(b)-2*(credentialBytesMax+3)]...) // as older versions send it, without credentials
+	if got = (hello{}); got.decode(old) != nil || got.held != 5 || got.user != "" {
+		t.Fatalf("an old hello: %+v", got)
+	}
+	h.password = append(h.password, 'x')
+	if new(hello).decode(h.encode()) == nil {
+		t.Fatal("a password without bound")
 	}
 	for i := range b {
 		if new(hello).decode(b[:i]) == nil {

@@ -2,15 +2,18 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	crand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +115,52 @@ func TestTCP(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Who calls is asked before anything else is believed: a peer that is nobody ends no session, and is told why.
+func TestAuthenticate(t *testing.T) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Authenticate = func(_ context.Context, c *Credentials) (any, time.Time, error) {
+		switch {
+		case c.Peer:
+			return nil, time.Time{}, &Refused{Reason: ReasonDenied, Text: "no peers"}
+		case c.User == "brief":
+			return c.User, time.Now().Add(100 * time.Millisecond), nil
+		case c.User == "ann" && string(c.Password) == "secret":
+			return c.User, time.Time{}, nil
+		}
+		return nil, time.Time{}, errors.New("who are you?")
+	}
+	r := newRecorder()
+	r.onRequest = func(q Request) { q.Reply(StatusOK, fmt.Append(nil, q.Identity())) }
+	a := n.start(t, cfg, r)
+	dial := func(user, password string) (*ClientConn, error) {
+		return DialClient(t.Context(), a.addr, ClientConfig{Dial: n.dial, User: user, Password: []byte(password), TLS: nil})
+	}
+	if _, err := dial("ann", "secret"); err == nil || !strings.Contains(err.Error(), "without TLS") {
+		t.Fatalf("a password went to %s in plain text: %v", a.addr, err)
+	}
+	_, err := dial("ben", "")
+	wantReason(t, err, ReasonDenied, true)
+	if a.Metrics().Denied.Load() != 1 {
+		t.Error("not counted")
+	}
+	c, err := dial("brief", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, err := c.Call(t.Context(), 1, nil); err != nil || string(got) != "brief" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	<-c.Done() // its time is over
+	b := n.start(t, n.config(2), newRecorder())
+	b.SetPeer(1, a.addr)
+	until(t, "the peer to be refused", func() bool { return a.Metrics().Denied.Load() > 1 })
+	if b.Connected(1) {
+		t.Error("a peer that may not")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -36,6 +37,9 @@ func samples() []Body {
 		&NodeSetRequest{Node: 1, Action: NodeRemove, Force: true}, &PlanRequest{By: []string{"size"}},
 		&Plan{Moves: []PlanMove{{1, 2, 3, true, 4, "w"}}, Bytes: 5, Before: [4]Spread{{1, 2, 3}}, After: [4]Spread{1: {0.5, 1, 0.7}}, Stuck: []string{"s"}},
 		&Status{Problems: []string{"p"}, Running: 3},
+		&UserRequest{Action: UserAdd, Name: "n", Password: []byte("p"), Grants: []auth.Grant{{Role: auth.RoleWrite, Prefix: []byte("x")}}},
+		&PasswordRequest{Password: []byte("p")},
+		&UsersPage{Users: []UserInfo{{Name: "n", HasPassword: true, Grants: []auth.Grant{{Role: auth.RoleAdmin}}, Created: 1, Updated: 2}}},
 		&CreateRequest{Descriptors: []shard.Descriptor{d}, Leaders: []engine.NodeID{2}},
 	}
 }
