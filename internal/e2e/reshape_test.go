@@ -194,7 +194,7 @@ func (c *cluster) tiled(shards int) error {
 func TestSplitThousand(t *testing.T) {
 	megabytes := size(t, "KILORAFT_E2E_MB", 16, 1024)
 	parts := size(t, "KILORAFT_E2E_PARTS", 1000, 1000)
-	c := start(t, 3)
+	c := start(t, 3, "--auto-split-size", "0", "--auto-split-load", "0")
 	c.init(1)
 	value := 4 << 10
 	keys := megabytes << 20 / value
