@@ -21,6 +21,7 @@ type leadership struct {
 	leaseOff bool
 
 	busyAt    Instant // the last time that there was something to do
+	toldAt    Instant // the last time that every follower was sent entries
 	quiesceAt Instant // when the outstanding Quiesce was sent; zero: none
 }
 
@@ -85,7 +86,10 @@ func (e *Engine) handleWrite(m *Write) {
 	case l.bytes != nil && !l.bytes.fits(m.Bytes, e.cfg.UncommittedBytesMax):
 		e.refuse(m.Token, ReasonOverloaded)
 	default:
-		e.wake()
+		if e.quiesced { // the entries wake the followers; the heartbeat is for those that are not sent any
+			e.wake()
+			l.heartbeatAt = e.now + Instant(e.cfg.HeartbeatInterval)
+		}
 		e.appendOwn(m.Kind, m.Count, m.Token, nil)
 		if l.bytes == nil {
 			l.bytes = &uncommitted{slots: make([]byteSlot, 0, byteSlotsMax)}
@@ -172,13 +176,18 @@ func (e *Engine) tickLeader() {
 }
 
 // renewed tells whether a heartbeat would say nothing new: every follower has answered something that was sent within the last
-// interval, and nobody waits for a round. So a busy shard sends none.
+// interval, or all were sent entries within it and their leases are good for half an election timeout; and nobody waits for a
+// round. So a busy shard sends none.
 func (e *Engine) renewed() bool {
 	l := e.lead
 	if l.reads.waiting != 0 || l.reads.round != 0 || l.quiesceAt != 0 {
 		return false
 	}
-	until := e.now + Instant(e.cfg.ElectionTimeoutMin-e.cfg.ClockDriftMax-e.cfg.HeartbeatInterval)
+	since := e.now - Instant(e.cfg.HeartbeatInterval)
+	until := since + Instant(e.cfg.ElectionTimeoutMin-e.cfg.ClockDriftMax)
+	if l.toldAt >= since {
+		until = min(until, e.now+Instant(e.cfg.ElectionTimeoutMin)/2)
+	}
 	for i := range l.followers {
 		if l.followers[i].leaseUntil < until {
 			return false

@@ -74,8 +74,15 @@ func (e *Engine) probe(f *follower, next uint64) {
 
 // replicate sends to everyone what may be sent.
 func (e *Engine) replicate() {
+	all := true
 	for i := range e.lead.followers {
-		e.send(&e.lead.followers[i])
+		f := &e.lead.followers[i]
+		next := f.next
+		e.send(f)
+		all = all && f.next > next
+	}
+	if all {
+		e.lead.toldAt = e.now
 	}
 }
 

@@ -79,3 +79,38 @@ func TestHintsRide(t *testing.T) {
 		t.Error("a hint was forgotten")
 	}
 }
+
+// TestRound: writes of a shard wait until those proposed before them are applied, but no longer than the bound of inRound.
+func TestRound(t *testing.T) {
+	c := newBenchCluster(t, 2)
+	leader, clock := c.leader[1], c.clock
+	lane, m := leader.lanes[0], leader.Metrics()
+	send := func(id engine.ShardID) {
+		leader.Submit(&Request{Kind: KindWrite, Shard: id, Body: testPut(id, 1, "v"), Done: func(r *Request) {
+			if r.Err != nil {
+				t.Error(r.Err)
+			}
+		}})
+	}
+	turn := func(after engine.Instant, proposals uint64) { // of this node alone: its followers are silent
+		t.Helper()
+		clock.now += after
+		lane.Turn()
+		leader.FlushLog()
+		lane.Turn()
+		if got := m.Proposals.Load(); got != proposals {
+			t.Fatalf("%d proposals, want %d", got, proposals)
+		}
+	}
+	base := m.Proposals.Load()
+	send(1)
+	turn(1e5, base+1)
+	send(1)
+	turn(1e5, base+1) // the own log is durable, a quorum is not
+	turn(engine.Instant(roundMin), base+2)
+	for range 10 {
+		c.round(1e5) // now the followers answer
+	}
+	send(1)
+	turn(1e5, base+3) // nothing is under way: at once
+}

@@ -72,8 +72,10 @@ type Lane struct {
 	commits  []*replica // with a commit index that waits to be told to followers
 	commitAt engine.Instant
 
-	writes    []*replica // with writes that are not proposed yet
-	heldBytes int        // of them
+	writes, writesSpare []*replica     // with writes that are not proposed yet
+	heldBytes           int            // of them
+	roundUntil          engine.Instant // when the first of them waits no more for an earlier round (see inRound); 0: none waits
+	turnTime            engine.Instant // how long a turn takes, on average
 	// ownBatch is the newest log batch with entries proposed here, until it is durable; ownSince is when it was submitted. What
 	// comes meanwhile is gathered (see holdUntil).
 	ownBatch uint64

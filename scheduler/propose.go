@@ -111,21 +111,40 @@ func (l *Lane) proposeAll() {
 	if len(l.writes) == 0 || l.now < l.holdUntil() {
 		return
 	}
-	l.heldBytes = 0
-	for i, r := range l.writes {
-		l.writes[i] = nil
-		if r.writeCount == 0 {
-			continue // they were refused meanwhile
-		}
-		l.token++
-		l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
-		l.count.proposals += uint64(r.writeCount)
-		l.feed(r, &l.ev.write)
-		if r.writeHead != nil { // neither accepted nor refused: cannot be, but no client may wait for ever
-			l.failWrites(r, l.notLeader(r))
+	all := l.heldBytes >= holdBytesMax
+	l.heldBytes, l.roundUntil = 0, 0
+	writes := l.writes
+	l.writes = l.writesSpare[:0]
+	for i, r := range writes {
+		writes[i] = nil
+		switch {
+		case r.writeCount == 0: // they were refused meanwhile
+		case !all && l.inRound(r):
+			l.writes = append(l.writes, r)
+			l.heldBytes += r.writeBytes
+			l.roundUntil = earlier(l.roundUntil, r.roundUntil)
+		default:
+			l.proposeWrites(r)
 		}
 	}
-	l.writes = l.writes[:0]
+	l.writesSpare = writes
+}
+
+// inRound tells whether writes of r that were proposed before are not applied yet, and those that came since should wait for that:
+// a round of a shard costs about the same for one write as for ten. They wait longer the more the lane has to do, for then it
+// is the lanes that a round waits for; over a long link they do not wait for all of it.
+func (l *Lane) inRound(r *replica) bool { return r.waiters.front() != nil && l.now < r.roundUntil }
+
+// proposeWrites makes one engine.Write of the writes of r.
+func (l *Lane) proposeWrites(r *replica) {
+	l.token++
+	l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
+	l.count.proposals += uint64(r.writeCount)
+	r.roundUntil = l.now + engine.Instant(roundMin) + roundTurns*l.turnTime
+	l.feed(r, &l.ev.write)
+	if r.writeHead != nil { // neither accepted nor refused: cannot be, but no client may wait for ever
+		l.failWrites(r, l.notLeader(r))
+	}
 }
 
 // appendWrites encodes the turn's writes of r, once: the same bytes go into the log, its cache and every frame.

@@ -29,7 +29,8 @@ type replica struct {
 	writeHead, writeTail *Request
 	writeCount           int
 	writeBytes           int
-	timeWrite            bool // a time entry goes with them (rule State8)
+	timeWrite            bool           // a time entry goes with them (rule State8)
+	roundUntil           engine.Instant // until then they wait for the writes proposed before them to be applied (see inRound)
 
 	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
 	run ownRun

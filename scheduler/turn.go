@@ -11,6 +11,9 @@ const (
 	holdMax = engine.Duration(20e6)
 	// holdBytesMax is how many bytes of them are gathered.
 	holdBytesMax = 4 << 20
+	// roundMin and roundTurns bound how long writes of a shard wait for those before them to be applied: a time, and so many turns.
+	roundMin   = engine.Duration(5e6)
+	roundTurns = 16
 	// dropDelay is how long the report of a dropped frame waits: the engine answers it with a probe at once, and the
 	// outbox is not likely to have room that soon.
 	dropDelay = engine.Duration(20e6)
@@ -63,6 +66,7 @@ func (l *Lane) Turn() engine.Instant {
 
 	took := l.s.clock.Now() - l.now
 	l.publish(int64(took))
+	l.turnTime += (took - l.turnTime) / 8
 	if l.s.cfg.SlowAfter > 0 && took >= engine.Instant(l.s.cfg.SlowAfter) {
 		l.slowTurn(engine.Duration(took))
 	}
@@ -77,7 +81,7 @@ func (l *Lane) wanted() engine.Instant {
 		next = l.now
 	}
 	if len(l.writes) > 0 { // gathered, or added after the proposals of this turn
-		next = earlier(next, max(l.holdUntil(), l.now))
+		next = earlier(next, max(l.holdUntil(), l.roundUntil, l.now))
 	}
 	next = earlier(next, l.hintAt)
 	next = earlier(next, l.awaitingAt())
