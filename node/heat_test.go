@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -131,5 +132,12 @@ func TestHistory(t *testing.T) {
 	}
 	if n := len(h.recall()); n != historyMax {
 		t.Errorf("%d samples are kept", n)
+	}
+}
+
+// A node that has just started has an empty history, not none: JSON shows [].
+func TestHistoryIsNeverNull(t *testing.T) {
+	if b, err := json.Marshal(new(history).recall()); err != nil || string(b) != "[]" {
+		t.Errorf("%s, %v", b, err)
 	}
 }

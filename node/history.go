@@ -65,11 +65,11 @@ type history struct {
 	last    *reading // nil: none yet
 }
 
-// recall returns what is remembered.
+// recall returns what is remembered; never nil, so that JSON shows an empty list.
 func (h *history) recall() []Sample {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.samples)
+	return append([]Sample{}, h.samples...)
 }
 
 // sample notes r. The first one only says where to count from.

@@ -439,11 +439,10 @@ func TestWhoMayRedis(t *testing.T) {
 		}
 	}
 
-	app := s.resp("app")
 	for command, want := range map[string]string{"set app/k v": "+OK", "set k v": "-NOPERM", "mget app/k k": "-NOPERM", "rename app/k k": "-NOPERM",
 		"scan 0": "-NOPERM", "scan 0 match app/*": "*2", "scan 0 match a*": "-NOPERM", "keys *": "-NOPERM", "keys app/*": "*", "dbsize": "-NOPERM",
 		"kr.range app/ app0": "*2", `kr.range app/ ""`: "-NOPERM", "watch k": "-NOPERM", "watch app/k": "+OK", "incr app/n": ":", "msetnx app/a 1 b 1": "-NOPERM"} {
-		app = s.resp("app")
+		app := s.resp("app")
 		if got := app.do(command); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s, want %s", command, got, want)
 		}
