@@ -60,6 +60,7 @@ type entry struct {
 	hash uint64
 	// outcome is a hash of what the state machine answered, and of what it is since.
 	outcome uint64
+	time    int64 // of the shard
 }
 
 // seen is what is remembered of a replica over its lives.
@@ -111,7 +112,10 @@ func (p *probe) Applied(k store.Key, id engine.LogID, kind engine.EntryKind, pay
 		m = map[uint64]entry{}
 		p.chosen[k.Shard] = m
 	}
-	e := entry{id.Term, h, outcomeHash(mc, ans)}
+	e := entry{id.Term, h, outcomeHash(mc, ans), mc.Time()}
+	if before, ok := m[id.Index-1]; ok && before.time > e.time {
+		p.s.fail("node %d, shard %d: its time goes back from %d to %d at %v", p.n.ID, k.Shard, before.time, e.time, id)
+	}
 	if kind == engine.EntryNormal {
 		// Rule State8: what expires by a stamp must be due by the clocks of the others.
 		if _, stamp, _, err := shard.SplitEntry(payload); err != nil || stamp > 1_700_000_000_000+int64(p.s.c0())/1e6+6000 {
@@ -196,6 +200,10 @@ func (p *probe) Command(k store.Key, eng *engine.Engine, c *engine.Command) {
 	}
 	s := p.seen(k)
 	switch c.Kind {
+	case engine.Replicate, engine.ReplicateCommitted, engine.BroadcastHeartbeat:
+		if at := eng.Status().Applied; at.Index < c.LogID.Index { // rule Engine4
+			p.s.fail("node %d, shard %d: announces %v, has applied %v", p.n.ID, k.Shard, c.LogID, at)
+		}
 	case engine.Respond:
 		switch c.Response {
 		case engine.RespondVote:

@@ -8,6 +8,7 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
 )
 
 // directory is what the meta shard would know: of each shard the newest descriptor that any replica has applied, and which shards are no
@@ -76,6 +77,11 @@ func (d *directory) learnOne(node engine.NodeID, ev *scheduler.DescriptorEvent) 
 	}
 	if old != nil && (now.Version < old.Version || now.ConfVersion < old.ConfVersion || !bytes.Equal(now.Start, old.Start)) {
 		d.s.fail("node %d: shard %d goes from %v to %v", node, now.Shard, old, now)
+	}
+	for _, r := range now.Replicas {
+		if d.s.check.gone[place{r.Node, store.Key{Shard: now.Shard, Replica: r.Replica}}] {
+			d.s.fail("node %d: %v names replica %d, which was removed", node, now, r.Replica)
+		}
 	}
 	d.newest[now.Shard] = now
 	d.older[now.Shard] = append(d.older[now.Shard], now)

@@ -59,6 +59,7 @@ func (s *sim) onDisk(n *simrt.Node, op *vfs.Op) error {
 		if d.failIn--; d.failIn == 0 {
 			s.tracef("node %d: EIO at %v %s", n.ID, op.Kind, op.Name)
 			s.happened("EIO")
+			s.dies(n, op)
 			if op.Kind == vfs.OpWrite && op.Size > 1 {
 				op.Size = s.rng.IntN(op.Size)
 			}
@@ -70,6 +71,13 @@ func (s *sim) onDisk(n *simrt.Node, op *vfs.Op) error {
 		return syscall.ENOSPC
 	}
 	return nil
+}
+
+// dies notes that a node must not outlive a failed write or sync of its log (fail-stop).
+func (s *sim) dies(n *simrt.Node, op *vfs.Op) {
+	if n.Up && (op.Kind == vfs.OpDatasync || op.Kind == vfs.OpWrite) && strings.HasSuffix(op.Name, ".seg") {
+		s.mustDie.n, s.mustDie.life = n, n.Life()
+	}
 }
 
 // onCommit is asked before every commit of a state.
@@ -86,6 +94,9 @@ func (s *sim) onCommit(n *simrt.Node) error {
 		if d.failCommit--; d.failCommit == 0 {
 			s.happened("EIO in the state")
 			s.tracef("node %d: EIO at a commit", n.ID)
+			if n.Up {
+				s.mustDie.n, s.mustDie.life = n, n.Life()
+			}
 			return syscall.EIO
 		}
 	}

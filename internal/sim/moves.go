@@ -286,6 +286,11 @@ func (s *sim) removeIfGone(n *simrt.Node, at place, d *shard.Descriptor) {
 		if gone == at.key.Replica && err == nil && n.Life() == life {
 			s.tracef("node %d: removed replica %d of shard %d", n.ID, gone, at.key.Shard)
 			s.happened("replica removed")
+			if now := s.dir.newest[d.Shard]; now != nil {
+				if _, ok := now.Replica(gone); ok {
+					s.fail("node %d: replica %d was removed, it is a member of %v", n.ID, gone, now)
+				}
+			}
 			s.check.gone[at] = true
 		}
 	})

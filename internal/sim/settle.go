@@ -17,6 +17,7 @@ func keyOf(st scheduler.ReplicaStatus) store.Key {
 // settle ends all faults, and requires that everything comes to rest in bounded time.
 func (s *sim) settle() {
 	s.settling, s.stopping = true, true
+	s.settled.id, s.settled.at = s.nextID, s.c.Now()+engine.Instant(20*s.knobs.electionTimeout)
 	for _, n := range s.c.Nodes {
 		if m := n.Sched.Metrics(); n.Up {
 			s.sometimes["apply waits for the store"] += int(m.AppliesSuspended.Load())
@@ -120,7 +121,7 @@ func (s *sim) behind() engine.ShardID {
 				return id
 			}
 			st, ok := byShard[id][r.Node]
-			if !ok || st.Replica != r.Replica || st.Applied != lead.Last || st.Descriptor == nil || st.Descriptor.ConfVersion != newest[id].ConfVersion {
+			if !ok || st.Waiting > 0 || st.Replica != r.Replica || st.Applied != lead.Last || st.Descriptor == nil || st.Descriptor.ConfVersion != newest[id].ConfVersion {
 				return id
 			}
 		}
@@ -152,8 +153,8 @@ func (s *sim) tidy() {
 		}
 		for _, st := range n.Statuses() {
 			d := s.dir.newest[st.Shard]
-			if d != nil && st.Descriptor == nil {
-				// The driver's word: it has added this replica, and seen it removed.
+			if d != nil && (st.Descriptor == nil || !st.WasMember) && st.Replica <= s.settled.id && s.c.Now() > s.settled.at {
+				// The driver's word: it has added this replica, and seen it removed, or its addition undone.
 				if _, named := d.Replica(st.Replica); !named {
 					n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, func(error) {})
 				}

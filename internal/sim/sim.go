@@ -20,6 +20,8 @@ type Options struct {
 	Trace bool
 	// Span is how long faults and clients go on: default as the seed has it.
 	Span time.Duration
+	// Pace, if set, is used instead of what the seed has: see knobs.
+	Pace string
 	// Calm makes a run without faults.
 	Calm bool
 }
@@ -62,10 +64,20 @@ type sim struct {
 	stopping bool // clients start nothing new
 	settling bool // faults are over
 
-	disks     map[engine.NodeID]*disk
-	stepAt    string        // of a split or merge, at which the next node that comes there crashes
-	doomed    engine.NodeID // it crashes when the event is over
-	draining  engine.NodeID
+	disks    map[engine.NodeID]*disk
+	stepAt   string        // of a split or merge, at which the next node that comes there crashes
+	doomed   engine.NodeID // it crashes when the event is over
+	draining engine.NodeID
+	// mustDie is the life of a node whose disk has failed: it must end with the event.
+	mustDie struct {
+		n    *simrt.Node
+		life uint64
+	}
+	// settled: replicas up to id were added while there were faults; what has become of that is known at.
+	settled struct {
+		id engine.ReplicaID
+		at engine.Instant
+	}
 	sometimes map[string]int
 	trace     []string
 	err       error
@@ -100,7 +112,7 @@ func between(r *rand.Rand, a, b time.Duration) time.Duration {
 	return a + time.Duration(r.Int64N(int64(b-a)+1))
 }
 
-func drawKnobs(r *rand.Rand) knobs {
+func drawKnobs(r *rand.Rand, pace string) knobs {
 	t := pick(r, 200*time.Millisecond, 500*time.Millisecond, time.Second)
 	k := knobs{
 		pace: "busy", span: 20 * time.Second,
@@ -113,12 +125,13 @@ func drawKnobs(r *rand.Rand) knobs {
 		segmentBytes: pick[int64](r, 64<<10, 256<<10, 1<<20), cacheBytes: pick[int64](r, 4<<10, 64<<10, 1<<20),
 	}
 	switch p := r.IntN(10); {
-	case p < 3: // hours in which little happens, and what happens meets sleepers
+	case pace == "busy":
+	case p < 3 || pace == "quiet": // hours in which little happens, and what happens meets sleepers
 		k.pace, k.span = "quiet", time.Hour
 		k.electionTimeout = time.Second
 		k.shards, k.clients = 3+r.IntN(6), 3
 		k.think, k.faultEvery, k.moveEvery = 40*time.Second, pick(r, time.Minute, 4*time.Minute), 5*time.Minute
-	case p == 3:
+	case p == 3 || pace == "wide":
 		k.pace, k.span = "wide", 10*time.Second
 		k.electionTimeout = time.Second
 		k.shards, k.clients = 100+r.IntN(150), 10
@@ -149,7 +162,7 @@ func drawKnobs(r *rand.Rand) knobs {
 func Run(seed uint64, opt Options) *Result {
 	s := &sim{opt: opt, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6b696c6f)), sometimes: map[string]int{}, disks: map[engine.NodeID]*disk{},
 		durable: map[engine.NodeID]durable{}, lost: map[engine.NodeID]bool{}, nextShard: 10_000}
-	s.knobs = drawKnobs(s.rng)
+	s.knobs = drawKnobs(s.rng, opt.Pace)
 	if opt.Span != 0 {
 		s.knobs.span = opt.Span
 	}
@@ -312,6 +325,11 @@ func (s *sim) until(end engine.Instant, cond func() bool) bool {
 			return false
 		}
 		s.events++
+		if n := s.mustDie.n; n != nil {
+			if s.mustDie.n = nil; n.Up && n.Life() == s.mustDie.life {
+				s.fail("node %d goes on although a write of its disk has failed", n.ID)
+			}
+		}
 		if s.doomed != 0 {
 			n := s.c.Node(s.doomed)
 			s.doomed = 0

@@ -15,6 +15,7 @@ import (
 var (
 	seedsFlag = flag.String("sim.seeds", "", "seeds to run, separated by blanks: 1 2 7-9")
 	spanFlag  = flag.Duration("sim.span", 0, "how long faults go on in each")
+	paceFlag  = flag.String("sim.pace", "", "busy, quiet or wide: the pace of all seeds")
 	quickFlag = flag.Bool("sim.quick", false, "stop at the first seed that fails, without a trace")
 	traceFlag = flag.Bool("sim.trace", false, "keep the trace of every seed, not only of failing ones")
 )
@@ -86,7 +87,7 @@ func TestSeeds(t *testing.T) {
 	var simulated time.Duration
 	ops, unknown := 0, 0
 	for _, seed := range seeds {
-		r := run(t, seed, Options{Trace: *traceFlag, Span: *spanFlag})
+		r := run(t, seed, Options{Trace: *traceFlag, Span: *spanFlag, Pace: *paceFlag})
 		for k, n := range r.Sometimes {
 			sometimes[k] += n
 		}

@@ -253,7 +253,10 @@ func (c *Cluster) Start(id engine.NodeID) error {
 	deps := scheduler.Deps{Log: log, Recovery: rec, State: n.db, Network: network{n, life}, Clock: n.clock,
 		Spawn: func(f func()) { n.spawn(c.jitter(taskDelay), f) },
 		ReadJob: func(job *state.ReadJob) {
-			n.after(c.jitter(taskDelay), func() { n.db.RunJob(job); job.Done(job) })
+			n.after(c.jitter(taskDelay), func() {
+				n.db.RunJob(job)
+				n.after(c.jitter(taskDelay), func() { job.Done(job) })
+			})
 		}}
 	if c.Opt.Probe != nil {
 		deps.Probe = c.Opt.Probe(n)
