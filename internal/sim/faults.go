@@ -259,7 +259,7 @@ func (s *sim) faults() {
 	s.c.After(between(s.rng, s.knobs.faultEvery/4, 2*s.knobs.faultEvery), s.faults)
 	t := s.knobs.electionTimeout
 	n, o := s.randomNode(), s.randomNode()
-	switch s.rng.IntN(24) {
+	switch s.rng.IntN(25) {
 	case 0, 1:
 		if n.Up && (s.alive() > len(s.c.Nodes)/2+1 || s.rng.IntN(4) == 0) {
 			s.crash(n)
@@ -273,6 +273,8 @@ func (s *sim) faults() {
 				s.restartLater(n)
 			}
 		}
+	case 24:
+		s.forget(n, o)
 	case 20:
 		if n.Up && s.rng.IntN(2) == 0 {
 			s.disk(n.ID).crashCommit = 1 + s.rng.IntN(8)
@@ -372,3 +374,21 @@ func (s *sim) badNetwork() {
 }
 
 func (s *sim) goodNetwork() { s.c.Net = simrt.NetFaults{FIFO: s.knobs.fifo} }
+
+// forget cuts two nodes off from each other until one of them may campaign, and restarts a third, which has forgotten what it promised to
+// the other (rule Engine2).
+func (s *sim) forget(a, c *simrt.Node) {
+	b := s.randomNode()
+	if a == b || b == c || a == c || !b.Up {
+		return
+	}
+	s.happened("a voter forgets its promises")
+	t := s.knobs.electionTimeout
+	s.c.Cut(a.ID, c.ID, true)
+	s.c.Cut(c.ID, a.ID, true)
+	s.c.After(between(s.rng, t, 4*t), func() {
+		s.crash(b)
+		s.c.After(time.Millisecond, func() { s.restart(b) })
+	})
+	s.c.After(6*t, func() { s.c.Cut(a.ID, c.ID, false); s.c.Cut(c.ID, a.ID, false) })
+}

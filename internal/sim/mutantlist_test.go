@@ -2,7 +2,8 @@ package sim
 
 const (
 	engineTests = "^Test(Explore|Cluster)"
-	engineAll   = "^Test([^E]|E[^x])" // all but the explorer
+	// The scripts of TestGolden would tell any change: they prove nothing.
+	engineAll = "^Test(Trap|Cluster|Quorum|Voter|Refusals)"
 )
 
 var mutants = []mutant{
@@ -18,8 +19,8 @@ var mutants = []mutant{
 		new: "f.leaseUntil = max(f.leaseUntil, e.now+Instant(promise-e.cfg.ClockDriftMax))", pkg: "./engine", run: engineAll},
 	{name: "promise-forgotten", rule: "Engine2", file: "engine/vote.go", old: "return e.lead != nil || e.now < e.grantUntil()\n", new: "return e.lead != nil\n"},
 	{name: "no-start-lease", rule: "Engine2", file: "scheduler/recover.go", old: "s.leaseStart = s.clock.Now() + engine.Instant(longest)", new: "_ = longest"},
-	{name: "lease-after-timeout-now", rule: "Engine3", file: "engine/transfer.go", old: "l.leaseOff = true //", new: "//", pkg: "./engine", run: engineAll},
-	{name: "index-only-completion", rule: "DESIGN 3, IOID", file: "engine/io.go", old: "if p[i].io != io {", new: "if p[i].io.Last.Index != io.Last.Index {", pkg: "./engine", run: engineTests},
+	{name: "lease-after-timeout-now", rule: "Engine3", file: "engine/transfer.go", old: "l.leaseOff = true //", new: "//"},
+	{name: "index-only-completion", rule: "DESIGN 3, IOID", file: "engine/io.go", old: "if p[i].io != io {", new: "if p[i].io.Last.Index != io.Last.Index {", pkg: "./engine", run: engineAll},
 	{name: "truncate-on-shorter-append", rule: "FAULTS 2.7", file: "engine/append.go", old: "\te.appendInput(m)\n\te.verified",
 		new: "\tif end < e.log.lastIndex() && end > e.committed.Index && len(m.Runs) > 0 {\n\t\te.truncate(end + 1)\n\t}\n\te.appendInput(m)\n\te.verified"},
 	{name: "apply-before-flush", rule: "DESIGN 3.2", file: "engine/append.go", old: "to := min(e.committed.Index, e.io.flushed)", new: "to := e.committed.Index"},

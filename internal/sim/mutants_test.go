@@ -107,6 +107,6 @@ func (m *mutant) try(t *testing.T, src []byte) {
 	if len(why) == 0 || strings.Contains(why[0], "test timed out") {
 		t.Fatalf("%s: %v after %v\n%s", m.name, err, time.Since(began), out[:min(len(out), 3000)])
 	}
-	first := strings.TrimSpace(why[0])
+	first := strings.TrimSpace(why[len(why)-1])
 	t.Logf("%s (%s): caught after %v: %.200s", m.name, m.rule, time.Since(began).Round(100*time.Millisecond), first)
 }

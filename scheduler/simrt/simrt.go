@@ -150,6 +150,11 @@ func (n *Node) stateOptions() state.Options {
 	var o state.Options
 	n.stateNumber++
 	number := n.stateNumber
+	o.Failed = func(err error) { // as package node has it
+		if n.Up && n.stateNumber == number {
+			n.fatal(n.life, err)
+		}
+	}
 	if f := n.c.Opt.StateFault; f != nil {
 		o.Fault = func() error {
 			if n.stateNumber != number {
