@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim mutants test test-race test-full check fix soak bench release deb docker clean
+.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench release deb docker clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -44,11 +44,22 @@ SEEDS ?= 1-100
 sim: ## the data plane under simulated faults: make sim SEEDS="1 2 7-9"
 	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' -v ./internal/sim -args -sim.seeds="$(SEEDS)"
 
+# Each round takes other seeds; it ends at the first failure, which says how to replay it, or with ^C.
+soak: ## everything random, round after round, as long as one likes
+	@round=$$(date +%s); while :; do round=$$((round+1)); echo "round $$round"; \
+	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' ./internal/sim -args -sim.seeds="$$((round*100))-$$((round*100+99))" || exit 1; \
+	$(GO) test -count=1 -timeout 0 -run '^TestCrashPoints$$' ./scheduler/simrt -args -crash.all -crash.seed=$$round || exit 1; \
+	$(GO) test -count=1 -timeout 0 -run '^TestReshapeSoak$$' ./scheduler/simrt -args -soak.seed=$$round || exit 1; \
+	$(GO) test -count=1 -timeout 0 -run 'Crash|Random|Conformance' ./store/... || exit 1; \
+	KILORAFT_E2E=full $(GO) test -count=1 -timeout 0 ./internal/e2e/... || exit 1; \
+	done
+
+EXPLORE ?= 2100000
+explore: ## the engine through all interleavings, over ten million states: some half an hour
+	$(GO) test -count=1 -timeout 0 -run '^TestExplore$$' -v ./engine -args -explore.states=$(EXPLORE) -explore.depth=24
+
 mutants: ## known bugs, put in one after the other: the tests must catch each
 	$(GO) test -count=1 -timeout 0 -run '^TestMutants$$' -v ./internal/sim -args -sim.mutants=.
-
-soak: ## the long forms of the end-to-end tests; hours
-	KILORAFT_E2E=full $(GO) test -count=1 -timeout 0 ./internal/e2e/...
 
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...

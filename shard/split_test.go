@@ -239,3 +239,29 @@ func TestRowParts(t *testing.T) {
 		}
 	}
 }
+
+// The meta shard never splits or merges (rule Cluster10).
+func TestMetaShardStaysWhole(t *testing.T) {
+	d := *bornDescriptor()
+	d.Shard = MetaShardID
+	r := newReplica(t, &d, 1)
+	sp := &Split{Version: d.Version, ConfVersion: d.ConfVersion, Children: []SplitChild{{Shard: 50, Start: []byte("b")}}}
+	for i, x := range d.Replicas {
+		sp.Children[0].Replicas = append(sp.Children[0].Replicas, SplitReplica{Node: x.Node, Replica: engine.ReplicaID(900 + i)})
+	}
+	sp.Children[0].Start = append(bytes.Clone(d.Start), 'x')
+	other := d
+	other.Shard = MetaShardID + 1
+	if err := newReplica(t, &other, 1).m.CheckSplit(sp); err != nil {
+		t.Fatalf("of another shard: %v", err)
+	}
+	if err := r.m.CheckSplit(sp); !errors.Is(err, ErrInvalid) {
+		t.Errorf("split: %v", err)
+	}
+	step := MergeStep{Version: d.Version, ConfVersion: d.ConfVersion, Other: 50, OtherVersion: 1, OtherConfVersion: 1}
+	for _, kind := range []CommandKind{CommandPrepareMerge, CommandFreeze} {
+		if err := r.m.CheckMerge(kind, &step); !errors.Is(err, ErrInvalid) {
+			t.Errorf("merge step %d: %v", kind, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/scheduler/simrt"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
@@ -465,6 +466,21 @@ func (c *checker) splitApplied(node engine.NodeID, id engine.ShardID) {
 		c.splitting[at] = 1
 		if c.sending[at] > 0 {
 			c.s.happened("snapshot during split")
+		}
+	}
+}
+
+// bornAgain is told of the children of a split that a node has just applied: some may be there already, by a snapshot (FAULTS R2).
+func (c *checker) bornAgain(node engine.NodeID, children []scheduler.DescriptorEvent) {
+	for i := range children {
+		at := place{node, store.Key{Shard: children[i].Shard, Replica: children[i].Replica}}
+		switch s := c.replicas[at]; {
+		case c.gone[at]:
+			c.s.happened("split meets a tombstone of its child")
+		case s != nil && s.linked > 0:
+			c.s.happened("split on a lagging replica after a snapshot")
+		case s != nil && s.told.Term > 0:
+			c.s.happened("split meets a child that has voted")
 		}
 	}
 }

@@ -39,6 +39,9 @@ const olderMax = 4
 // learn takes what a replica has applied: all that one entry has changed, in one go (rule Split5).
 func (d *directory) learn(node engine.NodeID, events []scheduler.DescriptorEvent) {
 	changed := false
+	if len(events) > 1 && events[1].Absorber == 0 {
+		d.s.check.bornAgain(node, events[1:])
+	}
 	for i := range events {
 		changed = d.learnOne(node, &events[i]) || changed
 	}

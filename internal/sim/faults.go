@@ -10,7 +10,6 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler/simrt"
-	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store/raftlog"
 	"github.com/kiloraft/kiloraft/store/state"
 	"github.com/kiloraft/kiloraft/store/vfs"
@@ -103,7 +102,7 @@ func (s *sim) onCommit(n *simrt.Node) error {
 	return nil
 }
 
-// onStep is told of the labelled steps of splits and merges, and may crash the node there.
+// onStep is told of the labelled steps of operations, and may crash the node there.
 func (s *sim) onStep(node engine.NodeID, id engine.ShardID, step string) {
 	s.happened(step)
 	s.tracef("node %d shard %d: %s", node, id, step)
@@ -115,14 +114,26 @@ func (s *sim) onStep(node engine.NodeID, id engine.ShardID, step string) {
 	}
 	if step == s.stepAt && s.doomed == 0 {
 		s.stepAt, s.doomed = "", node
-		s.happened("crash at a step of a split or merge")
+		s.happened("crash at a step of an operation")
 	}
 }
 
-// steps are where the nodes crash.
-var steps = []string{"split: propose", "split: applied", "split: synced", "split: born", "split: checkpoint written", "split: settled",
-	"merge: propose", "merge: prepared", "merge: frozen", "merge: decide", "merge: applying", "merge: right cut", "merge: writing", "merge: written",
-	"merge: done", "merge: abort", "merge: aborted", "merge: unfrozen", "merge: ended"}
+// steps are where the nodes crash, by what was ordered.
+var steps = map[string][]string{
+	"split": {"split: propose", "split: applied", "split: synced", "split: child made", "split: born", "split: checkpoint", "split: checkpoint written",
+		"split: settled"},
+	"merge": {"merge: propose", "merge: prepared", "merge: frozen", "merge: frozen everywhere", "merge: decide", "merge: applying", "merge: right cut",
+		"merge: checkpoint", "merge: checkpoint written", "merge: right buried", "merge: done", "merge: abort", "merge: aborted", "merge: unfrozen", "merge: ended"},
+	"move": {"membership: propose", "membership: joint", "membership: joint left", "membership: learners", "snapshot: cut", "snapshot: link",
+		"snapshot: linked", "remove: tombstone", "remove: tombstone written", "remove: log dropped"},
+}
+
+// crashAt has the next node crash that comes to some step of what is being ordered, sometimes.
+func (s *sim) crashAt(what string) {
+	if s.rng.IntN(5) == 0 && !s.settling {
+		s.stepAt = pick(s.rng, steps[what]...)
+	}
+}
 
 // onFatal is told of a process that ended itself.
 func (s *sim) onFatal(n *simrt.Node, err error) {
@@ -197,22 +208,28 @@ func (s *sim) loseDisk(n *simrt.Node) {
 	s.restartLater(fresh)
 }
 
-// redundant tells whether every shard can afford to lose a disk: all have three voters, on nodes that are there, and none is joint.
+// redundant tells whether every shard can afford to lose a disk: its leader has three voters in force, and no change under way.
 func (s *sim) redundant() bool {
 	for _, id := range s.dir.ids {
-		voters := 0
-		for _, r := range s.dir.newest[id].Replicas {
-			switch {
-			case s.lost[r.Node]:
-				return false
-			case r.Role == shard.RoleVoter:
-				voters++
-			case r.Role != shard.RoleLearner:
+		l := s.leader(id)
+		if l == nil {
+			return false
+		}
+		for _, k := range s.check.keys[l.ID][id] {
+			e := s.check.engines[place{l.ID, k}]
+			if e.life != l.Life() || !e.eng.IsLeader() {
+				continue
+			}
+			st := e.eng.Status()
+			m := st.Membership.Membership
+			if m == nil || len(m.Voters) != 1 || len(m.Voters[0]) < 3 || st.Membership.LogID.Index > st.Applied.Index {
 				return false
 			}
-		}
-		if voters < 3 {
-			return false
+			for _, p := range m.Voters[0] {
+				if s.lost[p.Node] {
+					return false
+				}
+			}
 		}
 	}
 	return true
@@ -259,7 +276,17 @@ func (s *sim) faults() {
 	s.c.After(between(s.rng, s.knobs.faultEvery/4, 2*s.knobs.faultEvery), s.faults)
 	t := s.knobs.electionTimeout
 	n, o := s.randomNode(), s.randomNode()
-	switch s.rng.IntN(25) {
+	if s.knobs.loseDisk && n.Up && len(s.lost) == 0 && s.rng.IntN(4) == 0 && s.redundant() {
+		if s.knobs.loseDisk = false; s.rng.IntN(2) == 0 {
+			s.loseDisk(n)
+		} else {
+			s.crash(n)
+			s.flip(n)
+			s.restartLater(n)
+		}
+		return
+	}
+	switch s.rng.IntN(22) {
 	case 0, 1:
 		if n.Up && (s.alive() > len(s.c.Nodes)/2+1 || s.rng.IntN(4) == 0) {
 			s.crash(n)
@@ -273,25 +300,13 @@ func (s *sim) faults() {
 				s.restartLater(n)
 			}
 		}
-	case 24:
+	case 21:
 		s.forget(n, o)
 	case 20:
 		if n.Up && s.rng.IntN(2) == 0 {
 			s.disk(n.ID).crashCommit = 1 + s.rng.IntN(8)
 		} else if n.Up && s.rng.IntN(3) == 0 {
 			s.disk(n.ID).failCommit = 1 + s.rng.IntN(8)
-		}
-	case 21, 22:
-		s.stepAt = pick(s.rng, steps...)
-	case 23:
-		if s.knobs.loseDisk && s.knobs.moves && !s.lost[n.ID] && s.alive() == len(s.c.Nodes)-len(s.lost) && len(s.lost) < 2 && s.redundant() {
-			if s.rng.IntN(2) == 0 {
-				s.loseDisk(n)
-			} else {
-				s.crash(n)
-				s.flip(n)
-				s.restartLater(n)
-			}
 		}
 	case 3:
 		s.disk(n.ID).crashIn = 1 + s.rng.IntN(30)

@@ -60,6 +60,7 @@ func (s *sim) change(d *shard.Descriptor, replicas []shard.ReplicaDesc) {
 		return
 	}
 	ch := scheduler.MembershipChange{Shard: d.Shard, Version: d.Version, ConfVersion: d.ConfVersion, Replicas: replicas}
+	s.crashAt("move")
 	s.tracef("shard %d: change members to %+v", d.Shard, replicas)
 	l.Sched.ChangeMembershipAsync(ch, func(err error) {
 		if err == nil {
@@ -95,6 +96,7 @@ func (s *sim) split(d *shard.Descriptor) {
 	if len(sp.Children) == 0 {
 		return
 	}
+	s.crashAt("split")
 	s.tracef("split shard %d.%d into %d", d.Shard, d.Version, len(sp.Children)+1)
 	l.Sched.Split(d.Shard, sp, func(err error) {
 		s.tracef("split of shard %d.%d: %v", d.Shard, d.Version, err)
@@ -125,6 +127,7 @@ func (s *sim) merge(d *shard.Descriptor) {
 	if l == nil {
 		return
 	}
+	s.crashAt("merge")
 	s.tracef("merge shard %d.%d with %d.%d", d.Shard, d.Version, r.Shard, r.Version)
 	l.Sched.Merge(scheduler.MergeSpec{Left: d.Shard, Right: r.Shard, LeftVersion: d.Version, LeftConfVersion: d.ConfVersion,
 		RightVersion: r.Version, RightConfVersion: r.ConfVersion}, func(err error) {

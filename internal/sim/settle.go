@@ -19,7 +19,8 @@ func (s *sim) settle() {
 	s.settling, s.stopping = true, true
 	s.settled.id, s.settled.at = s.nextID, s.c.Now()+engine.Instant(20*s.knobs.electionTimeout)
 	for _, n := range s.c.Nodes {
-		if m := n.Sched.Metrics(); n.Up {
+		if n.Up {
+			m := n.Sched.Metrics()
 			s.sometimes["apply waits for the store"] += int(m.AppliesSuspended.Load())
 			s.sometimes["log read from segments"] += int(m.LogColdReads.Load())
 			s.sometimes["snapshot broken off"] += int(m.SnapshotsFailed.Load())
@@ -29,7 +30,7 @@ func (s *sim) settle() {
 	s.tracef("the faults end")
 	s.goodNetwork()
 	for _, n := range s.c.Nodes {
-		*s.disk(n.ID) = disk{}
+		*s.disk(n.ID) = disk{flipped: s.disk(n.ID).flipped}
 		n.SyncTime = 0
 		if !s.lost[n.ID] {
 			s.c.Isolate(n.ID, false)

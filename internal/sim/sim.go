@@ -136,6 +136,7 @@ func drawKnobs(r *rand.Rand, pace string) knobs {
 		k.electionTimeout = time.Second
 		k.shards, k.clients = 100+r.IntN(150), 10
 	}
+	k.loseDisk = k.loseDisk && k.moves // else nobody would bring the replicas back
 	t = k.electionTimeout
 	k.config = scheduler.Config{
 		ElectionTimeoutMin:  engine.Duration(t),

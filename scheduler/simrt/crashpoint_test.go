@@ -12,7 +12,21 @@ import (
 	"github.com/kiloraft/kiloraft/store/vfs"
 )
 
-var allPoints = flag.Bool("crash.all", false, "cut the power at every point of each script, not at some")
+var (
+	allPoints = flag.Bool("crash.all", false, "cut the power at every point of each script, not at some")
+	crashSeed = flag.Uint64("crash.seed", 0, "added to the seeds of the scripts")
+	soakSeed  = flag.Uint64("soak.seed", 0, "reshape ten times under faults, from this seed on")
+)
+
+// TestReshapeSoak is TestReshapeChaos with other seeds, for make soak.
+func TestReshapeSoak(t *testing.T) {
+	if *soakSeed == 0 {
+		t.Skip("only with -soak.seed")
+	}
+	for i := range uint64(10) {
+		t.Run(fmt.Sprint("seed", *soakSeed+i), func(t *testing.T) { reshapeChaos(t, *soakSeed*10+i, 60) })
+	}
+}
 
 // crashPointsMax is how many points of a script are tried without -crash.all.
 const crashPointsMax = 8
@@ -53,7 +67,7 @@ func (p *pointCounter) hit(n *Node, kind string) bool {
 func (s *crashScript) run(t *testing.T, at int) *pointCounter {
 	p := &pointCounter{at: at, kinds: map[string]int{}}
 	opt := s.opt
-	opt.FailStop = true
+	opt.FailStop, opt.Seed = true, opt.Seed+*crashSeed*10
 	opt.Disk = func(n *Node, op *vfs.Op) error {
 		if op.Kind.Changes() && p.hit(n, op.Kind.String()) {
 			n.c.Crash(n.ID)
