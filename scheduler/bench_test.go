@@ -59,6 +59,7 @@ type benchCluster struct {
 	nodes  [3]*benchNode
 	leader []*Scheduler // by shard
 	beat   engine.Instant
+	beats  []func() // node heartbeats on their way
 }
 
 type benchNode struct {
@@ -82,7 +83,7 @@ func (n *benchNode) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
 func (n *benchNode) SendHeartbeat(to engine.NodeID, body []byte) bool {
 	d := n.c.nodes[to-1]
 	body = append([]byte(nil), body...)
-	go func() { _ = d.s.Heartbeat(n.id, uint64(n.id)+100, body) }()
+	n.c.beats = append(n.c.beats, func() { _ = d.s.Heartbeat(n.id, uint64(n.id)+100, body) }) // not here: the sender holds a lock
 	return true
 }
 
@@ -149,6 +150,13 @@ func (c *benchCluster) round(d engine.Instant) {
 		c.beat = c.clock.now
 		for _, n := range c.nodes {
 			n.s.Heartbeats()
+		}
+	}
+	for len(c.beats) > 0 {
+		arrive := c.beats
+		c.beats = nil
+		for _, f := range arrive {
+			f()
 		}
 	}
 	for _, n := range c.nodes {
