@@ -76,6 +76,7 @@ type Lane struct {
 	heldBytes           int            // of them
 	roundUntil          engine.Instant // when the first of them waits no more for an earlier round (see inRound); 0: none waits
 	turnTime            engine.Instant // how long a turn takes, on average
+	ended               engine.Instant // when the last turn did
 	// ownBatch is the newest log batch with entries proposed here, until it is durable; ownSince is when it was submitted. What
 	// comes meanwhile is gathered (see holdUntil).
 	ownBatch uint64

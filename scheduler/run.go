@@ -54,7 +54,7 @@ func (s *Scheduler) laneLoop(l *Lane) {
 		next := l.Turn()
 		var due <-chan time.Time
 		if next != 0 {
-			wait := time.Duration(next - s.clock.Now())
+			wait := time.Duration(next - l.ended)
 			if wait <= 0 {
 				select {
 				case <-s.run.stop:

@@ -64,7 +64,8 @@ func (l *Lane) Turn() engine.Instant {
 	l.sendAll()
 	l.answerAll()
 
-	took := l.s.clock.Now() - l.now
+	l.ended = l.s.clock.Now()
+	took := l.ended - l.now
 	l.publish(int64(took))
 	l.turnTime += (took - l.turnTime) / 8
 	if l.s.cfg.SlowAfter > 0 && took >= engine.Instant(l.s.cfg.SlowAfter) {
