@@ -523,7 +523,7 @@ func (n *simNode) network(c *Command) {
 	case Respond:
 		switch c.Response {
 		case RespondVote:
-			r := c.VoteResponse
+			r := *c.VoteResponse
 			n.send(c.To, &r)
 		case RespondAppend:
 			r := c.AppendResponse
@@ -532,7 +532,7 @@ func (n *simNode) network(c *Command) {
 			r := c.HeartbeatResponse
 			n.send(c.To, &r)
 		case RespondSnapshot:
-			r := c.SnapshotResponse
+			r := *c.SnapshotResponse
 			n.send(c.To, &r)
 		}
 	}

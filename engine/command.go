@@ -99,11 +99,12 @@ type Command struct {
 	Snapshot   *SnapshotMeta
 	Heartbeat  *Heartbeat
 
-	// One of these by Response; values, so that answering allocates nothing.
-	VoteResponse      VoteResponse
+	// One of these by Response. The frequent ones are values, so that answering allocates nothing; the others only point, so that
+	// commands, which are cleared each time, stay small.
 	AppendResponse    AppendResponse
 	HeartbeatResponse HeartbeatResponse
-	SnapshotResponse  SnapshotResponse
+	VoteResponse      *VoteResponse
+	SnapshotResponse  *SnapshotResponse
 }
 
 // ResponseKind tells which response a Respond command carries.

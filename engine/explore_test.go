@@ -242,7 +242,7 @@ func (s *exState) network(n *exNode, c *Command) {
 	case Respond:
 		switch c.Response {
 		case RespondVote:
-			r := c.VoteResponse
+			r := *c.VoteResponse
 			s.send(c.To, &r, nil)
 		case RespondAppend:
 			r := c.AppendResponse

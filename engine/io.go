@@ -181,7 +181,7 @@ func (e *Engine) deliver(a *answer) {
 	ok := a.flag&flagOK != 0
 	switch a.kind {
 	case RespondVote:
-		c.VoteResponse = VoteResponse{From: e.cfg.Self, Granted: ok, Request: e.vote, Vote: e.vote}
+		c.VoteResponse = &VoteResponse{From: e.cfg.Self, Granted: ok, Request: e.vote, Vote: e.vote}
 	case RespondAppend:
 		c.AppendResponse = AppendResponse{
 			From: e.cfg.Self, Vote: e.vote, Stream: a.stream, Seq: a.seq, SentAt: a.sentAt, Success: ok, Match: a.match,
@@ -193,6 +193,6 @@ func (e *Engine) deliver(a *answer) {
 			Quiesced: a.flag&flagQuiesced != 0, Last: a.match, Behind: a.flag&flagBehind != 0,
 		}
 	case RespondSnapshot:
-		c.SnapshotResponse = SnapshotResponse{From: e.cfg.Self, Vote: e.vote, Stream: a.stream, Accepted: ok, Match: a.match}
+		c.SnapshotResponse = &SnapshotResponse{From: e.cfg.Self, Vote: e.vote, Stream: a.stream, Accepted: ok, Match: a.match}
 	}
 }

@@ -126,7 +126,7 @@ func (e *Engine) handlePreVote(m *VoteRequest) {
 	}
 	c := e.emit(Respond)
 	c.To, c.Response = m.From, RespondVote
-	c.VoteResponse = VoteResponse{From: e.cfg.Self, Pre: true, Granted: true, Request: m.Vote, Vote: e.vote}
+	c.VoteResponse = &VoteResponse{From: e.cfg.Self, Pre: true, Granted: true, Request: m.Vote, Vote: e.vote}
 }
 
 // protects tells whether a leader that we know must not be disturbed: ourselves in office, or one that holds our promise; or the
@@ -144,7 +144,7 @@ func (e *Engine) protects(transferOf Vote) bool {
 func (e *Engine) rejectVote(m *VoteRequest, protected bool) {
 	c := e.emit(Respond)
 	c.To, c.Response = m.From, RespondVote
-	c.VoteResponse = VoteResponse{
+	c.VoteResponse = &VoteResponse{
 		From: e.cfg.Self, Pre: m.Pre, Request: m.Vote, Vote: e.vote,
 		LiveLeader: protected && (e.lead != nil || e.now < e.grantUntil()),
 	}

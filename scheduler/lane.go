@@ -187,8 +187,7 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 		if l.s.probe != nil {
 			l.s.probe.Fed(r.key, r.eng, ev)
 		}
-		clear(l.cmds[base:n])
-		l.cmds = l.cmds[:base]
+		l.cmds = l.cmds[:base] // what they point to is small, and let go of when the engine clears a place for the next
 		ev = nil
 		if r.apply.done {
 			r.apply.done = false

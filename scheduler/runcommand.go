@@ -303,7 +303,7 @@ func (l *Lane) respond(r *replica, c *engine.Command) {
 	h := r.header(c.To)
 	switch c.Response {
 	case engine.RespondVote:
-		o.msgs = wire.AppendVoteResponse(o.msgs, h, &c.VoteResponse)
+		o.msgs = wire.AppendVoteResponse(o.msgs, h, c.VoteResponse)
 	case engine.RespondAppend:
 		// A replica that a message has just made is most likely about to be created from its descriptor, or by its parent's split:
 		// the leader should not send it a snapshot at once (rule Split4).
@@ -317,7 +317,7 @@ func (l *Lane) respond(r *replica, c *engine.Command) {
 	case engine.RespondHeartbeat:
 		o.msgs = wire.AppendHeartbeatResponse(o.msgs, h, &c.HeartbeatResponse)
 	case engine.RespondSnapshot:
-		o.msgs = wire.AppendSnapshotResponse(o.msgs, h, &c.SnapshotResponse)
+		o.msgs = wire.AppendSnapshotResponse(o.msgs, h, c.SnapshotResponse)
 	}
 	l.message(o)
 }

@@ -421,13 +421,13 @@ func (p *probe) traceCommand(k store.Key, c *engine.Command) {
 		var r any
 		switch c.Response {
 		case engine.RespondVote:
-			r = c.VoteResponse
+			r = *c.VoteResponse
 		case engine.RespondAppend:
 			r = c.AppendResponse
 		case engine.RespondHeartbeat:
 			r = c.HeartbeatResponse
 		case engine.RespondSnapshot:
-			r = c.SnapshotResponse
+			r = *c.SnapshotResponse
 		}
 		p.s.tracef("node %d shard %d   -> %d: %T%+v", p.n.ID, k.Shard, c.To.Node, r, r)
 	case engine.SendHeartbeat:
