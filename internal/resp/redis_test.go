@@ -16,11 +16,11 @@ import (
 func needRedis(t *testing.T, programs ...string) {
 	t.Helper()
 	if os.Getenv("KILORAFT_TEST_REDIS") != "1" {
-		t.Skip("KILORAFT_TEST_REDIS=1 is not set: make test-full sets it; it needs redis-tools and redis-server")
+		t.Skip("KILORAFT_TEST_REDIS=1 is not set: make test-full sets it; .ci/run says which packages it needs")
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Fatalf("%v: apt-get install redis-tools redis-server", err)
+			t.Fatalf("%v: .ci/run says which packages are needed", err)
 		}
 	}
 }
