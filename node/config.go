@@ -87,6 +87,7 @@ type Config struct {
 	tune         func(*scheduler.Config)
 	fault        func(step string) error
 	loadEvery    time.Duration
+	unobserved   bool // no samples but those that a test takes
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
 }
 

@@ -25,6 +25,9 @@ func SetDial(cfg *Config, dial func(ctx context.Context, addr string) (net.Conn,
 // SetLoadEvery makes the driver look at loads more often.
 func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 
+// SetUnobserved leaves it to the test to take samples, see Observe.
+func SetUnobserved(cfg *Config) { cfg.unobserved = true }
+
 // StartOp starts an operation through this node, as an operator does.
 func (n *Node) StartOp(ctx context.Context, o *placement.Op) error {
 	return n.core.Load().startOp(ctx, o)

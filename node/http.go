@@ -15,13 +15,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kiloraft/kiloraft/internal/auth"
+	"github.com/kiloraft/kiloraft/internal/console"
 )
 
 // The HTTP door. Every path is a route, which says what it takes; door.ServeHTTP finds out who asks, refuses those who may not, and only
 // then calls the handler. A handler that must know more asks whoAsks(r):
 //
 //	{"GET /api/shards", auth.NeedUser, n.apiShards}      // any user with a role
-//	{"POST /api/drain", auth.NeedAdmin, n.apiDrain}      // whoAsks(r).Name is the administrator; n.sec.record is the audit log
+//	{"POST /api/ops", auth.NeedAdmin, n.action(…)}      // whoAsks(r).Name is the administrator; n.sec.record is the audit log
 //	whoAsks(r).Access().Key(auth.NeedRead, key)          // may this user read this key?
 //
 // Who asks shows a session cookie (POST /login gives one), a user and a password (Basic), or a client certificate. Requests that
@@ -49,6 +50,17 @@ func (n *Node) routes() []route {
 		{"GET /metrics", auth.NeedUser, metrics.ServeHTTP},
 		{"GET /api/heat", auth.NeedUser, n.apiHeat},
 		{"GET /api/history", auth.NeedUser, n.apiHistory},
+		{"GET /{$}", auth.NeedUser, console.Page},
+		{"GET /console/", auth.NeedUser, console.File},
+		{"GET /api/status", auth.NeedUser, n.member(n.apiStatus)},
+		{"GET /api/nodes", auth.NeedUser, n.member(n.apiNodes)},
+		{"GET /api/shards", auth.NeedUser, n.member(n.apiShards)},
+		{"GET /api/shard/{id}", auth.NeedUser, n.member(n.apiShard)},
+		{"GET /api/shard/{id}/events", auth.NeedAdmin, n.member(n.apiShardEvents)},
+		{"GET /api/ops", auth.NeedUser, n.member(n.apiOps)},
+		{"POST /api/ops", auth.NeedAdmin, n.action((*core).actOp)},
+		{"POST /api/ops/{id}/cancel", auth.NeedAdmin, n.action((*core).actCancel)},
+		{"POST /api/nodes/{id}/undrain", auth.NeedAdmin, n.action((*core).actUndrain)},
 		{"GET /debug/log", auth.NeedAdmin, n.readLog},
 		{"PUT /debug/log", auth.NeedAdmin, n.setLogLevel},
 		{"/debug/pprof/", auth.NeedAdmin, pprof.Index},

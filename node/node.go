@@ -49,6 +49,7 @@ type Node struct {
 	registry *prometheus.Registry // of metrics
 	heat     heat
 	history  history
+	console  consoleState
 
 	memberMu sync.Mutex
 	recovery *raftlog.Recovery // until the scheduler has taken it; guarded by memberMu
@@ -133,7 +134,9 @@ func (n *Node) open() error {
 		}
 	})
 	n.spawn(n.waitLoop)
-	n.spawn(n.observeLoop)
+	if !n.cfg.unobserved {
+		n.spawn(n.observeLoop)
+	}
 	n.log.Info("node is up", "addr", n.addr, "http", n.HTTPAddr(), "redis", n.RedisAddr(), "node", uint64(n.ID()), "cluster", idText(n.ClusterID()), "dir", n.cfg.DataDir)
 	return nil
 }

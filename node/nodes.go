@@ -182,12 +182,20 @@ func (n *Node) refuseRemoved(id engine.NodeID) error {
 	return nil
 }
 
+// metaPatience is for how long a status waits for the meta shard.
+const metaPatience = 2 * time.Second
+
 // statusPage says what is wrong, in words, and since when.
 func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
+	mctx, cancel := context.WithTimeout(ctx, metaPatience)
+	defer cancel()
+	return c.statusOf(mctx, c.gatherLoads(ctx)), nil
+}
+
+// statusOf is statusPage with what the nodes have told of their loads. mctx bounds what is asked of the meta shard.
+func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
 	out := &api.Status{}
 	now := time.Now()
-	mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	recorded := map[string]placement.Problem{}
 	list, merr := c.readProblems(mctx)
 	for _, p := range list {
@@ -219,7 +227,7 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
 		out.Replicas = uint64(rec.Replicas)
 	}
-	c.shardProblems(ctx, out, recorded)
+	c.shardProblems(loads, out, recorded)
 	out.Problems = append(out.Problems, othersOf(recorded, now)...)
 	if merr != nil {
 		out.Problems = append(out.Problems, fmt.Sprintf("shards and nodes cannot be changed now: %v", merr))
@@ -238,12 +246,11 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 	if len(out.Problems) > 500 {
 		out.Problems = append(out.Problems[:500], fmt.Sprintf("%d more problems", len(out.Problems)-500))
 	}
-	return out, nil
+	return out
 }
 
 // shardProblems adds those of shards: without a leader, or with too few voters, or living ones.
-func (c *core) shardProblems(ctx context.Context, out *api.Status, recorded map[string]placement.Problem) {
-	loads := c.gatherLoads(ctx)
+func (c *core) shardProblems(loads *loadTable, out *api.Status, recorded map[string]placement.Problem) {
 	few := map[engine.NodeID]int{}
 	leaderless, small := 0, 0
 	for _, d := range c.view.all() {

@@ -194,11 +194,10 @@ func (c *core) serveOps(ctx context.Context, q *incoming) ([]byte, error) {
 		return answer(q, &api.OpsRequest{}, func(r *api.OpsRequest) (api.Body, error) { return c.opsPage(ctx, r) })
 	case api.MethodOpCancel:
 		return answer(q, &api.OpsRequest{}, func(r *api.OpsRequest) (api.Body, error) {
-			o, err := c.updateOp(ctx, r.ID, func(o *placement.Op) bool { was := o.Cancel; o.Cancel = true; return !was })
+			o, err := c.cancelOp(ctx, r.ID)
 			if err != nil {
 				return nil, err
 			}
-			c.tellDriver(ctx)
 			return &api.OpsPage{Ops: [][]byte{o.Append(nil)}}, nil
 		})
 	case api.MethodNodeSet:
@@ -218,6 +217,15 @@ func (c *core) serveOps(ctx context.Context, q *incoming) ([]byte, error) {
 		return c.serveUsers(ctx, q)
 	}
 	return c.servePeer(ctx, q)
+}
+
+// cancelOp asks an operation to stop.
+func (c *core) cancelOp(ctx context.Context, id uint64) (*placement.Op, error) {
+	o, err := c.updateOp(ctx, id, func(o *placement.Op) bool { was := o.Cancel; o.Cancel = true; return !was })
+	if err == nil {
+		c.tellDriver(ctx)
+	}
+	return o, err
 }
 
 func (c *core) opsPage(ctx context.Context, r *api.OpsRequest) (*api.OpsPage, error) {

@@ -501,6 +501,9 @@ func (s *secured) respAuth() {
 var httpMay = map[string]string{
 	"GET /livez": "nobody", "GET /healthz": "nobody", "GET /readyz": "nobody", "GET /login": "nobody", "POST /login": "nobody", "POST /logout": "nobody",
 	"GET /session": "reader", "GET /metrics": "reader", "GET /api/heat": "reader", "GET /api/history": "reader",
+	"GET /{$}": "reader", "GET /console/": "reader", "GET /api/status": "reader", "GET /api/nodes": "reader", "GET /api/shards": "reader",
+	"GET /api/shard/{id}": "reader", "GET /api/ops": "reader", "GET /api/shard/{id}/events": "admin", "POST /api/ops": "admin",
+	"POST /api/ops/{id}/cancel": "admin", "POST /api/nodes/{id}/undrain": "admin",
 	"GET /debug/log": "admin", "PUT /debug/log": "admin", "/debug/pprof/": "admin", "/debug/pprof/cmdline": "admin", "/debug/pprof/profile": "admin",
 	"/debug/pprof/symbol": "admin", "/debug/pprof/trace": "admin",
 }

@@ -1,0 +1,284 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/escape"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// What the console (package internal/console) asks for again and again. The answers are made at most once per consoleEvery, however many
+// people look, and each is bounded by consoleAsk, so that a node that dies is shown soon even while the meta shard elects.
+const (
+	consoleEvery = 500 * time.Millisecond
+	consoleAsk   = 900 * time.Millisecond
+	// consoleFresh is how often all nodes are asked for all they lead; in between for changes only.
+	consoleFresh = 5 * time.Second
+)
+
+// consoleState is what the console's answers share.
+type consoleState struct {
+	nodes  shared[[]nodeJSON]
+	status shared[*statusJSON]
+
+	mu    sync.Mutex
+	table *loadTable // guarded by mu; nil: none yet
+	full  time.Time  // guarded by mu: when table was filled anew
+}
+
+// shared is an answer that several callers share while it is fresh. Its zero value is ready.
+type shared[T any] struct {
+	mu sync.Mutex
+	at time.Time
+	v  T
+}
+
+// get returns the answer, made by f if it is older than consoleEvery. Callers at the same time wait for one f.
+func (s *shared[T]) get(f func() T) T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at.IsZero() || time.Since(s.at) > consoleEvery {
+		s.v, s.at = f(), time.Now()
+	}
+	return s.v
+}
+
+// withLoads calls f with what the nodes tell of their leaders. f must not keep the table.
+func (k *consoleState) withLoads(c *core, f func(t *loadTable)) {
+	ctx, cancel := context.WithTimeout(c.n.ctx, consoleAsk)
+	defer cancel()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.table != nil && time.Since(k.full) < consoleFresh {
+		c.askLoads(ctx, k.table)
+		if c.leaderless(k.table) == 0 {
+			f(k.table)
+			return
+		}
+	}
+	k.table, k.full = c.gatherLoads(ctx), time.Now() // a new leader tells all only to who asks for all
+	f(k.table)
+}
+
+// leaderless counts the shards of which no living leader is known.
+func (c *core) leaderless(t *loadTable) (n int) {
+	for _, d := range c.view.all() {
+		if c.living(t, d.Shard) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// statusJSON is the health of a cluster at a glance: what `kiloraft cluster status -o json` prints, and who says so.
+type statusJSON struct {
+	ClusterID string `json:"cluster_id"`
+	Node      uint64 `json:"node"` // who answers
+	Version   string `json:"version"`
+	Nodes     struct {
+		Total int `json:"total"`
+		Up    int `json:"up"`
+	} `json:"nodes"`
+	Shards struct {
+		Total           int `json:"total"`
+		WithLeader      int `json:"with_leader"`
+		UnderReplicated int `json:"under_replicated"`
+		Unavailable     int `json:"unavailable"`
+	} `json:"shards"`
+	Replicas   int `json:"replicas"`
+	Operations struct {
+		Running int `json:"running"`
+	} `json:"operations"`
+	Problems []string `json:"problems"`
+}
+
+// member calls f, or says that the node is in no cluster.
+func (n *Node) member(f func(c *core, w http.ResponseWriter, r *http.Request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := n.core.Load()
+		if c == nil {
+			http.Error(w, "in no cluster: run `kiloraft cluster init`", http.StatusServiceUnavailable)
+			return
+		}
+		f(c, w, r)
+	}
+}
+
+func (n *Node) apiStatus(c *core, w http.ResponseWriter, _ *http.Request) {
+	respond(w, n.console.status.get(func() *statusJSON {
+		ctx, cancel := context.WithTimeout(n.ctx, consoleAsk)
+		defer cancel()
+		out := &statusJSON{ClusterID: hex.EncodeToString(c.cluster[:]), Node: uint64(c.node), Version: Version(), Problems: []string{}}
+		n.console.withLoads(c, func(t *loadTable) {
+			said := c.statusOf(ctx, t)
+			out.Operations.Running = int(said.Running)
+			out.Problems = append(out.Problems, said.Problems...)
+			c.count(out, t, int(said.Replicas))
+		})
+		return out
+	}))
+}
+
+// count counts nodes and user shards. want is how many replicas each shard should have, 0 if that is not known.
+func (c *core) count(out *statusJSON, t *loadTable, want int) {
+	for _, rec := range c.view.nodeList() {
+		if rec.State != placement.NodeRemoved {
+			out.Nodes.Total++
+			if c.alive(rec.ID) {
+				out.Nodes.Up++
+			}
+		}
+	}
+	list := c.view.byStart()
+	out.Shards.Total = len(list)
+	for _, d := range list {
+		live, voters, all := 0, 0, 0
+		for _, r := range d.Replicas {
+			alive := c.alive(r.Node)
+			if alive {
+				live++
+			}
+			if r.Role == shard.RoleVoter {
+				all++
+				if alive {
+					voters++
+				}
+			}
+		}
+		led := c.living(t, d.Shard) != nil
+		out.Replicas += len(d.Replicas)
+		if led {
+			out.Shards.WithLeader++
+		}
+		if live < max(len(d.Replicas), want) {
+			out.Shards.UnderReplicated++
+		}
+		if !led || 2*voters <= all {
+			out.Shards.Unavailable++
+		}
+	}
+}
+
+// nodeJSON is a node: what `kiloraft node ls -o json` prints, and more.
+type nodeJSON struct {
+	ID       uint64            `json:"id"`
+	Name     string            `json:"name"`
+	Address  string            `json:"address"`
+	HTTP     string            `json:"http"`
+	State    string            `json:"state"`
+	Replicas uint64            `json:"replicas"`
+	Leaders  uint64            `json:"leaders"`
+	Labels   map[string]string `json:"labels"`
+	Version  string            `json:"version"`
+	Started  int64             `json:"started_ms"`         // unix; 0: not known
+	Since    int64             `json:"since_ms,omitempty"` // unix: since when a node is not up, if that is known
+}
+
+// apiNodes tells the nodes. It does not depend on the meta shard.
+func (n *Node) apiNodes(c *core, w http.ResponseWriter, _ *http.Request) {
+	respond(w, n.console.nodes.get(func() []nodeJSON {
+		ctx, cancel := context.WithTimeout(n.ctx, consoleAsk)
+		defer cancel()
+		held := map[engine.NodeID]uint64{}
+		for _, d := range c.view.all() {
+			for _, r := range d.Replicas {
+				held[r.Node]++
+			}
+		}
+		out := []nodeJSON{}
+		for _, info := range c.nodesPage(ctx).Nodes {
+			j := nodeJSON{ID: uint64(info.Node), Name: info.Name, Address: info.Addr, HTTP: info.HTTP, State: info.State.String(), Replicas: info.Replicas,
+				Leaders: info.Leaders, Labels: info.Labels, Version: info.Version, Started: info.Started}
+			if j.Labels == nil {
+				j.Labels = map[string]string{}
+			}
+			if info.State == api.NodeDown || info.State == api.NodeSuspect {
+				j.Replicas = held[info.Node]
+				if alive, since := c.driver.nodeSince(info.Node); !alive {
+					j.Since = since.UnixMilli()
+				}
+			}
+			out = append(out, j)
+		}
+		return out
+	}))
+}
+
+// shardJSON is a shard: what `kiloraft shard ls -o json` prints, and its load.
+type shardJSON struct {
+	ID          uint64        `json:"id"`
+	Start       string        `json:"start"` // unprintable bytes as \xNN
+	End         string        `json:"end"`
+	Version     uint64        `json:"version"`
+	ConfVersion uint64        `json:"conf_version"`
+	Leader      uint64        `json:"leader"` // 0: none known
+	Replicas    []replicaJSON `json:"replicas"`
+	Keys        uint64        `json:"keys"`
+	Bytes       uint64        `json:"bytes"`
+	Writes      float64       `json:"writes_per_s"`
+	Reads       float64       `json:"reads_per_s"`
+}
+
+type replicaJSON struct {
+	Node    uint64 `json:"node"`
+	Replica uint64 `json:"replica"`
+	Role    string `json:"role"`
+}
+
+func (c *core) shardJSON(t *loadTable, d *shard.Descriptor) shardJSON {
+	row := c.living(t, d.Shard)
+	if row != nil && row.Descriptor != nil && row.Descriptor.Newer(d) {
+		d = row.Descriptor
+	}
+	out := shardJSON{ID: uint64(d.Shard), Start: escape.String(d.Start), End: escape.String(d.End), Version: d.Version, ConfVersion: d.ConfVersion}
+	for _, r := range d.Replicas {
+		role := "voter"
+		if r.Role != shard.RoleVoter {
+			role = "learner"
+		}
+		out.Replicas = append(out.Replicas, replicaJSON{uint64(r.Node), uint64(r.Replica), role})
+	}
+	if row != nil {
+		out.Leader, out.Keys, out.Bytes, out.Writes, out.Reads = uint64(row.Node), row.Keys, row.Bytes, row.Writes, row.Reads
+	}
+	return out
+}
+
+// shardsJSON is a page of shards in order of their keys. Next is the start key of the next page, null if this is the last.
+type shardsJSON struct {
+	Shards []shardJSON `json:"shards"`
+	Next   *string     `json:"next"`
+}
+
+// apiShards tells a page of the user shards: ?from=KEY&limit=N.
+func (n *Node) apiShards(c *core, w http.ResponseWriter, r *http.Request) {
+	from, err := escape.Unescape(r.URL.Query().Get("from"))
+	if err != nil {
+		http.Error(w, "from: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	limit, err := uintOf(r.URL.Query().Get("limit"), api.MapPageMax)
+	if err != nil || limit == 0 || limit > api.MapPageMax {
+		http.Error(w, "limit: a number from 1 to 2048 is wanted", http.StatusBadRequest)
+		return
+	}
+	page := shardsJSON{Shards: []shardJSON{}}
+	n.console.withLoads(c, func(t *loadTable) {
+		list, next, more := c.view.page(from, int(limit))
+		if more {
+			text := escape.String(next)
+			page.Next = &text
+		}
+		for _, d := range list {
+			page.Shards = append(page.Shards, c.shardJSON(t, d))
+		}
+	})
+	respond(w, &page)
+}
