@@ -5,11 +5,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench release deb docker clean
+.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-peers release deb docker clean
 .DEFAULT_GOAL := build
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/kiloraft
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/kiloraft
@@ -63,6 +63,10 @@ mutants: ## known bugs, put in one after the other: the tests must catch each
 
 bench: ## Go benchmarks of each layer, with allocation counts
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+PEERS ?=
+bench-peers: build ## kiloraft, dragonboat and etcd side by side; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"
+	cd benchpeers && $(GO) build -o ../bin/benchpeers . && ../bin/benchpeers -bin ../bin/kiloraft $(PEERS)
 
 # The tool that lists what a binary is made of, at an exact version; fetched through the module proxy, never part of go.mod.
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0

@@ -31,6 +31,7 @@ var workloads = []workload{
 	{"write", [opKinds]int{opUpdate: 100}, "uniform"},
 	{"read", [opKinds]int{opRead: 100}, "uniform"},
 	{"mixed", [opKinds]int{opRead: 50, opUpdate: 50}, "uniform"},
+	{"mixed90", [opKinds]int{opRead: 90, opUpdate: 10}, "uniform"},
 	{"scan", [opKinds]int{opScan: 100}, "uniform"},
 	{"ycsb-a", [opKinds]int{opRead: 50, opUpdate: 50}, "zipfian"},
 	{"ycsb-b", [opKinds]int{opRead: 95, opUpdate: 5}, "zipfian"},
