@@ -43,6 +43,7 @@ var inspections = map[string]func(n *Node, ctx context.Context, seconds uint64, 
 	"replicas": writeReplicas,
 	"heat":     func(n *Node, _ context.Context, _ uint64, w io.Writer) error { return writeJSON(w, n.heat.recall()) },
 	"history":  func(n *Node, _ context.Context, _ uint64, w io.Writer) error { return writeJSON(w, n.history.recall()) },
+	"now":      writeNow,
 }
 
 func writeJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

@@ -207,25 +207,32 @@ func (c *core) serveLoads(ctx context.Context, body []byte) ([]byte, error) {
 		return nil, malformed(err)
 	}
 	b := c.book
-	now := time.Now()
-	b.mu.Lock()
-	first := b.at.IsZero()
-	due := first || now.Sub(b.at) >= c.n.cfg.loadsEvery()/2
-	b.mu.Unlock()
-	c.collecting.Lock()
-	defer c.collecting.Unlock()
-	if all := q[1] == 0 || q[0] != b.name; due || all {
-		list, err := c.sched.News(ctx, all)
-		if err != nil {
-			return nil, err
-		}
-		b.collect(now, list)
+	if err := c.collectLoads(ctx, q[1] == 0 || q[0] != b.name); err != nil {
+		return nil, err
 	}
 	rows, all := b.since(q[0], q[1])
 	b.mu.Lock()
 	seq := b.seq
 	b.mu.Unlock()
 	return appendLoads(nil, b.name, seq, all, rows), nil
+}
+
+// collectLoads brings the book up to date, if it is not, or all of it is wanted.
+func (c *core) collectLoads(ctx context.Context, all bool) error {
+	b, now := c.book, time.Now()
+	b.mu.Lock()
+	due := b.at.IsZero() || now.Sub(b.at) >= c.n.cfg.loadsEvery()/2
+	b.mu.Unlock()
+	c.collecting.Lock()
+	defer c.collecting.Unlock()
+	if !due && !all {
+		return nil
+	}
+	list, err := c.sched.News(ctx, all)
+	if err == nil {
+		b.collect(now, list)
+	}
+	return err
 }
 
 func appendLoads(b []byte, name, seq uint64, all bool, rows []loadRow) []byte {

@@ -26,6 +26,9 @@ func newKeySpace(shards []client.Shard, n int) (*keySpace, error) {
 			ks.starts = append(ks.starts, k[:len(k)-len(last)])
 		}
 	}
+	if len(shards) == 0 {
+		return nil, errors.New("the cluster lists no shards: has kiloraft cluster init ended?")
+	}
 	if len(ks.starts) == 0 {
 		return nil, errors.New("no shard has room for keys of the benchmark")
 	}
