@@ -5,11 +5,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-peers release deb docker clean
+.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-compare bench-peers release deb docker clean
 .DEFAULT_GOAL := build
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/kiloraft
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/kiloraft
@@ -61,8 +61,12 @@ explore: ## the engine through all interleavings, over ten million states: some 
 mutants: ## known bugs, put in one after the other: the tests must catch each
 	$(GO) test -count=1 -timeout 0 -run '^TestMutants$$' -v ./internal/sim -args -sim.mutants=.
 
-bench: ## Go benchmarks of each layer, with allocation counts
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+OUT ?= dist/bench.json
+bench: build ## Go benchmarks with allocation counts and loads on a cluster of three processes: make bench OUT=new.json
+	$(GO) run ./internal/bench/guard run -bin $(BIN) -version "$(VERSION)" -o $(OUT)
+
+bench-compare: ## ratios of two results of make bench, and what got worse: make bench-compare OLD=old.json NEW=new.json
+	$(GO) run ./internal/bench/guard compare $(OLD) $(NEW)
 
 PEERS ?=
 bench-peers: build ## kiloraft, dragonboat and etcd side by side; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"
