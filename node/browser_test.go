@@ -158,7 +158,7 @@ func (b *browser) eval(js string, into any) {
 // text returns the text that people see.
 func (b *browser) text() (s string) {
 	b.t.Helper()
-	b.eval("document.body.innerText", &s)
+	b.eval("document.body?.innerText || ''", &s)
 	return s
 }
 
@@ -169,7 +169,7 @@ func (b *browser) until(js string) {
 		var ok bool
 		b.eval("Boolean("+js+")", &ok)
 		if !ok {
-			return fmt.Errorf("not so: %s", js)
+			return fmt.Errorf("not so: %s\non a page that says: %.1500s", js, b.text())
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@
 import { h, fill } from './dom.js';
 import { post } from './api.js';
 import { known, refresh } from './app.js';
+import { what } from './operations.js';
 
 // say shows a line for a while.
 export function say(text) {
@@ -11,7 +12,7 @@ export function say(text) {
 }
 
 // ask opens a dialog. fields: [name, label, [[value, text]…] or '' for text]. command and request take the values.
-function ask({ title, text, fields = [], go, command, request }) {
+function ask({ title, text, fields = [], go, stay = 'Cancel', command, request }) {
   const may = known.session?.admin && known.session.by !== 'nothing';
   const inputs = {}, shell = h('pre'), error = h('p', { class: 'error', role: 'alert', hidden: true });
   const values = () => Object.fromEntries(Object.entries(inputs).map(([k, el]) => [k, el.value]));
@@ -19,7 +20,7 @@ function ask({ title, text, fields = [], go, command, request }) {
   const rows = fields.map(([name, label, options]) => h('label', null, label, inputs[name] = options
     ? h('select', { onchange: show }, options.map(([value, shown]) => h('option', { value }, shown)))
     : h('input', { oninput: show, autocomplete: 'off', spellcheck: 'false' })));
-  const run = h('button', { class: 'btn main' }, go), close = h('button', { class: 'btn', type: 'button', onclick: () => dialog.close() }, may ? 'Cancel' : 'Close');
+  const run = h('button', { class: 'btn main' }, go), close = h('button', { class: 'btn', type: 'button', onclick: () => dialog.close() }, may ? stay : 'Close');
   const submit = async e => {
     e.preventDefault();
     if (!may) return;
@@ -86,6 +87,6 @@ export function undrain(n) {
 }
 
 export function cancelOp(o) {
-  ask({ title: `Cancel operation ${o.id}`, text: `${o.what}. It stops at the next step at which that is safe, and is undone as far as possible.`, go: 'Cancel the operation',
+  ask({ title: `Cancel operation ${o.id}`, text: `To ${what(o)}. It stops at the next step at which that is safe.`, go: 'Cancel the operation', stay: 'Let it run',
     command: () => `op cancel ${o.id}`, request: () => [`/api/ops/${o.id}/cancel`, {}] });
 }

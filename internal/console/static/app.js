@@ -112,15 +112,17 @@ function note(nodes) {
 export function problems() {
   const list = (known.status?.problems || []).map(text => {
     const m = text.match(/,? ?since (\d{4}-[\dT:-]+Z)(?: \([^)]*\))?/);
-    return { text: m ? text.replace(m[0], '') : text, since: m ? Date.parse(m[1]) : 0, bad: /no leader|unavailable|cannot be changed/.test(text) };
+    return { text: upper(m ? text.replace(m[0], '') : text), since: m ? Date.parse(m[1]) : 0, bad: /no leader|unavailable|cannot be changed/.test(text) };
   });
   for (const n of known.nodes || []) {
-    if (n.since && !list.some(p => p.text.startsWith(`node ${n.id} (`))) {
-      list.unshift({ text: `node ${n.id} (${n.name}, ${n.address}) is ${n.state === 'suspect' ? 'not answering' : n.state}`, since: n.since });
+    if (n.since && !list.some(p => p.text.startsWith(`Node ${n.id} (`))) {
+      list.unshift({ text: `Node ${n.id} (${n.name}, ${n.address}) is ${n.state === 'suspect' ? 'not answering' : n.state}`, since: n.since });
     }
   }
   return list;
 }
+
+const upper = text => text.charAt(0).toUpperCase() + text.slice(1);
 
 let said = '';
 function header() {

@@ -34,7 +34,7 @@ export function opTable(name, ops, k, brief) {
     running ? ['Progress', progress] : ['State', o => h('span', { class: 'state ' + states[o.state] }, o.state)],
     ...(brief ? [] : [[running ? 'Waits for' : 'Outcome', o => o.reason || o.error || (running ? '' : '–'), 'wrap'],
       ['Started', o => h('time', { datetime: o.started }, when(o.started))],
-      running ? ['Runs for', o => span(Date.now() - Date.parse(o.started))] : ['Took', o => span(Date.parse(o.ended) - Date.parse(o.started))]]),
+      running ? ['Runs for', o => span(Date.now() - Date.parse(o.started))] : ['Took', o => o.ended === o.started ? 'under 1 s' : span(Date.parse(o.ended) - Date.parse(o.started))]]),
     ...(running && !brief && mine ? [['', o => o.cancel ? h('span', { class: 'muted' }, 'stopping') : h('button', { class: 'btn', onclick: () => cancelOp(o), 'aria-label': 'Cancel operation ' + o.id }, 'Cancel')]] : []),
   ], ops, o => 'op' + o.id);
 }

@@ -6,7 +6,7 @@ import { opTable } from './operations.js';
 import * as act from './actions.js';
 
 export class Shard {
-  constructor([, id]) {
+  constructor(id) {
     this.id = id;
     this.title = 'Shard ' + id;
     this.head = h('div', { class: 'head' });
