@@ -24,6 +24,7 @@ type Options struct {
 	Data     string // directory that the tour loads; "": see findData
 	Dial     func(ctx context.Context, servers []string) (client.Cluster, error)
 	Out      io.Writer // what people read
+	In       io.Reader // what people type while the demo runs; nil: nothing
 	Args     []string  // more arguments of each node
 }
 
@@ -208,17 +209,40 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	o.announce(c, res, took)
-	ended := make(chan struct{}, len(c.Nodes))
+	ended := make(chan struct{}, 1)
+	watch := func(p *Process) {
+		go func() { // ends with the process, which ends with the demo
+			<-p.Done()
+			select {
+			case ended <- struct{}{}:
+			default:
+			}
+		}()
+	}
 	for _, p := range c.Nodes {
-		go func() { <-p.Done(); ended <- struct{}{} }()
+		watch(p)
+	}
+	var lines <-chan string
+	pr := &prompt{c: c, kv: kv, out: o.Out, watch: watch}
+	if o.In != nil {
+		fmt.Fprintf(o.Out, "\nOr here:\n%s\n\n> ", promptHelp)
+		lines = readLines(o.In)
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case line, ok := <-lines:
+			if !ok {
+				lines = nil
+			} else if pr.do(ctx, line) {
+				return nil
+			} else {
+				fmt.Fprint(o.Out, "> ")
+			}
 		case <-ended:
 			// People are invited to kill nodes; the demo goes on while one is left.
-			if alive := c.reportEnded(o.Out); alive == 0 {
+			if alive := c.reportEnded(o.Out); alive == 0 && lines == nil {
 				return errors.New("no node is left")
 			}
 		}
@@ -227,12 +251,11 @@ func Run(ctx context.Context, o Options) (err error) {
 
 func (c *Cluster) reportEnded(w io.Writer) (alive int) {
 	for _, p := range c.Nodes {
-		select {
-		case <-p.Done():
+		if p.running() {
+			alive++
+		} else if p.Unexpected() != nil {
 			p.expect()
 			fmt.Fprintf(w, "node %s has ended (%v); its log: %s\n", p.Name, p.err, p.LogFile())
-		default:
-			alive++
 		}
 	}
 	return alive

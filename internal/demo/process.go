@@ -92,6 +92,15 @@ func (p *Process) Unexpected() error {
 	return fmt.Errorf("node %s (pid %d) ended by itself: %v; the end of %s:\n%s", p.Name, p.PID(), p.err, p.LogFile(), p.LogTail(10))
 }
 
+func (p *Process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 func (p *Process) expect() {
 	p.mu.Lock()
 	p.expected = true
@@ -114,6 +123,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
+	_ = p.Signal(syscall.SIGCONT) // a process that stands still would not hear of it
 	select {
 	case <-p.done:
 	case <-ctx.Done():

@@ -1,0 +1,128 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kiloraft/kiloraft/internal/client"
+)
+
+const promptHelp = `  kill n1     kill -9 of a node          start n1    starts it again
+  stop n1     hands over, then ends      pause n1    SIGSTOP: alive, but mute        resume n1
+  status      health of the cluster      nodes       the nodes                       quit`
+
+// readLines sends what people type until the input ends. The goroutine that reads cannot be stopped before: it ends with the input, or
+// with the process.
+func readLines(in io.Reader) <-chan string {
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(in); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return lines
+}
+
+// prompt carries out what people type beside the running demo. It is used by one goroutine.
+type prompt struct {
+	c     *Cluster
+	kv    client.Cluster
+	out   io.Writer
+	watch func(*Process) // told of each process that is started
+}
+
+// do carries out one line, and tells whether the demo is to end.
+func (p *prompt) do(ctx context.Context, line string) (quit bool) {
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	var err error
+	switch word := strings.ToLower(words[0]); {
+	case word == "quit" || word == "exit":
+		return true
+	case word == "status":
+		err = p.status(ctx)
+	case word == "nodes":
+		err = p.nodes(ctx)
+	case len(words) == 2:
+		err = p.onNode(ctx, word, words[1])
+	default:
+		fmt.Fprintln(p.out, promptHelp)
+	}
+	if err != nil {
+		fmt.Fprintln(p.out, "  "+err.Error())
+	}
+	return false
+}
+
+func (p *prompt) onNode(ctx context.Context, word, name string) error {
+	i := -1
+	for k, n := range p.c.Nodes {
+		if n.Name == name || strings.TrimPrefix(n.Name, "n") == name {
+			i = k
+		}
+	}
+	if i < 0 {
+		return fmt.Errorf("no node is called %q: n1 to n%d", name, len(p.c.Nodes))
+	}
+	n, began := p.c.Nodes[i], time.Now()
+	var done string
+	var err error
+	switch word {
+	case "kill":
+		n.Kill()
+		done = "was killed"
+	case "stop":
+		err, done = n.Stop(ctx), "handed its leaderships over and ended"
+	case "pause":
+		err, done = n.Signal(syscall.SIGSTOP), "stands still: its shards are led elsewhere in a moment"
+	case "resume":
+		err, done = n.Signal(syscall.SIGCONT), "goes on"
+	case "start":
+		if n.running() {
+			return fmt.Errorf("%s runs", n.Name)
+		}
+		if err = p.c.Restart(ctx, i); err == nil {
+			p.watch(p.c.Nodes[i])
+		}
+		done = "is back"
+	default:
+		fmt.Fprintln(p.out, promptHelp)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "  %s %s (%v)\n", n.Name, done, time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+func (p *prompt) status(ctx context.Context) error {
+	st, err := p.kv.Status(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "  nodes %d of %d up; shards %d, %d with a leader, %d under-replicated, %d unavailable\n", st.Nodes.Up, st.Nodes.Total,
+		st.Shards.Total, st.Shards.WithLeader, st.Shards.UnderReplicated, st.Shards.Unavailable)
+	for _, s := range st.Problems {
+		fmt.Fprintln(p.out, "  problem:", s)
+	}
+	return nil
+}
+
+func (p *prompt) nodes(ctx context.Context) error {
+	list, err := p.kv.Nodes(ctx)
+	for _, n := range list {
+		fmt.Fprintf(p.out, "  %s  %-8s  %d replicas, %d leaders\n", n.Name, n.State, n.Replicas, n.Leaders)
+	}
+	return err
+}
