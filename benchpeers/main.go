@@ -43,6 +43,13 @@ func command(args []string) error {
 	if len(args) >= 3 && args[0] == "plot" {
 		return plotFiles(args[1:len(args)-1], args[len(args)-1])
 	}
+	if len(args) == 2 && args[0] == "print" {
+		r, err := readReports(args[1:])
+		if err != nil {
+			return err
+		}
+		return r.print(os.Stdout)
+	}
 	s, out, err := parse(args)
 	if err != nil {
 		return err
@@ -63,10 +70,30 @@ func command(args []string) error {
 	return os.WriteFile(out, append(b, '\n'), 0o644)
 }
 
+// readReports reads reports and puts their samples together under the first one's settings.
+func readReports(names []string) (all report, err error) {
+	for i, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return all, err
+		}
+		var r report
+		if err := json.Unmarshal(b, &r); err != nil {
+			return all, fmt.Errorf("%s: %w", name, err)
+		}
+		if i > 0 {
+			all.Samples = append(all.Samples, r.Samples...)
+			continue
+		}
+		all = r
+	}
+	return all, nil
+}
+
 func parse(args []string) (s settings, out string, err error) {
 	f := flag.NewFlagSet("benchpeers", flag.ContinueOnError)
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "benchpeers [flags]: measures; benchpeers plot REPORT.json… OUT.svg: draws kiloraft's cost by the number of shards")
+		fmt.Fprintln(f.Output(), "benchpeers [flags]: measures; benchpeers print REPORT.json: its table again; benchpeers plot REPORT.json… OUT.svg: draws kiloraft's cost by the number of shards")
 		f.PrintDefaults()
 	}
 	f.StringVar(&s.Binary, "bin", "../bin/kiloraft", "the kiloraft binary")

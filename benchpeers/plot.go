@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -31,17 +30,9 @@ const (
 
 // plotFiles draws kiloraft's rows of reports, taken together.
 func plotFiles(from []string, to string) error {
-	var r report
-	for _, name := range from {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		var one report
-		if err := json.Unmarshal(b, &one); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		r.Samples = append(r.Samples, one.Samples...)
+	r, err := readReports(from)
+	if err != nil {
+		return err
 	}
 	var svg strings.Builder
 	fmt.Fprintf(&svg, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", 2*panelWidth, 2*panelHeight)

@@ -88,13 +88,13 @@ func ratios(ours, theirs *row, of func(sample) float64) (out []float64) {
 func (r *report) print(w io.Writer) error {
 	s := r.Settings
 	fmt.Fprintf(w, "%s UTC, %d CPUs, load average at the start of each round %s\n", r.Date, r.CPUs, strings.Join(r.LoadAvg, ", "))
-	fmt.Fprintf(w, "three processes, 3 replicas, %d keys, %d-byte values, %d rounds of %g s; median (least…greatest); ratio: kiloraft / peer within a round\n",
+	fmt.Fprintf(w, "three processes, 3 replicas, %d keys, %d-byte values, %d rounds of %g s; median (least…greatest); ratios: kiloraft / peer within a round, of requests/s and of CPU per request with the clients\n",
 		s.Keys, s.ValueSize, s.Rounds, s.DurationS)
 	fmt.Fprintf(w, "dragonboat: clients in the node processes (its node CPU has them), map without disk, %d ms ticks, GOGC=400, one worker each. etcd: one group, at most %d in flight. kiloraft, etcd: a client process.\n\n",
 		dragonTickMillis, etcdInflightMax)
 	rows := r.rows()
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "SHARDS\tLOAD\tIN FLIGHT\tPEER\tREQUESTS/S\tRATIO\tP50 ms\tP99 ms\tNODE CPU µs\tCLIENT CPU µs\tFAILED\tERROR")
+	fmt.Fprintln(t, "SHARDS\tLOAD\tIN FLIGHT\tPEER\tREQUESTS/S\tRATIO\tCPU RATIO\tP50 ms\tP99 ms\tNODE CPU µs\tCLIENT CPU µs\tFAILED\tERROR")
 	for _, x := range rows {
 		if x.load != "idle" {
 			fmt.Fprintln(t, strings.Join(loadCells(rows, x), "\t"))
@@ -115,13 +115,14 @@ func loadCells(rows []*row, x *row) []string {
 	if x.peer == "etcd" {
 		inflight = fmt.Sprint(min(x.inflight, etcdInflightMax))
 	}
-	ratio := "-"
+	total := func(s sample) float64 { return s.NodeCPUus + s.ClientCPUus }
+	ratio, cpuRatio := "-", "-"
 	for _, k := range rows {
 		if k.peer == "kiloraft" && x.peer != k.peer && k.load == x.load && k.shards == x.shards && k.inflight == x.inflight {
-			ratio = spread("%.2f", ratios(k, x, perS))
+			ratio, cpuRatio = spread("%.2f", ratios(k, x, perS)), spread("%.2f", ratios(k, x, total))
 		}
 	}
-	out := []string{fmt.Sprint(x.shards), x.load, inflight, x.peer, spread("%.0f", x.values(perS)), ratio,
+	out := []string{fmt.Sprint(x.shards), x.load, inflight, x.peer, spread("%.0f", x.values(perS)), ratio, cpuRatio,
 		spread("%.2f", x.values(func(s sample) float64 { return float64(s.P50us) / 1000 })),
 		spread("%.1f", x.values(func(s sample) float64 { return float64(s.P99us) / 1000 })),
 		spread("%.1f", x.values(func(s sample) float64 { return s.NodeCPUus })),
