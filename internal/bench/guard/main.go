@@ -81,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 
 // goBench are the benchmarks that are short and allocate the same each time, by package.
 var goBench = [][2]string{
-	{"Write", "./engine"}, {"Turn", "./scheduler"}, {"ApplyPut", "./shard"}, {"Flush", "./store/raftlog"},
+	{"Write|Three", "./engine"}, {"Turn", "./scheduler"}, {"ApplyPut", "./shard"}, {"Flush", "./store/raftlog"},
 	{"Insert|Update|Get", "./store/state"}, {"AppendRequest|DecodeAppendRequest", "./transport/wire"},
 }
 
