@@ -368,14 +368,9 @@ func (l *Lane) throttled(r *replica) bool {
 	return c.abandoned >= abandonMax && len(c.streams) > 0 && r.machine.LiveBytes() > snapshotOverlayMax*l.s.cfg.CheckpointShard
 }
 
-// hold cuts r, or joins the cut that stands. False: a cut is just being written, a snapshot linked, or a split or merge under way; try
-// again after that.
+// hold cuts r, or joins the cut that stands. False: r is settling in a way that whenSettled waits for. All of that ends without other nodes:
+// a barrier entry that is proposed does not keep cuts away, for its commit may need a snapshot, and its apply ends whatever cut it meets.
 func (l *Lane) hold(r *replica) bool {
-	return !r.barrier && l.cut(r)
-}
-
-// cut is hold, also while a barrier entry is under way.
-func (l *Lane) cut(r *replica) bool {
 	c := &r.ckpt
 	if c.queued || r.linking || r.birth != nil || r.merge != nil && r.merge.writing {
 		return false
@@ -403,15 +398,6 @@ func (l *Lane) letGo(r *replica, gen uint64) {
 	}
 	c.queued = true
 	l.s.ckpt.put(ckptItem{r: r, change: c.change})
-}
-
-// whenCheckpointed calls f after what keeps hold from making a cut, or at once if nothing does.
-func (l *Lane) whenCheckpointed(r *replica, f func(*Lane)) {
-	if l.settling(r) || r.barrier {
-		r.ckpt.after = append(r.ckpt.after, f)
-		return
-	}
-	f(l)
 }
 
 // ckptDone takes cuts that were committed.

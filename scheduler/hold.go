@@ -33,10 +33,9 @@ func (s *Scheduler) overlayBytes() int64 {
 // overlaysFull tells whether the overlays hold so much that clients must wait.
 func (s *Scheduler) overlaysFull() bool { return s.overlayBytes() > overlaysMax*s.cfg.CheckpointBytes }
 
-// holdApply tells whether r may apply nothing now, and lists it. A replica with a barrier of its own under way goes on, for no cut is made
-// of it before that is applied; and so do both sides of a merge, which wait for each other.
+// holdApply tells whether r may apply nothing now, and lists it. Both sides of a merge go on, for they wait for each other.
 func (l *Lane) holdApply(r *replica) bool {
-	if r.barrier || r.machine.Merge().Role != shard.MergeNone || l.s.overlayBytes() <= overlaysHold*l.s.cfg.CheckpointBytes {
+	if r.machine.Merge().Role != shard.MergeNone || l.s.overlayBytes() <= overlaysHold*l.s.cfg.CheckpointBytes {
 		return false
 	}
 	if !r.held {

@@ -70,7 +70,7 @@ func (l *Lane) checksum(id engine.ShardID, tries int, done func(state.Content, e
 		return
 	}
 	if !l.hold(r) {
-		l.whenCheckpointed(r, func(l *Lane) { l.checksum(id, tries, done) })
+		l.whenSettled(r, func(l *Lane) { l.checksum(id, tries, done) })
 		return
 	}
 	gen := r.ckpt.gen

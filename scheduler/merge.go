@@ -105,7 +105,7 @@ func (l *Lane) mergeBegin(sp MergeSpec, done func(error)) {
 		sp.rightBusy = right.machine.Merge().Role != shard.MergeNone || right.birth != nil
 		if !sp.checkpoints && right.machine.LiveBytes() > mergeOverlayMax {
 			l2.checkpoint(right)
-			l2.whenCheckpointed(right, back)
+			l2.whenSettled(right, back)
 			return
 		}
 		back(l2)
@@ -454,7 +454,7 @@ func (l *Lane) handRight(mg *absorb) {
 		l.whenSettled(r, again)
 		return
 	}
-	if !l.cut(r) {
+	if !l.hold(r) {
 		l.later(createRetry, again)
 		return
 	}

@@ -55,7 +55,7 @@ type replica struct {
 
 	ckpt     ckptState
 	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
-	barrier  bool     // a barrier entry was proposed here and is not decided: no cut is made
+	barrier  bool     // a barrier entry was proposed here and is not decided
 	proposal *Request // it is just being handed to the engine
 
 	// As L in a merge: the Merge being applied; as its leader: the merge that it drives.

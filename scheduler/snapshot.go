@@ -123,9 +123,13 @@ func (h *snapshotHeader) decode(b []byte) error {
 	return nil
 }
 
-// sendSnapshot starts to send a snapshot: it is cut when a slot is free, in the lane, and streamed by a task (rule State3).
+// sendSnapshot starts to send a snapshot: it is cut when a slot is free and the node alive, in the lane, and streamed by a task (rule State3).
 func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream uint64) {
 	if r.machine == nil {
+		return
+	}
+	if !l.s.live.up(to.Node) { // to try would cost a cut, and the slot that another follower needs
+		l.snapshotOver(r, to, stream, fmt.Errorf("waits for node %d, which is not alive", to.Node), false)
 		return
 	}
 	if !acquire(&l.s.snaps.out, l.s.cfg.SnapshotsMax) {
@@ -133,9 +137,9 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 		return
 	}
 	if !l.hold(r) {
-		// A checkpoint is being written: the cut is made after it.
+		// A checkpoint or the like is being written: the cut is made after it.
 		l.s.snaps.out.Add(-1)
-		l.whenCheckpointed(r, func(l *Lane) {
+		l.whenSettled(r, func(l *Lane) {
 			if !r.removed && r.eng.StreamLive(to, stream) {
 				l.sendSnapshot(r, to, vote, stream)
 			}
@@ -204,11 +208,16 @@ func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error
 			l.unsent, l.unsentAt = 0, l.now
 		}
 	}
-	l.box.putCall(func(l *Lane) {
+	failed := func(l *Lane) {
 		if !r.removed {
 			l.feed(r, &engine.SnapshotFailed{To: to, Stream: stream})
 		}
-	})
+	}
+	if tried { // the engine tries again at its next heartbeat: first it is the turn of those who wait for the slot
+		l.later(l.s.cfg.ElectionTimeoutMin, failed)
+		return
+	}
+	l.box.putCall(failed)
 }
 
 // unsentEvery is how often a lane logs that snapshots were not sent: to a node that is in trouble they may be many.
@@ -386,8 +395,7 @@ func (l *Lane) installSnapshot(r *replica, c *engine.Command) {
 	if snap == nil || snap.token != c.Token {
 		return
 	}
-	meta := *c.Snapshot
-	l.whenSettled(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
+	l.linkSnapshot(r, snap, *c.Snapshot)
 }
 
 func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMeta) {
@@ -395,6 +403,7 @@ func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMe
 		return
 	}
 	if l.settling(r) {
+		l.expedite(r) // what it streams itself, as the leader it was, nobody wants any more
 		l.whenSettled(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
 		return
 	}

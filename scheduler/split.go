@@ -116,7 +116,7 @@ func (l *Lane) sampleSplitKeys(id engine.ShardID, parts, tries int, done func([]
 		done(nil, &shard.InvalidError{What: fmt.Sprintf("a split into %d parts", parts)})
 		return
 	case !l.hold(r):
-		l.whenCheckpointed(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
+		l.whenSettled(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
 		return
 	}
 	gen, base, frozen := r.ckpt.gen, r.ckpt.base, frozenOf(r)
@@ -173,19 +173,11 @@ func (s *Scheduler) haveAll(back *Lane, lane int, ids []engine.ShardID, answer f
 	})
 }
 
-// propose proposes a barrier entry. done is called when it was applied here, or cannot be any more. Until then no cut is made, so that
-// the apply need not wait for one.
+// propose proposes a barrier entry. done is called when it was applied here, or cannot be any more.
 func (l *Lane) propose(r *replica, payload []byte, done func(error)) {
 	r.barrier = true
 	req := &Request{Kind: kindBarrier, Shard: r.key.Shard, Body: payload, began: l.now, Done: func(req *Request) {
 		r.barrier = false
-		if len(r.ckpt.after) > 0 { // what waits for a cut, if nothing else is in its way
-			l.box.putCall(func(l *Lane) {
-				if !l.settling(r) && !r.removed {
-					l.runAfter(r)
-				}
-			})
-		}
 		done(req.Err)
 	}}
 	r.proposal = req

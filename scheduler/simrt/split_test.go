@@ -514,6 +514,34 @@ func TestSplitLaggard(t *testing.T) {
 	}
 }
 
+// TestSplitNeedsSnapshot proposes a split that cannot be committed before the only other voter that is alive has got a snapshot: nothing may
+// keep that from being cut.
+func TestSplitNeedsSnapshot(t *testing.T) {
+	x := newReshape(t, Options{Seed: 420, Config: smallLogs}, 15)
+	x.run(500 * time.Millisecond)
+	d, l := x.owner(key(parentShard, 0))
+	lagging, other := l.ID%3+1, (l.ID+1)%3+1
+	x.c.Isolate(lagging, true)
+	x.run(6 * time.Second) // the log is purged beyond what it has
+	if x.c.Leader(parentShard) != l {
+		t.Fatal("the leader has changed: the test tests nothing")
+	}
+	x.c.Crash(other)
+	x.c.Isolate(lagging, false)
+	done := false
+	l.Sched.Split(parentShard, x.spec(d, key(parentShard, 500)), func(err error) {
+		if done = true; err != nil {
+			t.Error(err)
+		}
+	})
+	l.pump()
+	x.until(20*time.Second, "split", func() bool { return done })
+	if l.Sched.Metrics().SnapshotsSent.Load() == 0 {
+		t.Error("no snapshot was sent: the test tests nothing")
+	}
+	x.check(2)
+}
+
 // TestSplitTombstone has a node on which one child was removed before the split was ever applied there (FAULTS R8): it is not made again, and its
 // half of the data is garbage (the restart checks the partition).
 func TestSplitTombstone(t *testing.T) {
