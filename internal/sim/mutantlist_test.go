@@ -105,7 +105,7 @@ var mutants = []mutant{
 	{name: "merge-before-all-are-frozen", rule: "Merge3", file: "scheduler/merge.go", old: "if p.Match.Index < ms.Freeze.Index {\n\t\t\t\treturn // rule Merge3\n\t\t\t}", new: "_ = p"},
 	{name: "merge-without-the-end-of-the-right", rule: "Merge3", file: "shard/merge.go", old: "\t\t{Record: TombstoneRecord(r.key, r.applied), Overlay: right.Overlay},\n", new: ""},
 	{name: "merge-of-a-right-that-is-behind", rule: "Merge3", file: "scheduler/merge.go", old: "\tif r.machine.Applied().Index < mg.needs.Freeze.Index {\n\t\tl.feed", new: "\tif false {\n\t\tl.feed"},
-	{name: "snapshot-leaves-the-absorbed", rule: "Merge3", file: "scheduler/merge.go", old: "d.Version >= desc.Version || !desc.Contains(d.Start) {", new: "d != nil {", pkg: "./scheduler/simrt", run: "TestMergeLaggard"},
+	{name: "snapshot-leaves-the-absorbed", rule: "Merge3", file: "scheduler/merge.go", old: "r.machine == nil || !desc.ProvesDead(r.machine.Desc()) {", new: "r != nil {", pkg: "./scheduler/simrt", run: "TestMergeLaggard"},
 	{name: "ends-before-the-right-is-free", rule: "Merge4", file: "scheduler/merge.go", old: "case ms.Role == shard.MergeAborting && r.otherMoved:", new: "case ms.Role == shard.MergeAborting:"},
 	{name: "merge-without-end", rule: "Merge4", file: "scheduler/merge.go", old: "dr.term != term || dr.void || l.now >= dr.deadline):", new: "dr.term != term):"},
 	// Clients

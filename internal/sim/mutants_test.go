@@ -108,5 +108,10 @@ func (m *mutant) try(t *testing.T, src []byte) {
 		t.Fatalf("%s: %v after %v\n%s", m.name, err, time.Since(began), out[:min(len(out), 3000)])
 	}
 	first := strings.TrimSpace(why[len(why)-1])
+	if seed := regexp.MustCompile(`seed (\d+)`).FindStringSubmatch(first); m.pkg == "" && seed != nil {
+		if r := Run(parseSeeds(t, seed[1])[0], Options{Pace: "busy"}); r.Err != nil {
+			t.Fatalf("%s: seed %s fails without the bug too: %v", m.name, seed[1], r.Err)
+		}
+	}
 	t.Logf("%s (%s): caught after %v: %.200s", m.name, m.rule, time.Since(began).Round(100*time.Millisecond), first)
 }
