@@ -20,7 +20,7 @@ type metric struct {
 const noise = 0.10
 
 // moreIsBetter tells the units of which more is better; of all others less is.
-func (m metric) moreIsBetter() bool { return m.Unit == "ops/s" }
+func (m metric) moreIsBetter() bool { return m.Unit == "ops/s" || m.Unit == "MB/s" }
 
 func (m metric) median() float64 {
 	v := slices.Sorted(slices.Values(m.Values))
