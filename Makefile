@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-compare bench-peers release deb docker clean
+.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-compare bench-peers release deb docker console-shots clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -30,6 +30,12 @@ test-race: ## all that has goroutines, under the race detector
 test-full: test test-race check ## everything, also what needs other programs
 	KILORAFT_TEST_REDIS=1 $(GO) test -count=1 -timeout 20m ./internal/resp
 	KILORAFT_TEST_PROM=1 $(GO) test -count=1 -run TestRulesWithPromtool ./node
+	KILORAFT_TEST_BROWSER=1 $(GO) test -count=1 -run TestConsole ./node
+
+console-shots: ## takes the pictures of the console in docs/img anew, with Chromium
+	@rm -rf bin/shots && mkdir -p bin/shots
+	KILORAFT_TEST_BROWSER=1 KILORAFT_SCREENSHOTS=$(CURDIR)/bin/shots $(GO) test -count=1 -run TestConsoleInBrowser ./node
+	cd docs/img && for f in console-*.png; do cp ../../bin/shots/$$f $$f; done
 
 check: ## gofmt, vet, staticcheck; never writes
 	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
