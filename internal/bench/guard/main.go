@@ -63,10 +63,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	r := record{Date: time.Now().UTC().Format(time.DateTime), Version: *version, Go: runtime.Version(), CPUs: runtime.NumCPU()}
 	var err error
-	if r.GoBench, err = goBenchmarks(ctx, *count); err != nil {
+	if r.Cluster, err = measureCluster(ctx, *binary, *count, *duration); err != nil {
 		return err
 	}
-	if r.Cluster, err = measureCluster(ctx, *binary, *count, *duration); err != nil {
+	if r.GoBench, err = goBenchmarks(ctx, *count); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(r, "", " ")
