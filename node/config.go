@@ -80,7 +80,7 @@ type Config struct {
 	Fatal func(error)
 
 	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
-	// between the steps of an init; dial opens connections to other nodes; loadEvery is how often
+	// between the steps of an init; dial opens connections to other nodes; clock replaces the system's; loadEvery is how often
 	// the driver looks at loads.
 	Listener     net.Listener
 	HTTPListener net.Listener
@@ -89,6 +89,7 @@ type Config struct {
 	loadEvery    time.Duration
 	unobserved   bool // no samples but those that a test takes
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
+	clock        scheduler.Clock
 }
 
 // Errors of Open.
@@ -146,6 +147,9 @@ func (c *Config) fill() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.clock == nil {
+		c.clock = scheduler.SystemClock{}
 	}
 	if c.Fatal == nil {
 		log := c.Logger

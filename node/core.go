@@ -19,7 +19,7 @@ type core struct {
 	node    engine.NodeID
 	cluster id128
 	sched   *scheduler.Scheduler
-	clock   scheduler.SystemClock
+	clock   scheduler.Clock
 	clockAt atomic.Pointer[clockAt]
 	view    *view
 	meta    *metaClient
@@ -71,7 +71,7 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 }
 
 func (n *Node) newCore(s startedFact) (*core, error) {
-	c := &core{n: n, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
+	c := &core{n: n, clock: n.cfg.clock, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
 		created: map[engine.ShardID]bool{}}
 	c.reports, c.strays, c.driver = newReporter(c), newStrays(c), newDriver(c)
 	c.book = newLoadBook(n.facts.incarnations[len(n.facts.incarnations)-1], smoothing*n.cfg.loadsEvery())
@@ -93,7 +93,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 	if n.cfg.tune != nil {
 		n.cfg.tune(&cfg)
 	}
-	sched, err := scheduler.New(cfg, scheduler.Deps{Log: n.rlog, Recovery: n.recovery, State: n.state, Network: network{n.tr}})
+	sched, err := scheduler.New(cfg, scheduler.Deps{Log: n.rlog, Recovery: n.recovery, State: n.state, Network: network{n.tr}, Clock: n.cfg.clock})
 	if err != nil {
 		return nil, fmt.Errorf("node: scheduler: %w", err)
 	}

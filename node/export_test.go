@@ -22,6 +22,9 @@ func SetDial(cfg *Config, dial func(ctx context.Context, addr string) (net.Conn,
 	cfg.dial = dial
 }
 
+// SetClock gives a node another clock than the machine's.
+func SetClock(cfg *Config, clock scheduler.Clock) { cfg.clock = clock }
+
 // SetLoadEvery makes the driver look at loads more often.
 func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 

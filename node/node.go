@@ -191,7 +191,7 @@ func (n *Node) stateFailed(err error) {
 }
 
 func (n *Node) openTransport() error {
-	calls := &dialer{tls: n.sec.tls(), log: n.log}
+	calls := &dialer{tls: n.sec.tls(), dial: n.cfg.dial, log: n.log}
 	n.boot = newBoot(n.facts, n.describe, n.cfg.Join, calls, n.log)
 	n.boot.started = n.becomeMember
 	n.boot.fault = n.cfg.fault

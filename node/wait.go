@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -78,12 +79,13 @@ func (n *Node) joinThrough(peer nodeInfo) error {
 
 // dialer makes calls to nodes that are not peers, as a client: one short connection each.
 type dialer struct {
-	tls transport.TLS
-	log *slog.Logger
+	tls  transport.TLS
+	dial func(ctx context.Context, addr string) (net.Conn, error)
+	log  *slog.Logger
 }
 
 func (d *dialer) call(ctx context.Context, addr string, method uint16, body []byte) ([]byte, error) {
-	conn, err := transport.DialClient(ctx, addr, transport.ClientConfig{TLS: d.tls, Logger: d.log})
+	conn, err := transport.DialClient(ctx, addr, transport.ClientConfig{TLS: d.tls, Dial: d.dial, Logger: d.log})
 	if err != nil {
 		return nil, err
 	}
