@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants test test-race test-full check fix soak bench bench-compare bench-peers release deb docker console-shots clean
+.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-peers release deb docker console-shots clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -66,6 +66,15 @@ explore: ## the engine through all interleavings, over ten million states: some 
 
 mutants: ## known bugs, put in one after the other: the tests must catch each
 	$(GO) test -count=1 -timeout 0 -run '^TestMutants$$' -v ./internal/sim -args -sim.mutants=.
+
+FUZZTIME ?= 20s
+fuzz: ## every decoder, each for FUZZTIME; what fails is kept as a seed in testdata/fuzz
+	@$(GO) list -f '{{$$p := .ImportPath}}{{$$d := .Dir}}{{range .TestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}' ./... | while read pkg file; do \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
+			echo "$$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$pkg" || exit 1; \
+		done; \
+	done
 
 OUT ?= dist/bench.json
 bench: build ## Go benchmarks with allocation counts and loads on a cluster of three processes: make bench OUT=new.json

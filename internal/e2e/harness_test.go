@@ -55,9 +55,15 @@ type cluster struct {
 // start starts nodes that wait for a cluster to be made.
 func start(t *testing.T, nodes int, args ...string) *cluster {
 	t.Helper()
+	return startIn(t, t.TempDir(), nodes, args...)
+}
+
+// startIn does so in a directory: node i, from 1, has its data in n<i>.
+func startIn(t *testing.T, dir string, nodes int, args ...string) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	dc, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: nodes, BasePort: -1, Dir: t.TempDir(), Args: args})
+	dc, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: nodes, BasePort: -1, Dir: dir, Args: args})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,19 @@ func FuzzMatches(f *testing.F) {
 	})
 }
 
+// A stored garbage extent that anybody wrote is read or refused, never more.
+func FuzzGarbage(f *testing.F) {
+	e := Extent{Tablet: 7, Start: []byte("a"), End: []byte("b")}
+	f.Add(garbageKey(e), []byte("b"))
+	f.Fuzz(func(t *testing.T, key, b []byte) {
+		_, _ = decodeGarbage(key, b)
+		e, err := decodeGarbage(key, seal(spaceGarbage, key, b))
+		if err == nil && !bytes.Equal(garbageKey(e), key) {
+			t.Fatalf("%x is read as %+v", key, e)
+		}
+	})
+}
+
 func FuzzChunk(f *testing.F) {
 	db := NewMem(Options{})
 	r := wholeRecord(1, 2, 1)
