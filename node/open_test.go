@@ -177,3 +177,18 @@ func TestCloneIsRefused(t *testing.T) {
 	c.Restart(2) // the original goes on
 	write(t, c, 2, 10, "v")
 }
+
+// A node that has lost its state and kept its log does not start as a new one upon that log (FAULTS D19).
+func TestOpenLostState(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 1, 1)
+	write(t, c, 0, 5, "v")
+	dir := c.Dir(0)
+	c.Kill(0)
+	if err := os.Remove(node.StatePath(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, node.Config{DataDir: dir}); !errors.Is(err, node.ErrBadDir) || !strings.Contains(err.Error(), "state.db") {
+		t.Error(err)
+	}
+}

@@ -122,6 +122,75 @@ func TestVirtualIdle(t *testing.T) {
 	t.Logf("%v in %v", span+10*time.Minute, time.Since(real).Round(time.Millisecond))
 }
 
+// TestVirtualNarrowLinks lets a minute pass over links of 1 Mbit/s with many shards that never sleep, and with more writes than the links can
+// carry (FAULTS N16): heartbeats get through, and nobody loses an office for lack of them.
+func TestVirtualNarrowLinks(t *testing.T) {
+	shards := 500
+	if testing.Short() {
+		shards = 50
+	}
+	bubble(t, func(t *testing.T) {
+		vn := newVirtualNet(time.Millisecond)
+		vn.rate = 1_000_000 / 8
+		c := nodetest.Start(t, 3, nodetest.Options{ElectionTimeout: 2 * time.Second, Config: func(_ int, cfg *node.Config) {
+			cfg.QuiesceAfter = -1
+			vn.plug(cfg)
+		}})
+		c.Init(0, shards, 3)
+		time.Sleep(10 * time.Second)
+		terms := func() map[uint64]uint64 {
+			m := map[uint64]uint64{}
+			for i := range 3 {
+				list, err := c.Node(i).Replicas(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range list {
+					m[uint64(r.Shard)] = max(m[uint64(r.Shard)], r.Term)
+				}
+			}
+			return m
+		}
+		before := terms()
+		done := make(chan struct{})
+		var wg sync.WaitGroup
+		var written, failed atomic.Int64
+		for w := range 8 {
+			client := c.Node(w % 3).Client()
+			wg.Go(func() {
+				for k := 0; ; k++ {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+					if _, err := client.Put(ctx, key(1000*w+k), make([]byte, 16<<10)); err != nil {
+						failed.Add(1)
+						time.Sleep(10 * time.Millisecond)
+					} else {
+						written.Add(1)
+					}
+					cancel()
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		close(done)
+		wg.Wait()
+		changed := 0
+		for id, term := range terms() {
+			if term != before[id] {
+				changed++
+			}
+		}
+		t.Logf("%d writes of 16 KiB, %d failed, %d of %d shards have changed their leader", written.Load(), failed.Load(), changed, len(before))
+		if changed > 0 || written.Load() == 0 { // some writes wait longer than their clients: there is more to send than fits
+			t.Errorf("%d shards have lost their leader, %d writes", changed, written.Load())
+		}
+	})
+}
+
 // TestVirtualStops stops nodes at different points of their lives, also amid an init and amid writes; the bubble does not end if a goroutine
 // stays.
 func TestVirtualStops(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -358,4 +360,36 @@ func TestDialWithoutAnswer(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "--listen") {
 		t.Error(err)
 	}
+}
+
+// A listener that is out of file descriptors for a while (FAULTS D21) is asked again.
+func TestAcceptFailsForAWhile(t *testing.T) {
+	n := newNet()
+	tr, err := New(n.config(1), newRecorder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &emptyHanded{memListener: n.listen("n1")}
+	l.left.Store(3)
+	done := make(chan error, 1)
+	go func() { done <- tr.Serve(l) }()
+	n.client(t, "n1", quick())
+	if l.left.Load() > 0 {
+		t.Error("accepted before the listener has failed")
+	}
+	tr.Close()
+	<-done
+}
+
+type emptyHanded struct {
+	*memListener
+	left atomic.Int32
+}
+
+func (l *emptyHanded) Accept() (net.Conn, error) {
+	if l.left.Load() > 0 {
+		l.left.Add(-1)
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.memListener.Accept()
 }

@@ -347,3 +347,29 @@ func TestStaleFrames(t *testing.T) {
 		t.Fatalf("recovered up to %+v, %v, want %d", rec, err, want)
 	}
 }
+
+// TestPhantomAndMisdirectedWrites: a frame that was synced and is not there (the disk lied, FAULTS D15), and one that lies where another one
+// belongs (D14), are corruption, not an end of the log.
+func TestPhantomAndMisdirectedWrites(t *testing.T) {
+	mem := scripted(t, 4, true)
+	list := frames(t, mem)
+	size := list[1].end - list[1].off
+	for i, f := range list[:4] {
+		spoil := func(what string, change func(b []byte)) {
+			t.Helper()
+			disk := clone(mem)
+			if err := disk.Corrupt(filepath.Join("log", f.file), change); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := reopen(disk, 4); !errors.Is(err, raftlog.ErrCorrupt) {
+				t.Errorf("frame %d %s: %v", i+1, what, err)
+			}
+		}
+		spoil("never landed", func(b []byte) { clear(b[f.off : f.off+size]) })
+		for j, o := range list[:4] {
+			if i != j {
+				spoil(fmt.Sprintf("is frame %d", j+1), func(b []byte) { copy(b[f.off:f.off+size], bytes.Clone(b[o.off:o.off+size])) })
+			}
+		}
+	}
+}

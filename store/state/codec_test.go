@@ -150,3 +150,19 @@ func BenchmarkCheckpoint(b *testing.B) {
 		}
 	}
 }
+
+// What lies where another thing belongs (a misdirected write, FAULTS D14) is refused, though it is whole: the checksum covers the key.
+func TestMisdirectedItem(t *testing.T) {
+	r := wholeRecord(3, 4, 5)
+	here, there := recordKey(r.Key), recordKey(store.Key{Shard: 4, Replica: 1})
+	b := seal(spaceRecords, here, appendHead(nil, &r))
+	if _, err := decodeHead(here, b); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := decodeHead(there, b); err == nil {
+		t.Errorf("the record of shard 3 is read as %+v", r)
+	}
+	if _, err := unseal(spaceGarbage, here, b); err == nil {
+		t.Error("a record is taken for a garbage extent")
+	}
+}

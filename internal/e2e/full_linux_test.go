@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiloraft/kiloraft/internal/client"
+)
+
+// smallDisk mounts a file system of its own, in memory, and skips the test where that is not allowed.
+func smallDisk(t *testing.T, dir string, mib int) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("kiloraft-test", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)); err != nil {
+		t.Skipf("a full disk needs a small file system, which takes the right to mount one (root, CAP_SYS_ADMIN): %v", err)
+	}
+	t.Cleanup(func() { // after the processes have ended
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+}
+
+// fill writes into a file of the test's until there is no space left.
+func fill(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size >= 512; {
+		if _, err = f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling %s: %v", dir, err)
+	}
+}
+
+// TestFullDisk fills the disk of one node and then of all, under a load whose outcome is judged. One full disk stops no shard; with all full
+// writes are refused by what they are, reads go on, and a node that is killed starts; with space again all goes on.
+func TestFullDisk(t *testing.T) {
+	seed := seedOf(t)
+	dir := t.TempDir()
+	disks := []string{filepath.Join(dir, "n1"), filepath.Join(dir, "n2"), filepath.Join(dir, "n3")}
+	for _, d := range disks {
+		smallDisk(t, d, 160)
+	}
+	c := startIn(t, dir, 3, "--auto-balance=false", "--auto-balance-leaders=false", "--store-log-segment-size", "1MiB")
+	c.init(6)
+	a := newAudit(c, 3)
+	load := startWorkload(t, c.kv, c.shards(), seed)
+	defer func() {
+		if !load.over() {
+			load.stop()
+		}
+	}()
+	full := func(i int) func() error {
+		return func() error {
+			fill(t, disks[i]) // also what was freed since
+			if metrics(t, c.Nodes[i])["kiloraft_disk_full"] != 1 {
+				return fmt.Errorf("node %d does not say that its disk is full", i+1)
+			}
+			return nil
+		}
+	}
+	victim := int(seed % 3)
+	stop := c.press()
+	eventually(t, time.Minute, full(victim))
+	c.writable(load, "the disk of "+c.Nodes[victim].Name+" is full")
+
+	for i := range disks {
+		eventually(t, time.Minute, full(i))
+	}
+	stop()
+	c.refuses(load.fixed[0])
+	// Killed with a full disk, it starts with a full disk.
+	c.Nodes[victim].Kill()
+	c.restart(victim)
+	c.refuses(load.fixed[0])
+
+	for _, d := range disks {
+		if err := os.Remove(filepath.Join(d, "filler")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.writable(load, "space again")
+	for i, p := range c.Nodes {
+		eventually(t, time.Minute, func() error {
+			if metrics(t, p)["kiloraft_disk_full"] != 0 {
+				return fmt.Errorf("node %d still says that its disk is full", i+1)
+			}
+			return nil
+		})
+	}
+	load.stop()
+	all := a.settled(time.Minute)
+	load.verify()
+	a.disks(all)
+}
+
+// press writes ever more large values, for a log alone makes room of its own, until the function that it returns is called.
+func (c *cluster) press() (stop func()) {
+	ctx, cancel := context.WithCancel(c.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ctx.Err() == nil; i++ {
+			one, end := context.WithTimeout(ctx, time.Second)
+			_, _ = c.kv.Put(one, fmt.Appendf([]byte{byte(i * 37)}, "press/%d", i), bytes.Repeat([]byte{byte(i)}, 64<<10))
+			end()
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// refuses waits until no shard takes writes, and reads what was there before.
+func (c *cluster) refuses(key []byte) {
+	c.t.Helper()
+	n := 0
+	eventually(c.t, time.Minute, func() error {
+		for i := range 6 {
+			n++
+			ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
+			_, err := c.kv.Put(ctx, fmt.Appendf([]byte{byte(i * 43)}, "refuse/%d", n), bytes.Repeat([]byte("w"), 64<<10))
+			cancel()
+			if !errors.Is(err, client.ErrUnavailable) {
+				return fmt.Errorf("a write with all disks full: %v", err)
+			}
+		}
+		return nil
+	})
+	eventually(c.t, time.Minute, func() error {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+		defer cancel()
+		e, err := c.kv.Get(ctx, key)
+		if err == nil && len(e.Value) != 1000 {
+			err = fmt.Errorf("%d bytes", len(e.Value))
+		}
+		return err
+	})
+}
