@@ -4,10 +4,11 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
-	"hash/fnv"
+	"reflect"
 	"slices"
-	"strings"
 	"testing"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // The explorer takes the real engine through all interleavings of delivery, loss, duplication, flush, apply, crash, time-out, proposal and
@@ -259,7 +260,6 @@ func (s *exState) send(to Peer, ev Event, body []exEntry) {
 		return
 	}
 	m := exMsg{to: to, ev: ev, body: body}
-	h := fnv.New64a()
 	var zero Event
 	switch e := ev.(type) { // times are left out
 	case *AppendRequest:
@@ -281,11 +281,13 @@ func (s *exState) send(to Peer, ev Event, body []exEntry) {
 	default:
 		zero = ev
 	}
-	fmt.Fprintf(h, "%d %T %+v", to.Node, zero, zero)
+	b := binary.AppendUvarint(make([]byte, 0, 256), uint64(to.Node))
+	v := reflect.ValueOf(zero).Elem()
+	b = appendAll(append(b, v.Type().Name()...), v)
 	for _, e := range body {
-		fmt.Fprint(h, e.data)
+		b = binary.AppendUvarint(b, e.data)
 	}
-	m.hash = h.Sum64()
+	m.hash = xxhash.Sum64(b)
 	for i := range s.msgs {
 		if s.msgs[i].hash == m.hash {
 			s.msgs[i] = m // the same, newer
@@ -299,6 +301,33 @@ func (s *exState) send(to Peer, ev Event, body []exEntry) {
 		}
 		return 1
 	})
+}
+
+// appendAll appends all that v holds, field by field, so that no field can be forgotten.
+func appendAll(b []byte, v reflect.Value) []byte {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			b = appendAll(b, v.Field(i))
+		}
+	case reflect.Slice:
+		b = binary.AppendUvarint(b, uint64(v.Len()))
+		for i := range v.Len() {
+			b = appendAll(b, v.Index(i))
+		}
+	case reflect.Bool:
+		if v.Bool() {
+			return append(b, 1)
+		}
+		return append(b, 0)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return binary.AppendVarint(b, v.Int())
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return binary.AppendUvarint(b, v.Uint())
+	default:
+		panic("a message holds " + v.Type().String())
+	}
+	return b
 }
 
 // flush makes the first k operations durable.
@@ -329,26 +358,37 @@ func (s *exState) flush(i, k int) {
 // exStep is a step from a state to the next.
 type exStep struct {
 	name string
+	node int
+	ev   Event // that is delivered, duplicated or dropped
 	do   func(s *exState)
+}
+
+func (x exStep) String() string {
+	if x.ev == nil {
+		return fmt.Sprint(x.name, " ", x.node+1)
+	}
+	return fmt.Sprintf("%s %s%+v to %d", x.name, reflect.TypeOf(x.ev).Elem().Name(), x.ev, x.node+1)
 }
 
 // steps lists what may happen next.
 func (s *exState) steps(first MembershipAt, change *Membership) []exStep {
-	var out []exStep
+	out := make([]exStep, 0, 3*len(s.msgs)+8*len(s.nodes))
 	add := func(name string, i int, do func(s *exState)) {
-		out = append(out, exStep{fmt.Sprint(name, " ", i+1), do})
+		out = append(out, exStep{name, i, nil, do})
 	}
 	for k := range s.msgs {
 		m := s.msgs[k]
 		i := int(m.to.Node) - 1
-		name := strings.TrimPrefix(fmt.Sprintf("%T%+v to", m.ev, m.ev), "*engine.")
+		add := func(name string, i int, do func(s *exState)) {
+			out = append(out, exStep{name, i, m.ev, do})
+		}
 		deliver := func(s *exState) { s.feed(i, m.ev, m.body) }
-		add("deliver "+name, i, func(s *exState) { s.msgs = slices.Delete(s.msgs, k, k+1); deliver(s) })
+		add("deliver", i, func(s *exState) { s.msgs = slices.Delete(s.msgs, k, k+1); deliver(s) })
 		if s.left.dups > 0 {
-			add("duplicate "+name, i, func(s *exState) { s.left.dups--; deliver(s) })
+			add("duplicate", i, func(s *exState) { s.left.dups--; deliver(s) })
 		}
 		if s.left.drops > 0 {
-			add("drop "+name, i, func(s *exState) { s.left.drops--; s.msgs = slices.Delete(s.msgs, k, k+1) })
+			add("drop", i, func(s *exState) { s.left.drops--; s.msgs = slices.Delete(s.msgs, k, k+1) })
 		}
 	}
 	for i := range s.nodes {
@@ -534,9 +574,7 @@ func (s *exState) hash() uint64 {
 	for i, c := range s.chosen {
 		u(c.data, s.by[i])
 	}
-	h := fnv.New64a()
-	h.Write(b)
-	return h.Sum64()
+	return xxhash.Sum64(b)
 }
 
 // explorer visits states depth first, each again only if it is reached with more steps left.
@@ -546,7 +584,7 @@ type explorer struct {
 	first  MembershipAt
 	change *Membership
 	most   int
-	path   []string
+	path   []exStep
 	steps  int
 	full   bool // the bound on states was reached
 	leads  int
@@ -564,7 +602,7 @@ func (x *explorer) visit(s *exState, left int8) {
 			return
 		}
 		next := s.clone()
-		x.path = append(x.path, step.name)
+		x.path = append(x.path, step)
 		step.do(next)
 		x.steps++
 		if err := next.check(s); err != nil {

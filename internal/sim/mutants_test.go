@@ -93,7 +93,7 @@ func (m *mutant) try(t *testing.T, src []byte) {
 	}
 	args = append(args, "-test.run", run)
 	began := time.Now()
-	cmd := exec.Command("go", append([]string{"test", "-overlay", overlay, "-count=1", pkg, "-args"}, args...)...)
+	cmd := exec.Command("go", append([]string{"test", "-overlay", overlay, "-vet=off", "-count=1", pkg, "-args"}, args...)...)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "[build failed]") {
