@@ -54,7 +54,7 @@ func (e *estimate) guess() (keys, size uint64) {
 func (e *estimate) distinct() float64 {
 	sum, zeros := 0.0, 0
 	for _, r := range e.sketch {
-		sum += math.Ldexp(1, -int(r))
+		sum += math.Float64frombits(uint64(1023-int(r)) << 52) // 2^-r
 		if r == 0 {
 			zeros++
 		}
