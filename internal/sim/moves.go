@@ -53,10 +53,29 @@ func (s *sim) transfer(d *shard.Descriptor) {
 	l.Sched.TransferAsync(d.Shard, to, func(error) {})
 }
 
+// damaged tells whether a bit of a disk was flipped: its node may be lost as soon as that is noticed, and two voters cannot afford it.
+func (s *sim) damaged() bool {
+	for _, d := range s.disks {
+		if d.flipped {
+			return true
+		}
+	}
+	return false
+}
+
+func votersOf(replicas []shard.ReplicaDesc) (n int) {
+	for _, r := range replicas {
+		if r.Role == shard.RoleVoter {
+			n++
+		}
+	}
+	return n
+}
+
 // change orders a change of members.
 func (s *sim) change(d *shard.Descriptor, replicas []shard.ReplicaDesc) {
 	l := s.leads(d)
-	if l == nil || replicas == nil {
+	if l == nil || replicas == nil || s.damaged() && votersOf(replicas) < 3 {
 		return
 	}
 	ch := scheduler.MembershipChange{Shard: d.Shard, Version: d.Version, ConfVersion: d.ConfVersion, Replicas: replicas}
