@@ -20,13 +20,12 @@ import (
 //	clean ─ applied ─► dirty ─ cut ─► held ─ last holder gone ─► queued ─ committed ─► clean or dirty
 type ckptState struct {
 	listed     bool // is in Lane.dirtyList
+	stirred    bool // is in Lane.stirred
+	queued     bool
 	dirtySince engine.Instant
-	cut        bool
+	cut        *cutState // nil: none stands. Apart, for most replicas have none
 	holders    int
 	gen        uint64 // of the cut: a holder of an abandoned one lets go of nothing
-	queued     bool
-	change     state.Change // of the cut
-	base       state.Record // as the store has it while the cut stands
 	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
 	streams   []context.CancelFunc
 	failed    int
@@ -34,6 +33,12 @@ type ckptState struct {
 	abandoned int // snapshots that were abandoned for what was written meanwhile, since the last one that was sent
 	// after are called on the lane when the cut was written.
 	after []func(*Lane)
+}
+
+// cutState is what a cut consists of.
+type cutState struct {
+	change state.Change
+	base   state.Record // as the store has it while the cut stands
 }
 
 // ckptItem is a cut on its way to the store.
@@ -198,6 +203,10 @@ func (c *checkpointer) hint() {
 
 // noteDirty lists r for the checkpointer.
 func (l *Lane) noteDirty(r *replica) {
+	if !r.ckpt.stirred {
+		r.ckpt.stirred = true
+		l.stirred = append(l.stirred, r)
+	}
 	if !r.ckpt.listed {
 		r.ckpt.listed = true
 		r.ckpt.dirtySince = l.now
@@ -209,10 +218,31 @@ func (l *Lane) noteDirty(r *replica) {
 // their share of the budget, the largest ones.
 func (l *Lane) ckptLook(pinned bool) {
 	cfg := &l.s.cfg
+	budget := cfg.CheckpointBytes / int64(len(l.s.lanes))
+	if l.lookedAt == 0 || l.now-l.lookedAt >= engine.Instant(cfg.CheckpointAge/lookAllPerAge) || l.overlayBytes.Load() > budget {
+		l.ckptLookAll(budget)
+	}
+	l.stirred = slices.DeleteFunc(l.stirred, func(r *replica) bool {
+		r.ckpt.stirred = r.dirty() && l.ckptLookAt(r)
+		return !r.ckpt.stirred
+	})
+	l.releaseHeld()
+	if pinned {
+		l.unpin()
+	}
+}
+
+// lookAllPerAge is how often within CheckpointAge all dirty replicas are looked at. Else only those are to which something was applied since:
+// what stands still becomes older, but neither bigger nor longer.
+const lookAllPerAge = 16
+
+// ckptLookAll looks at all dirty replicas, and counts what they hold.
+func (l *Lane) ckptLookAll(budget int64) {
+	l.lookedAt = l.now
 	total, frozen := int64(0), int64(0)
 	n := 0
 	for _, r := range l.dirtyList {
-		if r.removed || r.machine == nil || !r.machine.Dirty() {
+		if !r.dirty() {
 			r.ckpt.listed = false
 			continue
 		}
@@ -220,27 +250,35 @@ func (l *Lane) ckptLook(pinned bool) {
 		n++
 		total += int64(r.machine.LiveBytes())
 		frozen += int64(r.machine.FrozenBytes())
-		if r.ckpt.cut {
-			if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
-				l.hurrySnapshots(r)
-			}
-			continue
-		}
-		if r.machine.LiveBytes() > cfg.CheckpointShard || l.now-r.ckpt.dirtySince > engine.Instant(cfg.CheckpointAge) ||
-			l.log.Stats(r.key).Bytes > cfg.ShardLogBytesMax/2 {
-			l.checkpoint(r)
-		}
+		l.ckptLookAt(r)
 	}
 	clear(l.dirtyList[n:])
 	l.dirtyList = l.dirtyList[:n]
 	l.overlayBytes.Store(total + frozen)
-	if budget := cfg.CheckpointBytes / int64(len(l.s.lanes)); total > budget {
+	if total > budget {
 		l.ckptLargest(total - budget*3/4)
 	}
-	l.releaseHeld()
-	if pinned {
-		l.unpin()
+}
+
+// dirty tells whether something was applied that no checkpoint holds.
+func (r *replica) dirty() bool { return !r.removed && r.machine != nil && r.machine.Dirty() }
+
+// ckptLookAt checkpoints a dirty replica if that is due, and tells whether to look again although nothing is applied meanwhile: what was due
+// may have been in the way of something, and who holds a cut may have to be hurried.
+func (l *Lane) ckptLookAt(r *replica) bool {
+	cfg := &l.s.cfg
+	switch {
+	case r.ckpt.cut != nil:
+		if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
+			l.hurrySnapshots(r)
+		}
+	case r.machine.LiveBytes() > cfg.CheckpointShard || l.now-r.ckpt.dirtySince > engine.Instant(cfg.CheckpointAge) ||
+		l.log.Stats(r.key).Bytes > cfg.ShardLogBytesMax/2:
+		l.checkpoint(r)
+	default:
+		return false
 	}
+	return true
 }
 
 // ckptLargest cuts the largest overlays until about so many bytes are on their way.
@@ -251,7 +289,7 @@ func (l *Lane) ckptLargest(want int64) {
 		if want <= 0 {
 			return
 		}
-		if !r.ckpt.cut {
+		if r.ckpt.cut == nil {
 			want -= int64(r.machine.LiveBytes())
 			l.checkpoint(r)
 		}
@@ -273,18 +311,18 @@ func (l *Lane) unpin() {
 			l.unpinVote(k)
 			continue
 		}
-		if r.ckpt.cut && !r.ckpt.queued {
+		if r.ckpt.cut != nil && !r.ckpt.queued {
 			l.hurrySnapshots(r)
 		}
-		if r.ckpt.cut && l.log.Stats(k).Bytes > rewriteBytesMax {
+		if r.ckpt.cut != nil && l.log.Stats(k).Bytes > rewriteBytesMax {
 			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
 			continue
 		}
-		if r.stopped && !r.machine.Dirty() && !r.ckpt.cut {
+		if r.stopped && !r.machine.Dirty() && r.ckpt.cut == nil {
 			l.rewrite(r, nil) // what it has not applied it never will: no checkpoint frees it
 			continue
 		}
-		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && !r.ckpt.cut {
+		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && r.ckpt.cut == nil {
 			r.purgeAll = true
 			l.checkpoint(r)
 			continue
@@ -314,7 +352,7 @@ func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
 	case errors.Is(err, raftlog.ErrTooBig) && r.stopped:
 		l.s.logger.Error("a stopped replica pins the raft log", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica),
 			"bytes", l.log.Stats(r.key).Bytes)
-	case errors.Is(err, raftlog.ErrTooBig) && r.machine != nil && !r.ckpt.cut:
+	case errors.Is(err, raftlog.ErrTooBig) && r.machine != nil && r.ckpt.cut == nil:
 		r.purgeAll = true
 		l.checkpoint(r)
 	}
@@ -375,13 +413,13 @@ func (l *Lane) hold(r *replica) bool {
 	if c.queued || r.linking || r.birth != nil || r.merge != nil && r.merge.writing {
 		return false
 	}
-	if !c.cut {
+	if c.cut == nil {
 		base := state.Record{Key: r.key, Applied: r.machine.Persisted(), Extents: r.machine.Extents()}
 		change, ok := r.machine.Freeze()
 		if !ok {
 			return false
 		}
-		c.cut, c.change, c.base, c.cutAt = true, change, base, l.now
+		c.cut, c.cutAt = &cutState{change, base}, l.now
 	}
 	c.holders++
 	return true
@@ -397,7 +435,7 @@ func (l *Lane) letGo(r *replica, gen uint64) {
 		return
 	}
 	c.queued = true
-	l.s.ckpt.put(ckptItem{r: r, change: c.change})
+	l.s.ckpt.put(ckptItem{r: r, change: c.cut.change})
 }
 
 // ckptDone takes cuts that were committed.
@@ -411,9 +449,8 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		before := overlaysOf(r)
 		r.machine.Release()
 		l.grown(r, before)
-		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders, r.ckpt.streams = false, false, 0, nil
+		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders, r.ckpt.streams = nil, false, 0, nil
 		r.ckpt.gen++
-		r.ckpt.change, r.ckpt.base = state.Change{}, state.Record{}
 		r.ckpt.dirtySince = l.now
 		unpin := r.purgeAll
 		l.ev.ckpt = engine.Checkpointed{LogID: at, PurgeBelow: l.purgeBelow(r, at)}

@@ -19,7 +19,7 @@ type Lane struct {
 	log  *raftlog.Lane
 	box  mailbox
 	mail mail
-	// overlayBytes is about what the overlays hold, frozen ones included; counted anew at each look.
+	// overlayBytes is about what the overlays hold, frozen ones included; kept by what is applied and written, and counted anew when all are looked at.
 	overlayBytes atomic.Int64
 	unsent       int            // snapshots, since that was last logged
 	unsentAt     engine.Instant // when it was
@@ -42,7 +42,9 @@ type Lane struct {
 	mergers   []*replica // that are L in a merge
 	timers    timers
 	sweeps    []sweep
-	dirtyList []*replica // with something applied that no checkpoint holds
+	dirtyList []*replica     // with something applied that no checkpoint holds
+	stirred   []*replica     // those to which something was applied since the last look
+	lookedAt  engine.Instant // when all of dirtyList were last looked at
 	pinned    []store.Key
 	// orphans are what the log holds of replicas that have no record: children whose parent has not been replayed to its split. They
 	// are silent until then, for they have voted and acknowledged entries (rule Log7).

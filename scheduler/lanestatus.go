@@ -74,7 +74,7 @@ func (l *Lane) checksum(id engine.ShardID, tries int, done func(state.Content, e
 		return
 	}
 	gen := r.ckpt.gen
-	base, at, frozen := r.ckpt.base, r.ckpt.change.Record.Applied, frozenOf(r)
+	base, at, frozen := r.ckpt.cut.base, r.ckpt.cut.change.Record.Applied, frozenOf(r)
 	l.s.spawn(func() {
 		content, err := l.s.state.Checksum(base, frozen...)
 		l.box.putCall(func(l *Lane) {

@@ -445,11 +445,11 @@ func (l *Lane) handRight(mg *absorb) {
 			return
 		}
 	}
-	if l.settling(r) && !(r.ckpt.cut && !r.ckpt.queued) {
+	if l.settling(r) && !(r.ckpt.cut != nil && !r.ckpt.queued) {
 		l.whenSettled(r, again)
 		return
 	}
-	if r.ckpt.cut && r.ckpt.change.Record.Applied.Index < mg.needs.Freeze.Index {
+	if r.ckpt.cut != nil && r.ckpt.cut.change.Record.Applied.Index < mg.needs.Freeze.Index {
 		l.expedite(r) // a cut from before the Freeze
 		l.whenSettled(r, again)
 		return
@@ -459,7 +459,7 @@ func (l *Lane) handRight(mg *absorb) {
 		return
 	}
 	l.step(r.key.Shard, "merge: right cut")
-	gen, change := r.ckpt.gen, r.ckpt.change
+	gen, change := r.ckpt.gen, r.ckpt.cut.change
 	mg.left.lane.box.putCall(func(l *Lane) { l.rightReady(mg, r, gen, change) })
 }
 

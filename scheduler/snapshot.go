@@ -149,7 +149,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	l.step(r.key.Shard, "snapshot: cut")
 	gen := r.ckpt.gen
 	h := snapshotHeader{shard: r.key.Shard, from: r.key.Replica, to: to.Replica, vote: vote, stream: stream}
-	src := l.s.state.OpenSnapshot(r.ckpt.base, r.ckpt.change.Record, frozenOf(r)...)
+	src := l.s.state.OpenSnapshot(r.ckpt.cut.base, r.ckpt.cut.change.Record, frozenOf(r)...)
 	node := to.Node
 	ctx, cancel := context.WithTimeout(l.s.ctx, snapshotTimeout)
 	r.ckpt.streams = append(r.ckpt.streams, cancel)
@@ -174,12 +174,12 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	})
 }
 
-// frozenOf returns the frozen overlay of r for the store's functions, which take them as a list.
+// frozenOf returns the frozen overlay of r, which was cut, for the store's functions, which take them as a list.
 func frozenOf(r *replica) []*state.Overlay {
-	if r.ckpt.change.Overlay == nil {
+	if r.ckpt.cut.change.Overlay == nil {
 		return nil
 	}
-	return []*state.Overlay{r.ckpt.change.Overlay}
+	return []*state.Overlay{r.ckpt.cut.change.Overlay}
 }
 
 // snapshotOver notes how the sending of a snapshot ended. That it was installed is said by the follower's SnapshotResponse.

@@ -119,7 +119,7 @@ func (l *Lane) sampleSplitKeys(id engine.ShardID, parts, tries int, done func([]
 		l.whenSettled(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
 		return
 	}
-	gen, base, frozen := r.ckpt.gen, r.ckpt.base, frozenOf(r)
+	gen, base, frozen := r.ckpt.gen, r.ckpt.cut.base, frozenOf(r)
 	l.s.spawn(func() {
 		keys, err := l.s.state.SplitKeys(base, parts, frozen...)
 		l.box.putCall(func(l *Lane) {
@@ -213,7 +213,7 @@ func (l *Lane) applyBarrier(r *replica, id engine.LogID, payload []byte) (wait b
 
 // settling tells whether a cut, a link, or the transaction of a split or merge of r is under way: nothing else may touch what the store holds of r.
 func (l *Lane) settling(r *replica) bool {
-	return r.ckpt.cut || r.linking || r.birth != nil || r.merge != nil && r.merge.writing
+	return r.ckpt.cut != nil || r.linking || r.birth != nil || r.merge != nil && r.merge.writing
 }
 
 // whenSettled calls f when that is over, or at once.
@@ -228,11 +228,11 @@ func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
 // expedite has the cut of r written although somebody holds it: a snapshot that streams is abandoned (rule State3).
 func (l *Lane) expedite(r *replica) {
 	c := &r.ckpt
-	if c.cut && !c.queued {
+	if c.cut != nil && !c.queued {
 		l.abandonSnapshots(r)
 		c.queued = true
 		r.machine.Share() // the holders go on reading it until they notice
-		l.s.ckpt.put(ckptItem{r: r, change: c.change})
+		l.s.ckpt.put(ckptItem{r: r, change: c.cut.change})
 	}
 }
 

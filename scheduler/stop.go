@@ -119,7 +119,7 @@ func (s *Scheduler) drainLog() bool {
 func (s *Scheduler) finalCheckpoint(ctx context.Context) {
 	for _, l := range s.lanes {
 		for _, r := range l.list {
-			if r.machine != nil && r.machine.Dirty() && !r.ckpt.cut {
+			if r.machine != nil && r.machine.Dirty() && r.ckpt.cut == nil {
 				l.checkpoint(r)
 			}
 		}
