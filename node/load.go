@@ -350,6 +350,7 @@ func (c *core) askLoads(ctx context.Context, t *loadTable) {
 				if r := &answers[i].Rows[j]; r.Leads && t.rows[r.Shard] == r {
 					c.view.setLeader(r.Shard, r.Node)
 					c.view.learn(r.Descriptor)
+					r.Descriptor = c.view.known(r.Descriptor)
 				}
 			}
 		}

@@ -46,6 +46,9 @@ func (r *reporter) onDescriptor(ev scheduler.DescriptorEvent) {
 	}
 	_, member := d.Replica(ev.Replica)
 	r.mu.Lock()
+	if old := r.meta[ev.Shard]; old != nil && old != d && sameVersion(old, d) {
+		r.meta[ev.Shard] = d // the replica holds it in any case
+	}
 	switch {
 	case !member:
 		r.gone[ev.Shard] = d
@@ -96,7 +99,7 @@ func (r *reporter) inMeta(d *shard.Descriptor) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.news(d) {
-		r.meta[d.Shard] = d
+		r.meta[d.Shard] = r.c.view.known(d)
 	}
 }
 

@@ -45,10 +45,27 @@ func (v *view) learnLocked(d *shard.Descriptor) {
 func (v *view) onDescriptor(ev scheduler.DescriptorEvent) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if ev.Descriptor != nil {
-		v.learnLocked(ev.Descriptor)
+	if d := ev.Descriptor; d != nil {
+		if old := v.shards[d.Shard]; old != nil && old != d && sameVersion(old, d) {
+			v.shards[d.Shard], v.sorted = d, nil // the replica holds it in any case
+		}
+		v.learnLocked(d)
 	}
 	v.leaders[ev.Shard] = ev.Leader
+}
+
+// known returns what is already in memory and says the same as d, or d: thousands of shards are named in several places.
+func (v *view) known(d *shard.Descriptor) *shard.Descriptor {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if old := v.shards[d.Shard]; old != nil && sameVersion(old, d) {
+		return old
+	}
+	return d
+}
+
+func sameVersion(a, b *shard.Descriptor) bool {
+	return a.Version == b.Version && a.ConfVersion == b.ConfVersion
 }
 
 // leader returns the last known leader of a shard.

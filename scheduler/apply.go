@@ -31,7 +31,6 @@ type applyState struct {
 	// parked: a read came back for a record that is just being replaced; go on when the checkpoint is done (rule State1).
 	parked bool
 	job    *state.ReadJob // prefetched values; used as long as they are valid
-	need   shard.Need
 	// began is when the Apply came, and held what its entries had waited for until then.
 	began engine.Instant
 	held  Stage
@@ -248,31 +247,30 @@ func (l *Lane) applyCold(r *replica) {
 // applyFetch suspends the apply of this replica at entry index, and fetches what it and some entries behind it need to know from the
 // store. The lane goes on with other shards (rule State1).
 func (l *Lane) applyFetch(r *replica, run raftlog.Run, index uint64) {
-	a := &r.apply
 	l.s.metrics.AppliesSuspended.Add(1)
-	a.need.Reset()
+	var need shard.Need
 	rest := raftlog.CutRun(run, index, run.Last())
-	for it := raftlog.NewIter(rest.Body); it.Next() && len(a.need.Keys) < needKeysMax; {
+	for it := raftlog.NewIter(rest.Body); it.Next() && len(need.Keys) < needKeysMax; {
 		if it.Kind == engine.EntryBarrier {
 			break // behind it the shard is another one
 		}
 		if it.Kind != engine.EntryNormal {
 			continue
 		}
-		if !r.machine.Collect(it.Payload, &a.need) {
+		if !r.machine.Collect(it.Payload, &need) {
 			break
 		}
 	}
-	l.submitNeed(r)
+	l.submitNeed(r, &need)
 }
 
-// submitNeed sends the collected need to the readers.
-func (l *Lane) submitNeed(r *replica) {
+// submitNeed sends the collected need to the readers. Its keys are the job's from then on.
+func (l *Lane) submitNeed(r *replica, need *shard.Need) {
 	a := &r.apply
 	gen := a.gen
 	job := &state.ReadJob{}
-	r.machine.FillNeed(&a.need, job)
-	a.need, a.job = shard.Need{}, nil // the job owns the keys now, and a reader reads them; an earlier job is no more needed
+	r.machine.FillNeed(need, job)
+	a.job = nil // an earlier one is no more needed
 	l.readCold(job, func(l *Lane, job *state.ReadJob) {
 		if r.removed || !a.active || a.gen != gen {
 			return

@@ -295,18 +295,20 @@ func TestNeedIsTheJobs(t *testing.T) {
 	n := newStoreNode(t)
 	var job *state.ReadJob
 	n.s.readJob = func(j *state.ReadJob) { job = j }
-	a := &n.r.apply
-	collect := func(k string) {
-		n.r.machine.Collect(shard.AppendWriteEntry(nil, 1, shard.AppendWrite(nil, &shard.Write{Shard: 1, Version: 1,
-			Ops: []shard.Op{{Kind: shard.OpAdd, Key: []byte(k), Delta: 1}}})), &a.need)
+	fetch := func(keys ...string) {
+		t.Helper()
+		var need shard.Need
+		for _, k := range keys {
+			n.r.machine.Collect(shard.AppendWriteEntry(nil, 1, shard.AppendWrite(nil, &shard.Write{Shard: 1, Version: 1,
+				Ops: []shard.Op{{Kind: shard.OpAdd, Key: []byte(k), Delta: 1}}})), &need)
+		}
+		n.l.submitNeed(n.r, &need)
 	}
-	collect("00001/a")
-	collect("00001/b")
-	n.l.submitNeed(n.r)
-	a.need.Reset()
-	collect("00001/c")
-	if got := string(job.Keys[0]); got != "00001/a" || a.job != nil {
-		t.Fatalf("the job's key is %q, an earlier job %v", got, a.job)
+	fetch("00001/a", "00001/b")
+	first := job
+	fetch("00001/c")
+	if got := string(first.Keys[0]); got != "00001/a" || n.r.apply.job != nil {
+		t.Fatalf("the job's key is %q, an earlier job %v", got, n.r.apply.job)
 	}
 }
 
