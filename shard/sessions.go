@@ -24,6 +24,9 @@ type session struct {
 	id     SessionID
 	lowest uint64
 	rows   []row // sorted by seq, all >= lowest
+	// buf is what rows is a piece of, nil until a row was recorded: rows moves towards its end as the oldest are forgotten, and back when it
+	// is there, so that a write moves no other rows.
+	buf []row
 }
 
 // row remembers one write: enough to recognize it, to assign it to a shard (prefix), and to answer it.
@@ -125,9 +128,23 @@ func (t *sessions) record(w *Write, res *Result) {
 	s := t.list[i]
 	t.advance(s, w.Lowest)
 	j, _ := s.find(w.Seq)
+	s.makeRoom()
 	s.rows = slices.Insert(s.rows, j, rowOf(w, res))
 	t.rows++
 	for (len(t.list) > SessionsMax || t.rows > SessionRowsMax) && t.evictOldest(s) {
+	}
+}
+
+// makeRoom lets rows take one more.
+func (s *session) makeRoom() {
+	switch n := len(s.rows); {
+	case n < cap(s.rows):
+	case cap(s.buf)-cap(s.rows) >= max(n, 1): // so much is free before them
+		s.rows = append(s.buf[:0], s.rows...)
+		clear(s.buf[cap(s.buf)-n : cap(s.buf)])
+	default:
+		s.rows = slices.Grow(s.rows, 1)
+		s.buf = s.rows[:0]
 	}
 }
 
@@ -137,7 +154,7 @@ func (t *sessions) newSession(id SessionID) *session {
 		return &session{id: id}
 	}
 	t.spare = nil
-	*s = session{id: id, rows: s.rows[:0]}
+	*s = session{id: id, rows: s.buf[:0], buf: s.buf}
 	return s
 }
 
@@ -148,7 +165,8 @@ func (t *sessions) advance(s *session, lowest uint64) {
 	}
 	s.lowest = lowest
 	n, _ := s.find(lowest)
-	s.rows = slices.Delete(s.rows, 0, n)
+	clear(s.rows[:n])
+	s.rows = s.rows[n:]
 	t.rows -= n
 }
 
@@ -184,7 +202,8 @@ func (t *sessions) expire(now int64) {
 func (t *sessions) remove(from, to int) {
 	for _, s := range t.list[from:to] {
 		t.rows -= len(s.rows)
-		if cap(s.rows) <= 64 {
+		if cap(s.buf) <= 64 {
+			clear(s.buf[:cap(s.buf)])
 			t.spare = s
 		}
 	}

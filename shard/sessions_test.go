@@ -288,6 +288,9 @@ func TestApplyAllocatesNothing(t *testing.T) {
 	if _, rows := r.m.Sessions(); rows > 61 {
 		t.Errorf("%d rows", rows)
 	}
+	if room := cap(r.m.sessions.list[0].buf); room > 4*61 {
+		t.Errorf("room for %d rows", room)
+	}
 }
 
 func BenchmarkApplyPut(b *testing.B) {
