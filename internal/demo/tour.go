@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ type Tour struct {
 	CatchUpS      float64 `json:"catch_up_s"`
 	Adds          int64   `json:"adds"`
 	AddsUnknown   int64   `json:"adds_unknown"`
+	SplitS        float64 `json:"split_s"`
+	MoveS         float64 `json:"move_s"`
 	RestartAllS   float64 `json:"restart_all_s"`
 }
 
@@ -51,6 +54,8 @@ func RunTour(ctx context.Context, o Options) (tour Tour, err error) {
 		return tour, fmt.Errorf("%w: the tour kills a node and needs three", client.ErrInvalid)
 	}
 	g := &guide{Options: o, tour: Tour{Nodes: o.Nodes, Shards: o.Shards}}
+	o.Args = append(slices.Clone(o.Args), "--auto-balance=false") // what moves is what the tour moves
+	g.Options = o
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	g.say("Start %d node processes and make a cluster of %d shards", o.Nodes, o.Shards)
@@ -66,7 +71,7 @@ func RunTour(ctx context.Context, o Options) (tour Tour, err error) {
 			fmt.Fprintf(o.Out, "The nodes were killed; their data and logs are in %s\n", g.c.Dir)
 		}
 	}()
-	for _, step := range []func(context.Context) error{g.initialize, g.loadData, g.readBack, g.killOne, g.killAll, g.stop} {
+	for _, step := range []func(context.Context) error{g.initialize, g.loadData, g.readBack, g.killOne, g.reshape, g.killAll, g.stop} {
 		if err := step(ctx); err != nil {
 			return g.tour, errors.Join(fmt.Errorf("step %d: %w", g.step, err), g.c.Unexpected())
 		}

@@ -421,7 +421,7 @@ func TestTour(t *testing.T) {
 	}
 	o := runBinary(t, nil, nil, "demo", "--once", "--dir", t.TempDir(), "-o", "json")
 	var tour demo.Tour
-	if err := json.Unmarshal([]byte(o.stdout), &tour); err != nil || o.code != 0 || tour.Adds == 0 || tour.Files == 0 {
+	if err := json.Unmarshal([]byte(o.stdout), &tour); err != nil || o.code != 0 || tour.Adds == 0 || tour.Files == 0 || tour.SplitS == 0 || tour.MoveS == 0 {
 		t.Errorf("exit %d, %+v, %v\n%s", o.code, tour, err, o.stderr)
 	}
 }
