@@ -49,8 +49,9 @@ func fill(t *testing.T, dir string) {
 	}
 }
 
-// TestFullDisk fills the disk of one node and then of all, under a load whose outcome is judged. One full disk stops no shard; with all full
-// writes are refused by what they are, reads go on, and a node that is killed starts; with space again all goes on.
+// TestFullDisk fills the disk of one node and then of another, to the last byte, under a load whose outcome is judged. One full disk stops no
+// shard. With a majority of logs that cannot take another byte there are no leaders: clients are told in time, and a node that is killed
+// starts; with space again all goes on, and nothing is lost.
 func TestFullDisk(t *testing.T) {
 	seed := seedOf(t)
 	dir := t.TempDir()
@@ -81,18 +82,16 @@ func TestFullDisk(t *testing.T) {
 	eventually(t, time.Minute, full(victim))
 	c.writable(load, "the disk of "+c.Nodes[victim].Name+" is full")
 
-	for i := range disks {
-		eventually(t, time.Minute, full(i))
-	}
+	eventually(t, time.Minute, full((victim+1)%3))
 	stop()
-	c.refuses(load.fixed[0])
+	c.refuses()
 	// Killed with a full disk, it starts with a full disk.
 	c.Nodes[victim].Kill()
 	c.restart(victim)
-	c.refuses(load.fixed[0])
+	c.refuses()
 
 	for _, d := range disks {
-		if err := os.Remove(filepath.Join(d, "filler")); err != nil {
+		if err := os.Remove(filepath.Join(d, "filler")); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 	}
@@ -126,29 +125,20 @@ func (c *cluster) press() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// refuses waits until no shard takes writes, and reads what was there before.
-func (c *cluster) refuses(key []byte) {
+// refuses waits until no shard takes writes, and clients hear that within their deadline.
+func (c *cluster) refuses() {
 	c.t.Helper()
 	n := 0
 	eventually(c.t, time.Minute, func() error {
 		for i := range 6 {
 			n++
-			ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
 			_, err := c.kv.Put(ctx, fmt.Appendf([]byte{byte(i * 43)}, "refuse/%d", n), bytes.Repeat([]byte("w"), 64<<10))
 			cancel()
-			if !errors.Is(err, client.ErrUnavailable) {
-				return fmt.Errorf("a write with all disks full: %v", err)
+			if !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrUnknown) {
+				return fmt.Errorf("a write with most disks full: %v", err)
 			}
 		}
 		return nil
-	})
-	eventually(c.t, time.Minute, func() error {
-		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
-		defer cancel()
-		e, err := c.kv.Get(ctx, key)
-		if err == nil && len(e.Value) != 1000 {
-			err = fmt.Errorf("%d bytes", len(e.Value))
-		}
-		return err
 	})
 }
