@@ -406,13 +406,16 @@ func (d *driver) act(ctx context.Context, o *placement.Op, l *lead, act *placeme
 		}
 		return err
 	case placement.ActRemove:
+		// Meta must have it first: the shard's leader may have had no time to report it, and a node that is down compares with meta.
+		if err := c.reports.report(ctx, []*shard.Descriptor{l.Descriptor}); err != nil {
+			return err
+		}
 		if c.alive(act.To) {
 			req := removeRequest{Descriptor: *l.Descriptor, Replica: act.Replica}
 			if _, err := c.n.call(ctx, act.To, methodRemove, 0, req.append(nil)); err != nil {
 				return err
 			}
 		} // else it compares its replicas with meta when it comes back
-		c.spread(ctx, []*shard.Descriptor{l.Descriptor})
 		o.State, o.Done = placement.OpDone, o.Total
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
@@ -40,6 +41,22 @@ func (n *Node) StartOp(ctx context.Context, o *placement.Op) error {
 func (n *Node) ReadOp(ctx context.Context, id uint64) (*placement.Op, error) {
 	o, _, err := n.core.Load().readOp(ctx, id)
 	return o, err
+}
+
+// ShardInMeta reads the record of a shard.
+func (n *Node) ShardInMeta(ctx context.Context, id engine.ShardID) (*shard.Descriptor, error) {
+	value, version, err := n.core.Load().meta.get(ctx, placement.ShardKey(id))
+	if err != nil || version == 0 {
+		return nil, err
+	}
+	rec, err := placement.DecodeShard(value)
+	return &rec.Descriptor, err
+}
+
+// PutShardInMeta writes the record of a shard, and tells nobody.
+func (n *Node) PutShardInMeta(ctx context.Context, d *shard.Descriptor) error {
+	rec := placement.ShardRecord{Descriptor: *d}
+	return n.core.Load().meta.write(ctx, nil, []shard.Op{put(placement.ShardKey(d.Shard), rec.Append(nil))})
 }
 
 // CancelOp asks an operation to stop.

@@ -133,6 +133,9 @@ func (r *reporter) loop() {
 
 // round reports all that waits, and removes what is gone.
 func (r *reporter) round(ctx context.Context) error {
+	if err := r.c.n.boot.step("report"); err != nil {
+		return err // a test plays a node that does not come to it
+	}
 	var list []*shard.Descriptor
 	r.mu.Lock()
 	for id, d := range r.queue {
@@ -274,7 +277,7 @@ func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]
 	return dead, nil
 }
 
-// spread tells all living nodes of new descriptors, and whether this node leads their shards. Who misses it is told to look into meta later:
+// spread tells all living nodes of new descriptors, which meta has: who is told takes them off what it must report. Who misses it is told to look into meta later:
 // a node that has just started may have looked before they were there, and would not do so again for a long time.
 func (c *core) spread(ctx context.Context, list []*shard.Descriptor) {
 	b := mp.AppendUint(mp.AppendArray(nil, 2), uint64(c.node))
@@ -304,6 +307,15 @@ func (r *reporter) told(id engine.NodeID, err error) {
 		r.mu.Lock()
 		r.missed[id] = true
 		r.mu.Unlock()
+	}
+}
+
+// restarted has all other nodes look into meta: in its life before, this node may have reported what it had no time to tell them.
+func (r *reporter) restarted() {
+	for _, id := range r.c.nodeIDs() {
+		if id != r.c.node {
+			r.told(id, shard.ErrUnavailable)
+		}
 	}
 }
 

@@ -40,6 +40,11 @@ type syncRequest struct {
 	Phase       syncPhase
 }
 
+// all tells whether nothing is left out, as when somebody has missed something and nobody waits for it.
+func (r *syncRequest) all() bool {
+	return r.First == 0 && r.Last == ^engine.ShardID(0) && r.Phase == syncAll
+}
+
 func (r *syncRequest) append(b []byte) []byte {
 	b = mp.AppendUint(mp.AppendArray(b, 3), uint64(r.First))
 	return mp.AppendUint(mp.AppendUint(b, uint64(r.Last)), uint64(r.Phase))
@@ -80,7 +85,9 @@ func (c *core) syncLoop() {
 			c.n.log.Info("cannot read the meta shard", "err", err)
 			wait = time.Second
 		default:
-			c.n.synced.Store(true)
+			if !c.n.synced.Swap(true) && len(c.n.facts.incarnations) > 1 {
+				c.reports.restarted()
+			}
 		}
 		t := time.NewTimer(wait)
 		select {
