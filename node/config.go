@@ -23,7 +23,7 @@ type Config struct {
 	Listen string
 	// Advertise is the address that others are told; default: that of the listener.
 	Advertise string
-	// HTTP is the address of /livez, /readyz, /metrics and /debug/pprof. Empty: none.
+	// HTTP is the address of the console, /livez, /readyz, /metrics and /debug/pprof. Empty: none.
 	HTTP string
 	// Redis is the address for Redis clients. Empty: none.
 	Redis string

@@ -56,14 +56,11 @@ func (k *consoleState) withLoads(c *core, f func(t *loadTable)) {
 	defer cancel()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.table != nil && time.Since(k.full) < consoleFresh {
-		c.askLoads(ctx, k.table)
-		if c.leaderless(k.table) == 0 {
-			f(k.table)
-			return
-		}
+	if age := time.Since(k.full); k.table == nil || age > consoleFresh {
+		k.table, k.full = c.gatherLoads(ctx), time.Now()
+	} else if c.askLoads(ctx, k.table); c.leaderless(k.table) > 0 && age > consoleEvery {
+		k.table, k.full = c.gatherLoads(ctx), time.Now() // new leaders are told sooner to who asks for all
 	}
-	k.table, k.full = c.gatherLoads(ctx), time.Now() // a new leader tells all only to who asks for all
 	f(k.table)
 }
 
