@@ -45,7 +45,7 @@ func TestCompareCounts(t *testing.T) {
 	older := []metric{{"a", "ns/op", []float64{1}}, {"gone", "ns/op", []float64{1}}}
 	newer := []metric{{"a", "ns/op", []float64{2}}, {"fresh", "ns/op", []float64{1}}}
 	var out strings.Builder
-	n, err := compare(older, newer, &out)
+	n, err := compare(older, newer, false, &out)
 	if err != nil || n != 1 {
 		t.Fatalf("%d regressions, %v; want 1", n, err)
 	}
@@ -53,5 +53,15 @@ func TestCompareCounts(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
+	}
+}
+
+// TestBusyMachine: times are not judged then, counts are.
+func TestBusyMachine(t *testing.T) {
+	older := []metric{{"a", "ns/op", []float64{1}}, {"a", "allocs/op", []float64{1}}}
+	newer := []metric{{"a", "ns/op", []float64{9}}, {"a", "allocs/op", []float64{2}}}
+	var out strings.Builder
+	if n, err := compare(older, newer, true, &out); err != nil || n != 1 {
+		t.Fatalf("%d regressions, %v; want 1:\n%s", n, err, out.String())
 	}
 }

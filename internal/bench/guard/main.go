@@ -25,7 +25,8 @@ type record struct {
 	Version string   `json:"version"`
 	Go      string   `json:"go"`
 	CPUs    int      `json:"cpus"`
-	GoBench string   `json:"go_bench"` // as `go test -bench` printed it
+	LoadAvg float64  `json:"load_average"` // of the machine when the run began, for one minute; 0: not known
+	GoBench string   `json:"go_bench"`     // as `go test -bench` printed it
 	Cluster []metric `json:"cluster"`
 }
 
@@ -61,7 +62,7 @@ func run(ctx context.Context, args []string) error {
 	if f.NArg() > 0 || *count < 1 || *duration <= 0 {
 		return errors.New("no arguments; count and duration must be positive")
 	}
-	r := record{Date: time.Now().UTC().Format(time.DateTime), Version: *version, Go: runtime.Version(), CPUs: runtime.NumCPU()}
+	r := record{Date: time.Now().UTC().Format(time.DateTime), Version: *version, Go: runtime.Version(), CPUs: runtime.NumCPU(), LoadAvg: loadAverage()}
 	var err error
 	if r.Cluster, err = measureCluster(ctx, *binary, *count, *duration); err != nil {
 		return err
@@ -78,6 +79,19 @@ func run(ctx context.Context, args []string) error {
 	}
 	return os.WriteFile(*out, append(b, '\n'), 0o644)
 }
+
+// loadAverage of the last minute; 0 where the system does not tell.
+func loadAverage() (v float64) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	_, _ = fmt.Sscan(string(b), &v) // 0 if it is something else
+	return v
+}
+
+// busy tells that others used the machine when the run began: times then say nothing.
+func (r record) busy() bool { return r.LoadAvg > float64(r.CPUs)/2 }
 
 // goBench are benchmarks that need no set-up worth mentioning, so that a tenth of a second gives the same allocations each time: pattern and package.
 var goBench = [][2]string{
@@ -109,7 +123,11 @@ func compareFiles(ctx context.Context, oldName, newName string, w io.Writer) err
 	if err := runBenchstat(ctx, older.GoBench, newer.GoBench, w); err != nil {
 		fmt.Fprintf(w, "no statistics of the Go benchmarks: %v\n", err) // it may not be fetched; the comparison below has all values
 	}
-	worse, err := compare(older.metrics(), newer.metrics(), w)
+	busy := older.busy() || newer.busy()
+	if busy {
+		fmt.Fprintf(w, "load averages %g and %g: others used the machine, so times are shown and not judged\n", older.LoadAvg, newer.LoadAvg)
+	}
+	worse, err := compare(older.metrics(), newer.metrics(), busy, w)
 	if err != nil {
 		return err
 	}
