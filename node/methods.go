@@ -55,7 +55,9 @@ var needs = map[api.Method]auth.Need{
 	methodEvacuate:    auth.NeedNode,
 	methodLearn:       auth.NeedNode,
 	methodSplit:       auth.NeedNode,
+	methodLoads:       auth.NeedNode,
 	methodSample:      auth.NeedNode,
+	methodSamples:     auth.NeedNode,
 	methodMerge:       auth.NeedNode,
 }
 
