@@ -27,6 +27,8 @@ type Config struct {
 	HTTP string
 	// Redis is the address for Redis clients. Empty: none.
 	Redis string
+	// RedisTimeout bounds how long a command of a Redis client tries. Default 5 s.
+	RedisTimeout time.Duration
 	// Join are addresses of other nodes: first hints for finding a cluster, or the other nodes that wait for one.
 	Join []string
 	// Name and Labels describe the node to operators and to placement. Default name: node-<first digits of its identity>.

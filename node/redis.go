@@ -29,7 +29,7 @@ func (n *Node) openRedis() (*redisServer, error) {
 	}
 	s := &redisServer{
 		addr: advertised("", l.Addr()),
-		server: resp.New(resp.Config{KV: n.client, Logger: n.log, Guard: redisGuard{n.sec}, TLS: n.sec.serverTLS(), Node: func() resp.NodeInfo {
+		server: resp.New(resp.Config{KV: n.client, Timeout: n.cfg.RedisTimeout, Logger: n.log, Guard: redisGuard{n.sec}, TLS: n.sec.serverTLS(), Node: func() resp.NodeInfo {
 			return resp.NodeInfo{ID: uint64(n.ID()), Name: n.name, Version: Version()}
 		}}),
 		done: make(chan struct{}),

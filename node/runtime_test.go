@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 func get(t *testing.T, url string) (int, string) {
@@ -179,9 +181,13 @@ func TestTransfer(t *testing.T) {
 	to := s.Leader%3 + 1
 	for i := range 3 { // any node takes the order
 		body := (&api.TransferRequest{Shard: s.Descriptor.Shard, To: to}).Append(nil)
-		if _, err := c.Node(i).Client().Call(deadline(t, 5*time.Second), 0, "", api.MethodTransfer, body); err != nil {
-			t.Fatalf("transfer by node %d: %v", i+1, err)
-		}
+		nodetest.Eventually(t, 20*time.Second, func() error { // a leader that is new, or whose follower lags, says: not now
+			_, err := c.Node(i).Client().Call(deadline(t, 5*time.Second), 0, "", api.MethodTransfer, body)
+			if err != nil && !errors.Is(err, shard.ErrUnavailable) {
+				t.Fatalf("transfer by node %d: %v", i+1, err)
+			}
+			return err
+		})
 		if got := shards(t, c, 0)[0].Leader; got != to {
 			t.Errorf("node %d leads, want %d", got, to)
 		}

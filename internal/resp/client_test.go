@@ -17,7 +17,7 @@ import (
 // cluster starts three nodes with Redis listeners and returns their addresses.
 func cluster(t testing.TB, nodes, shards int) (*nodetest.Cluster, []string) {
 	t.Helper()
-	c := nodetest.Start(t, nodes, nodetest.Options{ElectionTimeout: time.Second, Config: func(_ int, cfg *node.Config) { cfg.Redis = "127.0.0.1:0" }})
+	c := nodetest.Start(t, nodes, nodetest.Options{ElectionTimeout: time.Second, Config: func(_ int, cfg *node.Config) { cfg.Redis, cfg.RedisTimeout = "127.0.0.1:0", time.Minute }})
 	c.Init(0, shards, nodes)
 	var addrs []string
 	for i := range nodes {

@@ -6,13 +6,8 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
-	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/state"
 )
-
-func keyOf(st scheduler.ReplicaStatus) store.Key {
-	return store.Key{Shard: st.Shard, Replica: st.Replica}
-}
 
 // settle ends all faults, and requires that everything comes to rest in bounded time.
 func (s *sim) settle() {
