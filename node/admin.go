@@ -28,6 +28,8 @@ func (c *core) serveAdmin(ctx context.Context, q *incoming) ([]byte, error) {
 		return answer(q, &api.ShardsRequest{}, func(r *api.ShardsRequest) (api.Body, error) { return c.shardsPage(ctx, r) })
 	case api.MethodChecksum:
 		return answer(q, &api.ChecksumRequest{}, func(r *api.ChecksumRequest) (api.Body, error) { return c.checksum(ctx, r.Shard) })
+	case api.MethodCut:
+		return answer(q, &api.CutRequest{}, func(r *api.CutRequest) (api.Body, error) { return c.serveCut(ctx, r) })
 	case api.MethodJoin:
 		return answer(q, &api.JoinRequest{}, func(r *api.JoinRequest) (api.Body, error) { return c.serveJoin(ctx, r) })
 	case api.MethodNodes:

@@ -27,6 +27,7 @@ type core struct {
 	strays  *strays
 	driver  *driver
 	book    *loadBook
+	cuts    cuts
 	wake    chan struct{} // look into meta soon
 
 	collecting sync.Mutex // held while the book is filled

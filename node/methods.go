@@ -32,6 +32,7 @@ var needs = map[api.Method]auth.Need{
 
 	api.MethodChecksum: auth.NeedAdmin,
 	api.MethodInspect:  auth.NeedAdmin, // logs and profiles
+	api.MethodCut:      auth.NeedAdmin, // the content of a whole shard, whatever its keys
 	api.MethodTransfer: auth.NeedAdmin,
 	api.MethodInit:     auth.NeedAdmin,
 	api.MethodOpStart:  auth.NeedAdmin,
@@ -78,7 +79,7 @@ func needOf(m api.Method) auth.Need {
 
 // auditedMethod tells whether the audit log records a method: all that change something and need more than keys.
 func auditedMethod(m api.Method) bool {
-	return needOf(m) == auth.NeedAdmin && m != api.MethodUsers && m != api.MethodChecksum && m != api.MethodInspect || m == api.MethodPassword
+	return needOf(m) == auth.NeedAdmin && m != api.MethodUsers && m != api.MethodChecksum && m != api.MethodInspect && m != api.MethodCut || m == api.MethodPassword
 }
 
 // admitKeys checks the keys of a request. The meta shard, which holds the hashes of passwords among other things, is for nodes alone.

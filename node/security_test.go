@@ -101,7 +101,7 @@ var methodMay = map[string]string{
 	"MethodMap": "reader", "MethodNodeInfo": "reader", "MethodReplicas": "reader", "MethodNodes": "reader", "MethodShards": "reader",
 	"MethodOps": "reader", "MethodPlan": "reader", "MethodStatus": "reader", "MethodPassword": "reader", "MethodWhoAmI": "reader",
 	"MethodChecksum": "admin", "MethodTransfer": "admin", "MethodInit": "admin", "MethodOpStart": "admin", "MethodOpCancel": "admin",
-	"MethodNodeSet": "admin", "MethodUsers": "admin", "MethodUserSet": "admin", "MethodInspect": "admin",
+	"MethodNodeSet": "admin", "MethodUsers": "admin", "MethodUserSet": "admin", "MethodInspect": "admin", "MethodCut": "admin",
 	"MethodReserve": "node", "MethodStart": "node", "MethodJoin": "node", "MethodCreate": "node",
 	"methodHello": "node", "methodReserve": "node", "methodStart": "node", "methodSync": "node", "methodDrive": "node", "methodLeads": "node",
 	"methodChange": "node", "methodRemove": "node", "methodEvacuate": "node", "methodLearn": "node", "methodSplit": "node", "methodSample": "node", "methodSamples": "node", "methodLoads": "node",

@@ -21,6 +21,7 @@ import (
 // snapshots counts what is under way, against Config.SnapshotsMax.
 type snapshots struct {
 	out, in atomic.Int64
+	cuts    atomic.Int64 // for backups, against cutsMax
 
 	mu      sync.Mutex
 	sending map[*outgoing]struct{}

@@ -104,6 +104,66 @@ func (s *Snapshot) fill() error {
 	return nil
 }
 
+// NextItems appends the next items to buf (AppendKV), those of one transaction; io.EOF behind the last one. It is another way to read the
+// content than Next: a snapshot is read in one of them. It fails as Next does.
+func (s *Snapshot) NextItems(buf []byte) ([]byte, error) {
+	if !s.more {
+		return buf, io.EOF
+	}
+	items, more, err := s.walk.step()
+	if err != nil {
+		return buf, err
+	}
+	s.more = more
+	for i := range items {
+		s.sum.add(items[i].Key, items[i].Item)
+		buf = appendStreamItem(buf, items[i])
+	}
+	return buf, nil
+}
+
+// AppendKV appends an item as the streams of snapshots and the files of backups have it:
+// uvarint key length + 1, key, uvarint version, varint expiry, uvarint value length, value.
+func AppendKV(b []byte, kv KV) []byte { return appendStreamItem(b, kv) }
+
+// ReadKV reads what AppendKV wrote from the front of b, and returns how long it was. Key and value alias b.
+func ReadKV(b []byte) (kv KV, n int, err error) {
+	bad := func(what string) (KV, int, error) { return KV{}, 0, fmt.Errorf("malformed item: %s", what) }
+	size, k := binary.Uvarint(b)
+	if k <= 0 || size == 0 || size-1 > uint64(len(b)-k) {
+		return bad("key")
+	}
+	n = k
+	kv.Key = b[n : n+int(size-1)]
+	n += int(size - 1)
+	if kv.Version, k = binary.Uvarint(b[n:]); k <= 0 {
+		return bad("version")
+	}
+	n += k
+	if kv.Expire, k = binary.Varint(b[n:]); k <= 0 {
+		return bad("expiry")
+	}
+	n += k
+	if size, k = binary.Uvarint(b[n:]); k <= 0 || size > uint64(len(b)-n-k) {
+		return bad("value")
+	}
+	n += k
+	kv.Value = b[n : n+int(size)]
+	return kv, n + int(size), nil
+}
+
+// Summer adds up the Content of items that are given in order, as Store.Checksum does. The zero value is not ready: NewSummer.
+type Summer struct{ s *summer }
+
+// NewSummer returns a Summer of nothing.
+func NewSummer() Summer { return Summer{newSummer()} }
+
+// Add adds an item.
+func (s Summer) Add(kv KV) { s.s.add(kv.Key, kv.Item) }
+
+// Content returns what was added.
+func (s Summer) Content() Content { return s.s.sum() }
+
 func appendStreamItem(b []byte, kv KV) []byte {
 	b = binary.AppendUvarint(b, uint64(len(kv.Key))+1)
 	b = append(b, kv.Key...)
