@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 
 // highInternal are the internal packages that serve cmd alone and may import what cmd may.
 // All others import the standard library and modules only.
-var highInternal = []string{"internal/cli", "internal/client", "internal/client/clienttest", "internal/config", "internal/demo", "internal/bench", "internal/bench/guard", "internal/load", "internal/e2e", "internal/output", "internal/recovery", "internal/sim"}
+var highInternal = []string{"internal/backup", "internal/cli", "internal/client", "internal/client/clienttest", "internal/config", "internal/demo", "internal/bench", "internal/bench/guard", "internal/load", "internal/e2e", "internal/output", "internal/recovery", "internal/sim"}
 
 // frontInternal are the internal packages that are front doors of a node, each with what it may import: they turn a protocol into
 // calls of the router, and only node, and what serves cmd, may import them.

@@ -1,0 +1,120 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Store keeps files by name. A name has letters, digits, and "/", ".", "-" and "_" in it. It is used by many goroutines.
+type Store interface {
+	// Put stores a file, durably and as a whole or not at all.
+	Put(ctx context.Context, name string, data []byte) error
+	// Get returns a file of at most max bytes; fs.ErrNotExist if there is none.
+	Get(ctx context.Context, name string, max int64) ([]byte, error)
+	// Size returns how long a file is; fs.ErrNotExist if there is none.
+	Size(ctx context.Context, name string) (int64, error)
+	// List returns the names that begin with a prefix that ends in "/", sorted.
+	List(ctx context.Context, prefix string) ([]string, error)
+}
+
+// Open opens the store that a user named: s3://BUCKET/PREFIX, see openS3, or a directory, which is made when something is put there.
+func Open(name string) (Store, error) {
+	switch {
+	case strings.HasPrefix(name, "s3://"):
+		return openS3(name)
+	case name == "" || strings.Contains(name, "://"):
+		return nil, fmt.Errorf("store %q: want a directory or s3://BUCKET/PREFIX", name)
+	}
+	return directory(name), nil
+}
+
+// directory is a Store below a directory.
+type directory string
+
+func (d directory) path(name string) string {
+	return filepath.Join(string(d), filepath.FromSlash(name))
+}
+
+// Put implements Store.
+func (d directory) Put(_ context.Context, name string, data []byte) (err error) {
+	path := d.path(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".partial-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	// The entries of the directories up to the root, which this may have made.
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if err := syncDir(dir); err != nil || dir == filepath.Clean(string(d)) || dir == filepath.Dir(dir) {
+			return err
+		}
+	}
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Get implements Store.
+func (d directory) Get(ctx context.Context, name string, max int64) ([]byte, error) {
+	n, err := d.Size(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if n > max {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d are expected", d.path(name), n, max)
+	}
+	return os.ReadFile(d.path(name))
+}
+
+// Size implements Store.
+func (d directory) Size(_ context.Context, name string) (int64, error) {
+	st, err := os.Stat(d.path(name))
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// List implements Store.
+func (d directory) List(_ context.Context, prefix string) ([]string, error) {
+	entries, err := os.ReadDir(d.path(prefix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, e := range entries {
+		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			out = append(out, prefix+e.Name())
+		}
+	}
+	slices.Sort(out)
+	return out, err
+}
