@@ -101,7 +101,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRunE = a.prepare
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), a.nodeCmd(), a.shardCmd(), a.opCmd(), a.kvCmd(), a.benchCmd(), a.configCmd(),
-		a.certCmd(), a.userCmd(), a.debugCmd(), a.versionCmd(), a.manCmd(), a.topCmd())
+		a.certCmd(), a.userCmd(), a.debugCmd(), a.versionCmd(), a.manCmd(), a.topCmd(), a.backupCmd())
 	return root
 }
 
