@@ -157,7 +157,7 @@ interrupted goes on where it was.
 	return cmd
 }
 
-// backupReport prints a line about a backup; with --json, its manifest without the segments.
+// backupReport prints a line about a backup; with -o json, its manifest without the segments.
 func (a *app) backupReport(verb string, m *backup.Manifest, err error) error {
 	if err != nil {
 		return err

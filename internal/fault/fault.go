@@ -43,7 +43,10 @@ func met(label string) {
 	select {}
 }
 
-// Labels are all points, by what leads to them. A test checks that they are those in the source, and another one that each of them is met.
+// Others are points that none of what Labels lists leads to for certain: nothing becomes durable there.
+var Others = []string{"backup: cut", "remove: refused"}
+
+// Labels are all other points, by what leads to them. A test checks that they are those in the source, and another one that each of them is met.
 var Labels = map[string][]string{
 	"split": {
 		"op split: create", "op split: created", "op split: begin",

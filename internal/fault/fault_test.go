@@ -48,6 +48,12 @@ func TestLabelsAreThePoints(t *testing.T) {
 			}
 		}
 	}
+	for _, l := range Others {
+		if !found[l] {
+			t.Errorf("%q is listed and not a point", l)
+		}
+		listed[l] = true
+	}
 	for l := range found {
 		if !listed[l] {
 			t.Errorf("%q is a point and not listed", l)
