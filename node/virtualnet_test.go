@@ -22,7 +22,6 @@ func (c virtualClock) Wall() int64         { return time.Now().UnixMilli() }
 // virtualNet is a network in memory, for nodes in a bubble. Nothing in it waits with a mutex held, so that the time of the bubble goes on.
 type virtualNet struct {
 	latency time.Duration
-	rate    int // bytes per second of each connection and direction; 0: any
 
 	mu    sync.Mutex
 	at    map[string]*virtualListener // by address
@@ -137,7 +136,6 @@ type pipe struct {
 	mu       sync.Mutex
 	chunks   []chunk
 	size     int
-	free     time.Time     // when what was sent before is through
 	err      error         // of reads behind the chunks, and of writes
 	changed  chan struct{} // closed and replaced by whoever changes something
 	read     time.Time     // deadlines
@@ -221,7 +219,7 @@ func (p *pipe) take(b []byte) (int, error) {
 	}
 }
 
-func (p *pipe) put(b []byte, latency time.Duration, rate int) (int, error) {
+func (p *pipe) put(b []byte, latency time.Duration) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -231,13 +229,7 @@ func (p *pipe) put(b []byte, latency time.Duration, rate int) (int, error) {
 		case past(p.write):
 			return 0, os.ErrDeadlineExceeded
 		case p.size < p.bytesMax:
-			if now := time.Now(); p.free.Before(now) {
-				p.free = now
-			}
-			if rate > 0 {
-				p.free = p.free.Add(time.Duration(len(b)) * time.Second / time.Duration(rate))
-			}
-			p.chunks = append(p.chunks, chunk{p.free.Add(latency), append([]byte(nil), b...)})
+			p.chunks = append(p.chunks, chunk{time.Now().Add(latency), append([]byte(nil), b...)})
 			p.size += len(b)
 			p.change()
 			return len(b), nil
@@ -273,7 +265,7 @@ func (c *virtualConn) Write(b []byte) (int, error) {
 	if how == "lost" {
 		return len(b), nil
 	}
-	return c.tx.put(b, c.net.latency, c.net.rate)
+	return c.tx.put(b, c.net.latency)
 }
 
 func (c *virtualConn) Close() error {
