@@ -124,10 +124,15 @@ func (c *cluster) grow(n int, args ...string) {
 	})
 }
 
-// spread tells how far nodes are from the mean, in replicas and leaders; an error if it is more than limit, or half a replica.
+// spread tells how far nodes are from the mean, in replicas and leaders; an error if it is more than limit, or one. It counts the meta
+// shard, as the balancer does.
 func (c *cluster) spread(limit float64, nodes ...uint64) error {
 	replicas, leaders := map[uint64]int{}, map[uint64]int{}
-	list := c.shards()
+	meta, err := c.kv.Shard(c.t.Context(), 1)
+	if err != nil {
+		return err
+	}
+	list := append(c.shards(), meta)
 	for _, s := range list {
 		leaders[s.Leader]++
 		for _, r := range s.Replicas {
