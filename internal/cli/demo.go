@@ -19,7 +19,7 @@ func (a *app) demoCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "demo", Args: cobra.NoArgs, Short: "Run a cluster of real node processes on this machine",
 		Long: `Starts node processes of this binary on this machine, makes a cluster of them, prints endpoints and things to try, and stops them on ^C. On a
-terminal it takes commands meanwhile: kill, start, stop, pause and resume of nodes, and status.
+terminal it takes commands meanwhile: kill, start, stop, pause and resume of nodes, partition and heal of the links between them, and status.
 With --once it is a guided tour that ends by itself: load real files, read them back through another node, kill -9 a node under load and show
 the take-over, restart it and compare all replicas, split a shard and move a part to a new node, kill and restart all. It exits 0 only if all of it held.`,
 		Example: "  kiloraft demo\n  kiloraft demo --once --shards 100",

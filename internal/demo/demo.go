@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,6 +27,7 @@ type Options struct {
 	Out      io.Writer // what people read
 	In       io.Reader // what people type while the demo runs; nil: nothing
 	Args     []string  // more arguments of each node
+	Links    bool      // nodes reach each other through proxies, which can hurt the links between them
 }
 
 // Cluster is a set of node processes on this machine.
@@ -33,10 +35,17 @@ type Cluster struct {
 	Dir     string
 	Nodes   []*Process
 	Servers []string
+	Links   *Links // nil without Options.Links
 	temp    bool
 }
 
-const defaultBasePort = 7100
+// Ports of node i, counted from the base port: base+i for nodes and clients, base+80+i for HTTP (as serve's own defaults), base+40+i for the
+// proxy that other nodes reach it through.
+const (
+	defaultBasePort = 7100
+	httpOffset      = 80
+	linkOffset      = 40
+)
 
 // StartCluster starts the nodes and waits until they answer. After an error nothing is left running.
 func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
@@ -55,17 +64,28 @@ func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
 	defer func() {
 		if err != nil {
 			c.KillAll()
+			c.closeLinks()
 			c.remove()
 		}
 	}()
-	listen, http, err := addresses(o)
+	listen, http, link, err := addresses(o)
 	if err != nil {
 		return nil, err
 	}
 	c.Servers = listen
+	reach := listen // where nodes reach each other
+	if o.Links {
+		if c.Links, err = StartLinks(link, listen); err != nil {
+			return nil, err
+		}
+		reach = link
+	}
 	for i := range o.Nodes {
 		s := Spec{Binary: o.Binary, Name: "n" + strconv.Itoa(i+1), Dir: c.Dir, Addr: listen[i], HTTP: http[i], Args: o.Args}
-		for j, a := range listen {
+		if o.Links {
+			s.Args = append([]string{"--advertise", link[i]}, o.Args...)
+		}
+		for j, a := range reach {
 			if j != i {
 				s.Join = append(s.Join, a)
 			}
@@ -84,8 +104,8 @@ func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// addresses chooses ports: base, base+1 … for nodes and base+80 … for HTTP, as serve's own defaults.
-func addresses(o Options) (listen, http []string, err error) {
+// addresses chooses the ports of nodes, HTTP and links.
+func addresses(o Options) (listen, http, link []string, err error) {
 	base := o.BasePort
 	switch base {
 	case -1:
@@ -93,30 +113,30 @@ func addresses(o Options) (listen, http []string, err error) {
 	case 0:
 		base = defaultBasePort
 	}
+	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 	for i := range o.Nodes {
-		listen = append(listen, net.JoinHostPort("127.0.0.1", strconv.Itoa(base+i)))
-		http = append(http, net.JoinHostPort("127.0.0.1", strconv.Itoa(base+80+i)))
+		listen, http, link = append(listen, at(base+i)), append(http, at(base+httpOffset+i)), append(link, at(base+linkOffset+i))
 	}
-	for _, a := range append(append([]string{}, listen...), http...) {
+	for _, a := range slices.Concat(listen, http, link) {
 		l, err := net.Listen("tcp", a)
 		if err == nil {
 			l.Close()
 			continue
 		}
 		if o.BasePort != 0 {
-			return nil, nil, fmt.Errorf("the demo needs %s: %w", a, err)
+			return nil, nil, nil, fmt.Errorf("the demo needs %s: %w", a, err)
 		}
 		return freeAddresses(o.Nodes)
 	}
-	return listen, http, nil
+	return listen, http, link, nil
 }
 
-func freeAddresses(nodes int) (listen, http []string, err error) {
-	free, err := FreeAddrs(2 * nodes)
+func freeAddresses(nodes int) (listen, http, link []string, err error) {
+	free, err := FreeAddrs(3 * nodes)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return free[:nodes], free[nodes:], nil
+	return free[:nodes], free[nodes : 2*nodes], free[2*nodes:], nil
 }
 
 // Restart starts node i again after it was killed or stopped, and waits until it answers.
@@ -163,11 +183,18 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	for range c.Nodes {
 		errs = append(errs, <-results)
 	}
+	c.closeLinks()
 	err := errors.Join(errs...)
 	if err == nil {
 		c.remove()
 	}
 	return err
+}
+
+func (c *Cluster) closeLinks() {
+	if c.Links != nil {
+		c.Links.Close()
+	}
 }
 
 func (c *Cluster) remove() {
@@ -190,6 +217,7 @@ func initialize(ctx context.Context, kv client.Cluster, o Options) (client.InitR
 func Run(ctx context.Context, o Options) (err error) {
 	startCtx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	o.Links = o.In != nil // else nobody can ask for a partition
 	fmt.Fprintf(o.Out, "Starting %d node processes …\n", o.Nodes)
 	c, err := StartCluster(startCtx, o)
 	if err != nil {
@@ -223,9 +251,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		watch(p)
 	}
 	var lines <-chan string
-	pr := &prompt{c: c, kv: kv, out: o.Out, watch: watch}
+	pr := &prompt{c: c, kv: kv, dial: o.Dial, out: o.Out, watch: watch}
 	if o.In != nil {
-		fmt.Fprintf(o.Out, "\nOr here:\n%s\n\n> ", promptHelp)
+		fmt.Fprintf(o.Out, "\nOr here:\n%s\n", promptHelp)
+		fmt.Fprintf(o.Out, "  Nodes reach each other through proxies of the demo (%s …): that is what node ls shows.\n\n> ", c.Links.addrs[0])
 		lines = readLines(o.In)
 	}
 	for {

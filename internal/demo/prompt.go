@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,7 +15,11 @@ import (
 
 const promptHelp = `  kill n1     kill -9 of a node          start n1    starts it again
   stop n1     hands over, then ends      pause n1    SIGSTOP: alive, but mute        resume n1
-  status      health of the cluster      nodes       the nodes                       quit`
+  partition n3     cuts n3 off from the others      partition n1 n2|n3     says who is on which side      heal     ends it
+  status      health of the cluster, as each side of a partition sees it      nodes       the nodes      quit`
+
+// problemsShown bounds the problems of a status at the prompt.
+const problemsShown = 6
 
 // readLines sends what people type until the input ends. The goroutine that reads cannot be stopped before: it ends with the input, or
 // with the process.
@@ -33,6 +38,8 @@ func readLines(in io.Reader) <-chan string {
 type prompt struct {
 	c     *Cluster
 	kv    client.Cluster
+	dial  func(ctx context.Context, servers []string) (client.Cluster, error)
+	sides [][]int // of the partition: indexes of nodes; nil: none
 	out   io.Writer
 	watch func(*Process) // told of each process that is started
 }
@@ -53,6 +60,10 @@ func (p *prompt) do(ctx context.Context, line string) (quit bool) {
 		err = p.status(ctx)
 	case word == "nodes":
 		err = p.nodes(ctx)
+	case word == "partition" && len(words) > 1:
+		err = p.partition(strings.Join(words[1:], " "))
+	case word == "heal":
+		p.heal()
 	case len(words) == 2:
 		err = p.onNode(ctx, word, words[1])
 	default:
@@ -65,18 +76,12 @@ func (p *prompt) do(ctx context.Context, line string) (quit bool) {
 }
 
 func (p *prompt) onNode(ctx context.Context, word, name string) error {
-	i := -1
-	for k, n := range p.c.Nodes {
-		if n.Name == name || strings.TrimPrefix(n.Name, "n") == name {
-			i = k
-		}
-	}
-	if i < 0 {
-		return fmt.Errorf("no node is called %q: n1 to n%d", name, len(p.c.Nodes))
+	i, err := p.node(name)
+	if err != nil {
+		return err
 	}
 	n, began := p.c.Nodes[i], time.Now()
 	var done string
-	var err error
 	switch word {
 	case "kill":
 		n.Kill()
@@ -106,15 +111,53 @@ func (p *prompt) onNode(ctx context.Context, word, name string) error {
 	return nil
 }
 
+// node gives the index of a node that is called n1 or 1.
+func (p *prompt) node(name string) (int, error) {
+	for i, n := range p.c.Nodes {
+		if n.Name == name || strings.TrimPrefix(n.Name, "n") == name {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("no node is called %q: n1 to n%d", name, len(p.c.Nodes))
+}
+
+// status tells how the cluster is; under a partition, how each side sees it.
 func (p *prompt) status(ctx context.Context) error {
-	st, err := p.kv.Status(ctx)
+	if p.sides == nil {
+		return p.statusOf(ctx, "", p.kv)
+	}
+	for _, side := range p.sides {
+		i := slices.IndexFunc(side, func(i int) bool { return p.c.Nodes[i].running() })
+		if i < 0 {
+			fmt.Fprintf(p.out, "  %s: no node of this side runs\n", p.names(side))
+			continue
+		}
+		kv, err := p.dial(ctx, []string{p.c.Nodes[side[i]].Addr})
+		if err != nil {
+			return err
+		}
+		askCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if err := p.statusOf(askCtx, p.names(side)+": ", kv); err != nil {
+			fmt.Fprintf(p.out, "  %s: %v\n", p.names(side), err)
+		}
+		cancel()
+		kv.Close()
+	}
+	return nil
+}
+
+func (p *prompt) statusOf(ctx context.Context, who string, kv client.Cluster) error {
+	st, err := kv.Status(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.out, "  nodes %d of %d up; shards %d, %d with a leader, %d under-replicated, %d unavailable\n", st.Nodes.Up, st.Nodes.Total,
+	fmt.Fprintf(p.out, "  %snodes %d of %d up; shards %d, %d with a leader, %d under-replicated, %d unavailable\n", who, st.Nodes.Up, st.Nodes.Total,
 		st.Shards.Total, st.Shards.WithLeader, st.Shards.UnderReplicated, st.Shards.Unavailable)
-	for _, s := range st.Problems {
-		fmt.Fprintln(p.out, "  problem:", s)
+	for _, s := range st.Problems[:min(len(st.Problems), problemsShown)] {
+		fmt.Fprintf(p.out, "  %sproblem: %s\n", who, s)
+	}
+	if more := len(st.Problems) - problemsShown; more > 0 {
+		fmt.Fprintf(p.out, "  %s%d more problems: cluster status names them\n", who, more)
 	}
 	return nil
 }

@@ -61,9 +61,16 @@ func start(t *testing.T, nodes int, args ...string) *cluster {
 // startIn does so in a directory: node i, from 1, has its data in n<i>.
 func startIn(t *testing.T, dir string, nodes int, args ...string) *cluster {
 	t.Helper()
+	return startWith(t, demo.Options{Nodes: nodes, Dir: dir, Args: args})
+}
+
+// startWith starts the nodes that the options say, of the program under test, at free ports.
+func startWith(t *testing.T, o demo.Options) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	dc, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: nodes, BasePort: -1, Dir: dir, Args: args})
+	o.Binary, o.BasePort = binary, -1
+	dc, err := demo.StartCluster(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +89,9 @@ func (c *cluster) end() {
 		c.t.Error(err)
 	}
 	c.KillAll()
+	if c.Links != nil {
+		c.Links.Close()
+	}
 	if c.t.Failed() {
 		for _, p := range c.Nodes {
 			c.t.Logf("%s:\n%s", p.LogFile(), p.LogTail(15))
