@@ -543,9 +543,14 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 			if r.machine == nil || !desc.ProvesDead(r.machine.Desc()) {
 				continue
 			}
+			again := func(*Lane) { s.takeCovered(lane, desc, dead, then) }
+			if l.replaying(r) {
+				l.later(createRetry, again)
+				return
+			}
 			if l.settling(r) {
 				l.expedite(r)
-				l.whenSettled(r, func(*Lane) { s.takeCovered(lane, desc, dead, then) })
+				l.whenSettled(r, again)
 				return
 			}
 			list = append(list, r)

@@ -145,7 +145,7 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 		}
 	}
 	r := l.newReplica(rec.Key, out)
-	r.machine = m
+	r.machine, r.replayTo = m, out.Committed.Index
 	if err := l.add(r); err != nil {
 		return err
 	}
@@ -204,12 +204,30 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 			return fmt.Errorf("shard %d: %w", rl.Key.Shard, err)
 		}
 		l.orphans[rl.Key] = &orphan{rl, specials}
+		l.s.orphans.Add(1)
 		l.s.logger.Info("replica waits for its parent to be replayed", "shard", uint64(rl.Key.Shard), "replica", uint64(rl.Key.Replica))
 		return nil
 	}
 	l.log.Init(rl.Key, rl.Vote, engine.LogID{})
 	r := l.newReplica(rl.Key, engine.Recovered{Vote: rl.Vote, Incarnation: l.s.cfg.Incarnation})
 	return l.add(r)
+}
+
+// takeOrphan returns the orphan of this name, which is none from now on; nil if there is none.
+func (l *Lane) takeOrphan(key store.Key) *orphan {
+	o := l.orphans[key]
+	if o != nil {
+		delete(l.orphans, key)
+		l.s.orphans.Add(-1)
+	}
+	return o
+}
+
+// replaying tells whether r may be the parent of an orphan, of which it has not replayed the birth yet: then neither a snapshot nor a
+// removal may come in between, or the child would be silent for ever (rule Log7). What split it is committed in its log, durably, since
+// before the child was made (rule Split1). A Merge that it meets before was not applied in the former life, so nothing behind that was.
+func (l *Lane) replaying(r *replica) bool {
+	return l.s.orphans.Load() > 0 && r.machine != nil && !r.stopped && r.merge == nil && r.machine.Applied().Index < r.replayTo
 }
 
 // takeVote returns the vote that waits for a replica.

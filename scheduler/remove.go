@@ -34,7 +34,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		done(nil)
 		return
 	}
-	if r.machine != nil && l.settling(r) || r.snapIn != nil {
+	if r.machine != nil && l.settling(r) || r.snapIn != nil || l.replaying(r) {
 		l.whenSettled(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
 		return
 	}

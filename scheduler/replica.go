@@ -72,8 +72,9 @@ type replica struct {
 	purgeAll    bool // the next checkpoint purges all it may: the log needs the room
 	bornAt      engine.Instant
 	removed     bool
-	held        bool // is in Lane.held
-	stopped     bool // for good, by an entry that it does not understand
+	held        bool   // is in Lane.held
+	replayTo    uint64 // what was committed before this life, as far as it is known: the first Apply goes so far
+	stopped     bool   // for good, by an entry that it does not understand
 	lane        *Lane
 	provoked    bool
 	handingOver bool

@@ -36,6 +36,7 @@ type Scheduler struct {
 	snaps    snapshots
 	creating chan struct{} // holds a token while replicas are being made
 	replicas atomic.Int64
+	orphans  atomic.Int64 // of all lanes: see Lane.orphans
 
 	leaseStart engine.Instant
 	spawnFunc  func(task func())

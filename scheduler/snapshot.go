@@ -356,7 +356,7 @@ func (l *Lane) snapshotArrived(key store.Key, incarnation uint64, snap *snapshot
 		}
 		r = l.newUninitialised(key)
 	}
-	if r == nil || r.key != key || r.snapIn != nil {
+	if r == nil || r.key != key || r.snapIn != nil || l.replaying(r) {
 		return false
 	}
 	desc, err := shard.DescriptorOf(&snap.record)

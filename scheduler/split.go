@@ -422,8 +422,7 @@ func (l *Lane) runAfter(r *replica) {
 func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*replica, error) {
 	rc := engine.Recovered{Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
 		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
-	if o := l.orphans[rec.Key]; o != nil && old == nil && o.log.Chains(rec.Applied) {
-		delete(l.orphans, rec.Key)
+	if o := l.takeOrphan(rec.Key); o != nil && old == nil && o.log.Chains(rec.Applied) {
 		rc.Vote, rc.Purged, rc.Runs, rc.Committed, rc.Newborn = o.log.Vote, o.log.Purged, o.log.Runs, o.log.Committed, false
 		if err := addSpecials(&rc, o.specials); err != nil {
 			return nil, err
@@ -432,7 +431,6 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*r
 		rc.Vote = l.takeVote(rec.Key)
 		if o != nil { // its entries lead nowhere, its vote counts
 			rc.Vote = o.log.Vote
-			delete(l.orphans, rec.Key)
 		}
 		if old != nil {
 			rc.Vote = old.eng.Status().Vote
