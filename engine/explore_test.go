@@ -577,47 +577,74 @@ func (s *exState) hash() uint64 {
 	return xxhash.Sum64(b)
 }
 
-// explorer visits states depth first, each again only if it is reached with more steps left.
+// explorer visits states breadth first: each is expanded once, and the first that is wrong is reached on a shortest way.
 type explorer struct {
 	t      *testing.T
-	seen   map[uint64]int8
+	seen   map[uint64]struct{}
 	first  MembershipAt
 	change *Membership
 	most   int
-	path   []exStep
 	steps  int
-	full   bool // the bound on states was reached
 	leads  int
 	chosen int
 }
 
-func (x *explorer) visit(s *exState, left int8) {
-	x.leads, x.chosen = max(x.leads, len(s.leaders)), max(x.chosen, len(s.chosen))
-	if left == 0 {
-		return
-	}
-	for _, step := range s.steps(x.first, x.change) {
-		if len(x.seen) >= x.most {
-			x.full = true
-			return
-		}
-		next := s.clone()
-		x.path = append(x.path, step)
-		step.do(next)
-		x.steps++
-		if err := next.check(s); err != nil {
-			for i, p := range x.path {
-				x.t.Logf("%2d %s", i+1, p)
+// exReached is a state that is to be expanded, and the way to it.
+type exReached struct {
+	state *exState
+	way   *exWay
+}
+
+type exWay struct {
+	before *exWay
+	step   exStep
+}
+
+// explore visits what can be reached from s within the bounds. It returns up to which depth it has visited everything.
+func (x *explorer) explore(s *exState, depthMax int) int {
+	x.seen[s.hash()] = struct{}{}
+	layer := []exReached{{state: s}}
+	for depth := 1; depth <= depthMax && len(layer) > 0; depth++ {
+		var next []exReached
+		for i := range layer {
+			if len(x.seen) >= x.most {
+				return depth - 1
 			}
+			next = x.expand(layer[i], next)
+			layer[i].state = nil
+		}
+		layer = next
+	}
+	return depthMax
+}
+
+// expand appends the states one step from r that are new.
+func (x *explorer) expand(r exReached, next []exReached) []exReached {
+	for _, step := range r.state.steps(x.first, x.change) {
+		s := r.state.clone()
+		step.do(s)
+		x.steps++
+		way := &exWay{r.way, exStep{name: step.name, node: step.node, ev: step.ev}}
+		if err := s.check(r.state); err != nil {
+			way.log(x.t)
 			x.t.Fatal(err)
 		}
-		h := next.hash()
-		if d, ok := x.seen[h]; !ok || d < left-1 {
-			x.seen[h] = left - 1
-			x.visit(next, left-1)
+		h := s.hash()
+		if _, ok := x.seen[h]; ok {
+			continue
 		}
-		x.path = x.path[:len(x.path)-1]
+		x.seen[h] = struct{}{}
+		x.leads, x.chosen = max(x.leads, len(s.leaders)), max(x.chosen, len(s.chosen))
+		next = append(next, exReached{s, way})
 	}
+	return next
+}
+
+func (w *exWay) log(t *testing.T) {
+	if w.before != nil {
+		w.before.log(t)
+	}
+	t.Logf("- %s", w.step)
 }
 
 // settle runs s on without faults until nothing is on its way: the starting points are made so.
@@ -771,17 +798,8 @@ func TestExplore(t *testing.T) {
 		if err := s.check(s.clone()); err != nil {
 			t.Fatalf("%s: %v", st.name, err)
 		}
-		x := &explorer{t: t, first: first, change: st.change, seen: map[uint64]int8{}, most: *exploreStates}
-		// Ever deeper, so that what is near is complete before the bound on states ends it.
-		depth := 0
-		for d := 4; d <= *exploreDepth && !x.full; d++ {
-			clear(x.seen)
-			x.path = x.path[:0]
-			x.visit(s, int8(d))
-			if !x.full {
-				depth = d
-			}
-		}
+		x := &explorer{t: t, first: first, change: st.change, seen: map[uint64]struct{}{}, most: *exploreStates}
+		depth := x.explore(s, *exploreDepth)
 		t.Logf("%s: %d states, all up to depth %d, %d steps, up to %d terms led and %d entries chosen", st.name, len(x.seen), depth, x.steps, x.leads, x.chosen)
 		total += len(x.seen)
 		steps += x.steps
