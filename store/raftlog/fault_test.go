@@ -187,6 +187,42 @@ func TestFailedSyncThenClean(t *testing.T) {
 	}
 }
 
+// TestKilledBeforeSync: a process is killed between the write and the sync of a frame. The next one finds the frame in the page cache, and what it
+// makes of it, a power cut must not take back (rule Log1).
+func TestKilledBeforeSync(t *testing.T) {
+	mem := vfs.NewMem()
+	killed := errors.New("killed")
+	alive := true
+	l, _, err := raftlog.Open(vfs.Inject(mem, func(op *vfs.Op) error {
+		if !alive && op.Kind == vfs.OpDatasync {
+			return killed
+		}
+		return nil
+	}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := raftlog.Key{Shard: 99, Replica: 1}
+	for term := uint64(1); term <= 2; term++ {
+		alive = term == 1
+		l.Lane(0).SaveVote(k, engine.Vote{Term: term})
+		l.Lane(0).Submit()
+		if _, err := l.Flush(); alive != (err == nil) {
+			t.Fatalf("flush of term %d: %v", term, err)
+		}
+	}
+	for life := range 3 {
+		_, rec, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: segmentBytes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := rec.Replicas[k].Vote.Term; got != 2 {
+			t.Fatalf("life %d recovers term %d: the write that was not synced is not what it is to find", life, got)
+		}
+		mem = mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.CrashPolicy{})
+	}
+}
+
 // TestSealWithoutSpace: that no segment can be had for a seal is no failure of the log.
 func TestSealWithoutSpace(t *testing.T) {
 	for size := segmentBytes - 4096 - 200; size < segmentBytes-4096; size++ {

@@ -138,9 +138,6 @@ func (sc *scanned) scan(syncedHint uint64, visit visitor) error {
 	}
 	sc.lastSeq = sc.segs[0].firstSeq - 1
 	for i, seg := range sc.segs {
-		if seg.firstSeq != sc.lastSeq+1 {
-			return &CorruptError{File: seg.name(), Sequence: seg.firstSeq, Reason: fmt.Sprintf("gap in sequence numbers: it begins with %d, the one before ends with %d", seg.firstSeq, sc.lastSeq)}
-		}
 		if err := sc.read(seg); err != nil {
 			return err
 		}
