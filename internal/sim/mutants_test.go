@@ -26,7 +26,8 @@ type mutant struct {
 	rule     string // of PROTOCOLS.md, or the trap of FAULTS.md
 	file     string
 	old, new string
-	pkg, run string // other tests that must catch it
+	and      [2]string // a second replacement, where two mechanisms guard against the same
+	pkg, run string    // other tests that must catch it
 }
 
 // source returns a file with the bug in it.
@@ -35,11 +36,14 @@ func (m *mutant) source() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := strings.Index(string(b), m.old)
-	if i < 0 {
-		return nil, fmt.Errorf("%s does not hold %q: bring the mutant up to date", m.file, m.old)
+	src := string(b)
+	for _, r := range [][2]string{{m.old, m.new}, m.and} {
+		if !strings.Contains(src, r[0]) {
+			return nil, fmt.Errorf("%s does not hold %q: bring the mutant up to date", m.file, r[0])
+		}
+		src = strings.Replace(src, r[0], r[1], 1)
 	}
-	return []byte(string(b[:i]) + m.new + string(b[i+len(m.old):])), nil
+	return []byte(src), nil
 }
 
 // TestMutants proves that the checks find known bugs: each mutant must fail the tests that it names.
