@@ -91,6 +91,7 @@ func (s *redisServer) collect(ch chan<- prometheus.Metric) {
 	send(ch, []metric{
 		gauge("resp_connections", "Connections of Redis clients.", func() float64 { return float64(m().Connections) }),
 		gauge("resp_output_buffer_bytes", "Replies that Redis clients have not taken yet.", func() float64 { return float64(m().ReplyBytes) }),
+		gauge("resp_request_bytes", "Arguments of Redis commands in flight.", func() float64 { return float64(m().RequestBytes) }),
 		counter("resp_connections_accepted_total", "Connections of Redis clients accepted.", func() uint64 { return m().Accepted }),
 		counter("resp_connections_refused_total", "Connections of Redis clients refused because there were too many.", func() uint64 { return m().Refused }),
 		counter("resp_connections_dropped_total", "Redis clients cut off because they did not take their replies.", func() uint64 { return m().Dropped }),

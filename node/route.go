@@ -51,7 +51,7 @@ func (n *Node) serveRouted(q incoming) {
 			fail(err)
 			return
 		}
-		n.client.GoRead(ctx, r, func(entries []shard.Entry, err error) {
+		n.client.GoReadSome(ctx, r, func(entries []shard.Entry, err error) {
 			if err != nil {
 				fail(err)
 				return

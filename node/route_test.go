@@ -56,6 +56,20 @@ func TestRoutedRequests(t *testing.T) {
 			t.Fatalf("read %d: %+v, %v", i, entries, err)
 		}
 	}
+	// A read that names a large value again and again is answered with as many as fit.
+	if _, err := c.Node(0).Client().Put(t.Context(), []byte("large"), make([]byte, 3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	many := make([][]byte, shard.ReadKeysMax)
+	for i := range many {
+		many[i] = []byte("large")
+	}
+	answer, err := ask(t, conn, api.MethodRouteRead, 0, shard.AppendRead(nil, &shard.Read{Keys: many}))
+	if err != nil || len(answer) > shard.AnswerBytesMax+1<<10 {
+		t.Errorf("read of %d large values: %d bytes, %v", len(many), len(answer), err)
+	} else if entries, err := shard.DecodeAnswer(answer, many, nil); err != nil || len(entries) == 0 || len(entries) == len(many) {
+		t.Errorf("read of %d large values: %d entries, %v", len(many), len(entries), err)
+	}
 	body, err := ask(t, conn, api.MethodRouteScan, 0, shard.AppendScan(nil, &shard.Scan{}))
 	var page shard.Page
 	if err == nil {

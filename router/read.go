@@ -48,8 +48,8 @@ func readOptionsOf(opts []ReadOption) (o readOptions) {
 	return o
 }
 
-// GoRead starts a read of user keys of one shard; done gets one entry per key. q must not be changed until then; its Shard and Version
-// are the client's business. The values belong to the caller.
+// GoRead starts a read of user keys of one shard; done gets one entry per key. They are as of one moment if they fit into one answer
+// (shard.AnswerBytesMax). q must not be changed until then; its Shard and Version are the client's business. The values belong to the caller.
 func (c *Client) GoRead(ctx context.Context, q *shard.Read, done func([]shard.Entry, error)) {
 	c.goRead(ctx, 0, q, done)
 }
@@ -71,22 +71,41 @@ func (c *Client) goRead(ctx context.Context, id engine.ShardID, q *shard.Read, d
 func (c *Client) readRest(ctx context.Context, id engine.ShardID, q *shard.Read, have []shard.Entry, done func([]shard.Entry, error)) {
 	rest := *q
 	rest.Keys = q.Keys[len(have):]
-	c.start(&call{ctx: ctx, method: api.MethodRead, shard: id, r: &rest, stale: q.StaleMs > 0, done: func(b []byte, err error) {
+	c.readSome(ctx, id, &rest, have, func(have []shard.Entry, err error) {
+		if err != nil || len(have) == len(q.Keys) {
+			done(have, err)
+			return
+		}
+		c.readRest(ctx, id, q, have, done)
+	})
+}
+
+// GoReadSome is GoRead that does not ask again when the answer is cut at shard.AnswerBytesMax: done gets one entry at least, those of the
+// first keys, all as of one moment. It lets the caller bound what it holds.
+func (c *Client) GoReadSome(ctx context.Context, q *shard.Read, done func([]shard.Entry, error)) {
+	if err := checkKeys(q.Keys); err != nil {
+		done(nil, err)
+		return
+	}
+	c.readSome(ctx, 0, q, nil, done)
+}
+
+// readSome appends to have what one answer holds, which is something.
+func (c *Client) readSome(ctx context.Context, id engine.ShardID, q *shard.Read, have []shard.Entry, done func([]shard.Entry, error)) {
+	c.start(&call{ctx: ctx, method: api.MethodRead, shard: id, r: q, stale: q.StaleMs > 0, done: func(b []byte, err error) {
 		if err != nil {
 			done(nil, err)
 			return
 		}
 		before := len(have)
-		have, err := shard.DecodeAnswer(b, rest.Keys, have)
+		have, err := shard.DecodeAnswer(b, q.Keys, have)
 		switch {
 		case err != nil:
 			done(nil, fmt.Errorf("%w: unreadable answer: %w", shard.ErrInternal, err))
-		case len(have) == len(q.Keys):
-			done(have, nil)
 		case len(have) == before:
 			done(nil, fmt.Errorf("%w: an answer without entries", shard.ErrInternal))
 		default:
-			c.readRest(ctx, id, q, have, done)
+			done(have, nil)
 		}
 	}})
 }
@@ -150,7 +169,7 @@ func (c *Client) read(ctx context.Context, id engine.ShardID, keys [][]byte, o *
 }
 
 // MultiGet returns one entry per key, in the order of the keys; those that do not exist have Version 0. Keys of one shard are read
-// as of one moment, those of different shards are not.
+// as of one moment if there are at most shard.ReadKeysMax and their values fit into shard.AnswerBytesMax; those of different shards are not.
 func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...ReadOption) ([]shard.Entry, error) {
 	o := readOptionsOf(opts)
 	out := make([]shard.Entry, len(keys))

@@ -44,7 +44,8 @@ type conn struct {
 	queue                 []*request // in order; guarded by mu, like all below
 	unfinished            int
 	finished              []*request // whose waiters are to be told
-	replyBytes            int
+	replyBytes            int        // of finished replies, and reserved
+	requestBytes          int
 	keys                  map[string]*keyState
 	ended                 bool // the reader has ended: write what is left, then close
 	broken                bool // replies go nowhere any more
@@ -64,9 +65,11 @@ type request struct {
 	silent bool
 	keys   [][]byte
 	start  func(*request)
+	size   int // about how many bytes the arguments are
 
 	// Guarded by conn.mu.
 	reply   []byte
+	held    int // bytes reserved for the reply in the making
 	done    bool
 	waits   int // requests that must be done first
 	waiters []*request
@@ -155,7 +158,7 @@ func (c *conn) context() context.Context {
 // submit puts a request into the queue, and starts it if no other must go first. A request without start is done.
 func (c *conn) submit(r *request) {
 	c.mu.Lock()
-	for (len(c.queue) >= c.s.cfg.InflightMax || c.replyBytes > c.s.cfg.ReplyBytesMax/64) && !c.broken {
+	for c.full(r) && !c.broken {
 		c.wake.Signal()
 		c.space.Wait()
 	}
@@ -165,6 +168,7 @@ func (c *conn) submit(r *request) {
 		return
 	}
 	c.queue = append(c.queue, r)
+	c.accountRequest(r.size)
 	if r.start == nil {
 		r.done = true
 		c.account(len(r.reply))
@@ -178,6 +182,19 @@ func (c *conn) submit(r *request) {
 	if ready {
 		r.start(r)
 	}
+}
+
+// full tells whether r must wait until less is in flight. c.mu is held.
+func (c *conn) full(r *request) bool {
+	return len(c.queue) >= c.s.cfg.InflightMax || c.replyBytes > c.s.cfg.ReplyBytesMax/64 || c.requestBytes > 0 && c.requestBytes+r.size > c.s.cfg.RequestBytesMax
+}
+
+// sizeOf is about what arguments take.
+func sizeOf(args [][]byte) (n int) {
+	for _, a := range args {
+		n += len(a) + 24
+	}
+	return n
 }
 
 // order makes r wait for earlier requests on its keys: a write for all of them, a read for writes.
@@ -240,7 +257,8 @@ func (r *request) finish(reply []byte) {
 	}
 	r.reply, r.done = reply, true
 	c.unfinished--
-	over := c.account(len(reply))
+	over := c.account(len(reply) - r.held)
+	r.held = 0
 	if len(r.keys) > 0 {
 		c.finished = append(c.finished, r)
 	}
@@ -262,6 +280,32 @@ func (c *conn) account(n int) bool {
 	c.replyBytes += n
 	c.s.stats.replyBytes.Add(int64(n))
 	return n > 0 && c.replyBytes > c.s.cfg.ReplyBytesMax
+}
+
+func (c *conn) accountRequest(n int) {
+	c.requestBytes += n
+	c.s.stats.requestBytes.Add(int64(n))
+}
+
+// reserve counts n bytes for the reply of r, which is being made, or for what it is made of; false if that is too much for the connection.
+func (r *request) reserve(n int) bool {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken || c.replyBytes+n > c.s.cfg.ReplyBytesMax {
+		return false
+	}
+	c.account(n)
+	r.held += n
+	return true
+}
+
+// release gives back what was reserved: the reply is begun anew.
+func (r *request) release() {
+	r.c.mu.Lock()
+	r.c.account(-r.held)
+	r.held = 0
+	r.c.mu.Unlock()
 }
 
 // drain waits until all requests are done.
@@ -330,6 +374,7 @@ func (c *conn) collect(batch []byte) []byte {
 	for n < len(c.queue) && c.queue[n].done && len(batch) < batchBytes {
 		batch = append(batch, c.queue[n].reply...)
 		c.account(-len(c.queue[n].reply))
+		c.accountRequest(-c.queue[n].size)
 		c.queue[n] = nil
 		n++
 	}

@@ -182,8 +182,44 @@ func groups(kv KV, n int, key func(i int) []byte, size func(i int) int, each fun
 	}
 }
 
-// readKeys reads keys of any shards: those of one shard as of one moment.
-func readKeys(ctx context.Context, kv KV, keys [][]byte, done func([]shard.Entry, error)) {
+// readPages reads keys of one shard, answer by answer. What is in one answer is as of one moment; pages is how many there were. keep is
+// asked whether so many bytes of values may be held; nil: they are not wanted.
+func readPages(ctx context.Context, kv KV, keys [][]byte, keep func(n int) bool, done func(entries []shard.Entry, pages int, err error)) {
+	var entries []shard.Entry
+	pages := 0
+	var next func(es []shard.Entry, err error)
+	next = func(es []shard.Entry, err error) {
+		size := 0
+		for i := range es {
+			size += len(es[i].Value)
+			if keep == nil {
+				es[i].Value = nil
+			}
+		}
+		if err == nil && keep != nil && size > 0 && !keep(size) {
+			err = errReplies
+		}
+		if err != nil {
+			done(nil, pages, err)
+			return
+		}
+		pages++
+		if entries == nil {
+			entries = es
+		} else {
+			entries = append(entries, es...)
+		}
+		if len(entries) == len(keys) {
+			done(entries, pages, nil)
+			return
+		}
+		kv.GoReadSome(ctx, &shard.Read{Keys: keys[len(entries):]}, next)
+	}
+	kv.GoReadSome(ctx, &shard.Read{Keys: keys}, next)
+}
+
+// readKeys reads keys of any shards: those of one shard as of one moment, as far as they fit into one answer. keep is as in readPages.
+func readKeys(ctx context.Context, kv KV, keys [][]byte, keep func(n int) bool, done func([]shard.Entry, error)) {
 	entries := make([]shard.Entry, len(keys))
 	p := &parts{left: 1, done: func(_ int64, err error) { done(entries, err) }}
 	var read func(list []int)
@@ -191,11 +227,11 @@ func readKeys(ctx context.Context, kv KV, keys [][]byte, done func([]shard.Entry
 		p.mu.Lock()
 		p.left++
 		p.mu.Unlock()
-		q := &shard.Read{Keys: make([][]byte, len(list))}
+		part := make([][]byte, len(list))
 		for i, k := range list {
-			q.Keys[i] = keys[k]
+			part[i] = keys[k]
 		}
-		kv.GoRead(ctx, q, func(es []shard.Entry, err error) {
+		readPages(ctx, kv, part, keep, func(es []shard.Entry, _ int, err error) {
 			if errors.Is(err, shard.ErrCrossShard) && len(list) > 1 { // the map was out of date
 				for _, k := range list {
 					read([]int{k})
@@ -217,12 +253,12 @@ func directMGet(r *request, ctx context.Context) bool {
 	if len(r.keys) == 1 {
 		return false
 	}
-	readKeys(ctx, r.c.s.cfg.KV, r.keys, func(entries []shard.Entry, err error) {
+	readKeys(ctx, r.c.s.cfg.KV, r.keys, r.reserve, func(entries []shard.Entry, err error) {
 		if err != nil {
 			r.fail(err)
 			return
 		}
-		o := out{resp3: r.resp3}
+		o := out{resp3: r.resp3, r: r}
 		o.array(len(entries))
 		for i := range entries {
 			if entries[i].Exists() {
@@ -230,6 +266,10 @@ func directMGet(r *request, ctx context.Context) bool {
 			} else {
 				o.null()
 			}
+		}
+		if o.over {
+			r.fail(errReplies)
+			return
 		}
 		r.finish(o.b)
 	})
@@ -241,7 +281,7 @@ func directExists(r *request, ctx context.Context) bool {
 	if len(r.keys) == 1 {
 		return false
 	}
-	readKeys(ctx, r.c.s.cfg.KV, r.keys, func(entries []shard.Entry, err error) {
+	readKeys(ctx, r.c.s.cfg.KV, r.keys, nil, func(entries []shard.Entry, err error) {
 		if err != nil {
 			r.fail(err)
 			return
@@ -313,7 +353,7 @@ func directMSet(r *request, ctx context.Context) bool {
 
 // directGet is GET without a view.
 func directGet(r *request, ctx context.Context) bool {
-	r.c.s.cfg.KV.GoRead(ctx, &shard.Read{Keys: r.keys}, func(entries []shard.Entry, err error) {
+	r.c.s.cfg.KV.GoReadSome(ctx, &shard.Read{Keys: r.keys}, func(entries []shard.Entry, err error) {
 		switch {
 		case err != nil:
 			r.fail(err)

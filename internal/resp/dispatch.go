@@ -59,7 +59,7 @@ func (c *conn) dispatch(args [][]byte) {
 		sp.block(c, args, o)
 		c.replyNow(o)
 	default:
-		c.submit(&request{c: c, spec: sp, args: args, resp3: c.resp3, silent: c.silent(), keys: sp.keysOf(args), start: runData(c.context())})
+		c.submit(&request{c: c, spec: sp, args: args, resp3: c.resp3, silent: c.silent(), keys: sp.keysOf(args), size: sizeOf(args), start: runData(c.context())})
 	}
 }
 
@@ -94,24 +94,16 @@ func runData(ctx context.Context) func(*request) {
 
 // evaluate runs a command as an atomic step on its keys.
 func (r *request) evaluate(ctx context.Context) {
-	o := &out{resp3: r.resp3}
+	o := &out{resp3: r.resp3, r: r}
 	if len(r.keys) == 0 { // a subcommand without a key
 		r.spec.eval(&view{now: nowMs()}, r.args, o)
 		r.finish(o.b)
 		return
 	}
-	x := &step{kv: r.c.s.cfg.KV, ctx: ctx, keys: dedup(r.keys)}
+	x := &step{r: r, ctx: ctx, keys: dedup(r.keys), o: o}
 	x.eval = func(v *view) bool {
-		o.b = o.b[:0]
 		r.spec.eval(v, r.args, o)
 		return true
-	}
-	x.done = func(err error) {
-		if err != nil {
-			r.fail(err)
-			return
-		}
-		r.finish(o.b)
 	}
 	x.start()
 }

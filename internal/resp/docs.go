@@ -19,6 +19,8 @@ counters, transactions and scans; everything else answers ` + "`ERR unknown comm
   shards, except where the table says that each shard does its part.
 - ` + "`CLUSTERDOWN`" + ` and ` + "`BUSY`" + ` had no effect. ` + "`UNKNOWNRESULT`" + ` says that it is not known whether a write was applied: no client may repeat it blindly.
 - A key has 1 to 4096 bytes, a value up to 8 MiB.
+- A connection has up to 64 MiB of commands in flight; more is read when some are done. A command whose reply, with those not taken yet, would take more than
+  256 MiB answers ` + "`ERR`" + ` and changes nothing.
 - Passwords, roles and TLS: [security.md](security.md). Without certificates everybody may do everything, so an address that others can reach needs
   ` + "`--insecure`" + `.
 - Programs in three languages: [clients.md](clients.md).

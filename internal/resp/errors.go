@@ -33,6 +33,9 @@ func errArity(name string) string {
 
 func errExpire(name string) string { return "ERR invalid expire time in '" + name + "' command" }
 
+// errReplies: making a reply would take more memory than a connection may have.
+var errReplies = errors.New("the replies of this connection would take too much memory: ask for less at a time")
+
 // errorText turns an error of the cluster into a reply. A client library retries some codes by itself (TRYAGAIN, CLUSTERDOWN): only what
 // had no effect may have them.
 func errorText(err error) string {

@@ -34,11 +34,7 @@ func (c *conn) setMulti(t *transaction) {
 
 // enqueue takes a command between MULTI and EXEC.
 func (c *conn) enqueue(sp *spec, args [][]byte) {
-	size := 0
-	for _, a := range args {
-		size += len(a) + 16
-	}
-	t := c.multi
+	size, t := sizeOf(args), c.multi
 	switch {
 	case sp.eval == nil && !sp.multi:
 		c.refuse(errNotInMulti)
@@ -103,7 +99,7 @@ func cmdWatch(c *conn, _ *spec, a [][]byte) {
 		c.replyErr("ERR too many watched keys")
 		return
 	}
-	entries, err := await(func(done func([]shard.Entry, error)) { readKeys(c.context(), c.s.cfg.KV, a[1:], done) })
+	entries, err := await(func(done func([]shard.Entry, error)) { readKeys(c.context(), c.s.cfg.KV, a[1:], nil, done) })
 	if err != nil {
 		c.replyErr(errorText(err))
 		return
@@ -154,7 +150,7 @@ func cmdExec(c *conn, sp *spec, a [][]byte) {
 		keys = append(keys, []byte(k))
 	}
 	keys = dedup(keys)
-	r := &request{c: c, spec: &spec{name: sp.name, write: true}, args: a, resp3: c.resp3, silent: c.silent(), keys: keys}
+	r := &request{c: c, spec: &spec{name: sp.name, write: true}, args: a, resp3: c.resp3, silent: c.silent(), keys: keys, size: t.bytes}
 	ctx := c.context()
 	r.start = func(r *request) { r.exec(ctx, t, watched) }
 	c.submit(r)
@@ -162,9 +158,8 @@ func cmdExec(c *conn, sp *spec, a [][]byte) {
 
 // exec evaluates the commands of a transaction on one view of all their keys.
 func (r *request) exec(ctx context.Context, t *transaction, watched map[string]uint64) {
-	o := &out{resp3: r.resp3}
+	o := &out{resp3: r.resp3, r: r}
 	eval := func(v *view) bool {
-		o.b = o.b[:0]
 		for k, version := range watched {
 			if v.find([]byte(k)).version != version {
 				o.nullArray()
@@ -181,18 +176,11 @@ func (r *request) exec(ctx context.Context, t *transaction, watched map[string]u
 		}
 		return true
 	}
+	x := &step{r: r, ctx: ctx, keys: r.keys, eval: eval, o: o}
 	if len(r.keys) == 0 {
-		eval(&view{now: nowMs()})
-		r.finish(o.b)
+		x.evaluate(nil, 0)
 		return
 	}
-	x := &step{kv: r.c.s.cfg.KV, ctx: ctx, keys: r.keys, eval: eval, done: func(err error) {
-		if err != nil {
-			r.fail(err)
-			return
-		}
-		r.finish(o.b)
-	}}
 	x.start()
 }
 

@@ -6,7 +6,26 @@ import "strconv"
 type out struct {
 	b     []byte
 	resp3 bool
+
+	r    *request // whose reply it is, if it may be long
+	owed int      // bytes that are not reserved yet
+	over bool     // it became too long for the connection: b is of no use
 }
+
+// owedMax is how much of a reply is not reserved.
+const owedMax = 16 << 10
+
+// room tells whether n more bytes fit.
+func (o *out) room(n int) bool {
+	if o.owed += n; o.r != nil && o.owed > owedMax && !o.over {
+		o.over = !o.r.reserve(o.owed)
+		o.owed = 0
+	}
+	return !o.over
+}
+
+// again begins the reply anew.
+func (o *out) again() { o.b, o.owed, o.over = o.b[:0], 0, false }
 
 func (o *out) line(kind byte, s string) {
 	o.b = append(append(append(o.b, kind), s...), '\r', '\n')
@@ -45,6 +64,9 @@ func (o *out) bool(b bool) {
 }
 
 func (o *out) bulk(v []byte) {
+	if !o.room(len(v)) {
+		return
+	}
 	o.number('$', int64(len(v)))
 	o.b = append(append(o.b, v...), '\r', '\n')
 }

@@ -17,7 +17,7 @@ import (
 
 // KV is the part of router.Client that commands need.
 type KV interface {
-	GoRead(ctx context.Context, q *shard.Read, done func([]shard.Entry, error))
+	GoReadSome(ctx context.Context, q *shard.Read, done func([]shard.Entry, error))
 	GoWrite(ctx context.Context, w *shard.Write, done func(*shard.Result, error))
 	GoScan(ctx context.Context, q *shard.Scan, done func(*shard.Page, error))
 	LoadMap(ctx context.Context) error
@@ -33,8 +33,11 @@ type Config struct {
 	ConnsMax int
 	// InflightMax bounds the requests of one connection that have no reply yet; it is not read further until then. Default 1024.
 	InflightMax int
-	// ReplyBytesMax bounds the replies of one connection that its client has not taken; over it the connection is closed. Default 256 MiB.
-	// From a 64th of it on no further requests are read.
+	// RequestBytesMax bounds the arguments of the requests of one connection that are in flight; it is not read further until they are less.
+	// A single request may be more. Default 64 MiB.
+	RequestBytesMax int
+	// ReplyBytesMax bounds the replies of one connection that its client has not taken, and what is read to make them. A command that
+	// needs more gets an error, and over it the connection is closed. Default 256 MiB. From a 64th of it on no further requests are read.
 	ReplyBytesMax int
 	// WriteTimeout bounds how long a client may take nothing of its replies. Default 30 s.
 	WriteTimeout time.Duration
@@ -70,6 +73,7 @@ func (c *Config) fill() {
 	if c.Guard == nil {
 		c.Guard = open{}
 	}
+	def(&c.RequestBytesMax, 64<<20)
 	def(&c.ReplyBytesMax, 256<<20)
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
@@ -107,7 +111,7 @@ type Server struct {
 // stats are counters.
 type stats struct {
 	accepted, refused, malformed, dropped, denied atomic.Uint64
-	replyBytes                                    atomic.Int64 // not taken yet
+	replyBytes, requestBytes                      atomic.Int64 // not taken yet; in flight
 	calls                                         []atomic.Uint64
 }
 
@@ -250,7 +254,7 @@ func (s *Server) connections() []*conn {
 
 // Metrics are the counters of a Server.
 type Metrics struct {
-	Connections, ReplyBytes               int64
+	Connections, ReplyBytes, RequestBytes int64
 	Accepted, Refused, Malformed, Dropped uint64
 	Denied                                uint64 // wrong passwords
 }
@@ -260,7 +264,7 @@ func (s *Server) Metrics() Metrics {
 	s.mu.Lock()
 	n := len(s.conns)
 	s.mu.Unlock()
-	return Metrics{Connections: int64(n), ReplyBytes: s.stats.replyBytes.Load(), Accepted: s.stats.accepted.Load(),
+	return Metrics{Connections: int64(n), ReplyBytes: s.stats.replyBytes.Load(), RequestBytes: s.stats.requestBytes.Load(), Accepted: s.stats.accepted.Load(),
 		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load(), Denied: s.stats.denied.Load()}
 }
 

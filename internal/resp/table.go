@@ -66,6 +66,7 @@ const (
 
 const (
 	notePerShard = "keys in several shards: a part in each, not atomic together"
+	noteValues   = "atomic for up to 1,024 keys of one shard with values of up to 4 MiB together; beyond, and in several shards, a part at a time"
 	noteOneShard = "both keys in one shard, else CROSSSLOT"
 	noteCAS      = "rewrites the value"
 )
@@ -121,8 +122,8 @@ func commands() []spec {
 		key("getset", 3, true, "Sets a key and returns its old value.", evalSet, nil, gString, ""),
 		key("getdel", 2, true, "Returns the value of a key and deletes it.", evalGetDel, nil, gString, ""),
 		key("getex", -2, true, "Returns the value of a key and changes its expiry.", evalGetEx, nil, gString, noteCAS),
-		keys(key("mget", -2, false, "Returns the values of keys.", evalMGet, directMGet, gString, notePerShard), -1, 1),
-		keys(key("mset", -3, true, "Sets keys.", evalMSet, directMSet, gString, notePerShard), -1, 2),
+		keys(key("mget", -2, false, "Returns the values of keys.", evalMGet, directMGet, gString, noteValues), -1, 1),
+		keys(key("mset", -3, true, "Sets keys.", evalMSet, directMSet, gString, noteValues), -1, 2),
 		keys(key("msetnx", -3, true, "Sets keys if none of them exists.", evalMSet, nil, gString, "all keys in one shard, else CROSSSLOT"), -1, 2),
 		key("append", 3, true, "Appends to a value.", evalAppend, nil, gString, noteCAS),
 		key("strlen", 2, false, "Returns the length of a value.", evalStrlen, nil, gString, ""),

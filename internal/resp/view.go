@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/kiloraft/kiloraft/shard"
@@ -100,16 +101,18 @@ func (v *view) write() *shard.Write {
 	return w
 }
 
-// step is a step on the keys of one shard: read, evaluate, write if no version has changed, else once more.
+// step is a step on the keys of one shard: read, evaluate, write if no version has changed, else once more. It finishes r with what is in o.
 type step struct {
-	kv   KV
+	r    *request
 	ctx  context.Context
 	keys [][]byte // each once
-	// eval evaluates on the view; false: write nothing.
+	// eval evaluates on the view, into o; false: write nothing.
 	eval func(v *view) bool
-	done func(error)
+	o    *out
 
 	tries int
+	// seen are the versions that were read last, if they came in several answers: those are not of one moment.
+	seen []uint64
 }
 
 // dedup returns each key once.
@@ -129,16 +132,60 @@ func dedup(keys [][]byte) [][]byte {
 }
 
 func (x *step) start() {
-	x.kv.GoRead(x.ctx, &shard.Read{Keys: x.keys}, func(entries []shard.Entry, err error) {
+	x.r.release()
+	readPages(x.ctx, x.r.c.s.cfg.KV, x.keys, x.r.reserve, func(entries []shard.Entry, pages int, err error) {
 		if err != nil {
 			x.done(err)
 			return
 		}
-		x.evaluate(entries)
+		x.evaluate(entries, pages)
 	})
 }
 
-func (x *step) evaluate(entries []shard.Entry) {
+// done ends the step.
+func (x *step) done(err error) {
+	if err != nil {
+		x.r.fail(err)
+		return
+	}
+	x.r.finish(x.o.b)
+}
+
+func (x *step) evaluate(entries []shard.Entry, pages int) {
+	v := x.view(entries)
+	x.o.again()
+	write := x.eval(v)
+	if x.o.over {
+		x.done(errReplies)
+		return
+	}
+	var w *shard.Write
+	if write {
+		w = v.write()
+	}
+	switch {
+	case w != nil:
+		x.write(w)
+	case write && pages > 1 && !x.confirmed(entries):
+		x.start()
+	default:
+		x.done(nil)
+	}
+}
+
+// confirmed tells whether the entries have the versions that were read before. If so, they were all there at the moment between: a key never
+// has a version again. (A write needs no such proof: it has the versions as conditions.)
+func (x *step) confirmed(entries []shard.Entry) bool {
+	now := make([]uint64, len(entries))
+	for i := range entries {
+		now[i] = entries[i].Version
+	}
+	before := x.seen
+	x.seen = now
+	return slices.Equal(before, now)
+}
+
+func (x *step) view(entries []shard.Entry) *view {
 	v := &view{now: time.Now().UnixMilli(), items: make([]item, len(entries))}
 	if len(entries) > viewLinearMax {
 		v.index = make(map[string]int, len(entries))
@@ -150,16 +197,11 @@ func (x *step) evaluate(entries []shard.Entry) {
 			v.index[string(x.keys[i])] = i
 		}
 	}
-	if !x.eval(v) {
-		x.done(nil)
-		return
-	}
-	w := v.write()
-	if w == nil {
-		x.done(nil)
-		return
-	}
-	x.kv.GoWrite(x.ctx, w, func(_ *shard.Result, err error) {
+	return v
+}
+
+func (x *step) write(w *shard.Write) {
+	x.r.c.s.cfg.KV.GoWrite(x.ctx, w, func(_ *shard.Result, err error) {
 		if !errors.Is(err, shard.ErrConditionFailed) {
 			x.done(err)
 			return

@@ -1,0 +1,191 @@
+package resp_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/internal/resp"
+	"github.com/kiloraft/kiloraft/router"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// serve starts a server of its own on a cluster of one node.
+func serve(t *testing.T, cfg resp.Config) (*resp.Server, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Timeout = time.Minute
+	s := resp.New(cfg)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l)
+	}()
+	t.Cleanup(func() {
+		_ = s.Close()
+		<-done
+	})
+	return s, l.Addr().String()
+}
+
+// TestReplyBytes asks, with a few bytes, for replies that would take more memory than a connection may have.
+func TestReplyBytes(t *testing.T) {
+	c, _ := cluster(t, 1, 2)
+	s, addr := serve(t, resp.Config{KV: c.Node(0).Client(), ReplyBytesMax: 8 << 20})
+	r := dial(t, addr)
+	value := strings.Repeat("v", 1<<20)
+	for _, k := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"} {
+		if got := r.do("SET", k, value); got != "+OK" {
+			t.Fatal(got)
+		}
+	}
+	transaction := func(n int, command ...string) string {
+		r.send(encode("MULTI") + strings.Repeat(encode(command...), n) + encode("EXEC"))
+		for range n + 1 {
+			if got := r.read(); got != "+OK" && got != "+QUEUED" {
+				t.Fatal(got)
+			}
+		}
+		return r.read()
+	}
+	const much = "-ERR the replies of this connection would take too much memory"
+	for name, got := range map[string]string{
+		"a key again and again":    r.do(append([]string{"MGET"}, strings.Fields(strings.Repeat("a ", 2000))...)...),
+		"many keys":                r.do("MGET", "a", "b", "c", "d", "e", "f", "g", "h", "i"),
+		"a transaction":            transaction(1000, "GET", "a"),
+		"a transaction of ranges":  transaction(1000, "GETRANGE", "a", "0", "100000"),
+		"a transaction of many":    transaction(1, "MGET", "a", "b", "c", "d", "e", "f", "g", "h", "i"),
+		"a transaction that takes": transaction(4, "MGET", "a", "b", "a", "b"),
+		"a transaction that sets":  transaction(20, "GETEX", "a", "EX", "1000"),
+	} {
+		if !strings.HasPrefix(got, much) {
+			t.Errorf("%s: %.80s", name, got)
+		}
+	}
+	// What needs no values takes none, what fits is answered, and nothing was changed.
+	if got := r.do("EXISTS", "a", "b", "c", "d", "e", "f", "g", "h", "i"); got != ":9" {
+		t.Error(got)
+	}
+	if got := r.do("WATCH", "a", "b", "c", "d", "e", "f", "g", "h", "i"); got != "+OK" {
+		t.Error(got)
+	}
+	if got := r.do("UNWATCH"); got != "+OK" {
+		t.Error(got)
+	}
+	if got := r.do("MGET", "a", "b"); got != fmt.Sprintf("[%q %q]", value, value) {
+		t.Errorf("%d bytes", len(got))
+	}
+	if got := transaction(2, "GET", "a"); got != fmt.Sprintf("[%q %q]", value, value) {
+		t.Errorf("%d bytes", len(got))
+	}
+	if m := s.Metrics(); m.Dropped != 0 || m.ReplyBytes != 0 || m.RequestBytes != 0 {
+		t.Errorf("%+v: want nothing dropped, and nothing held any more", m)
+	}
+}
+
+// heldWrites is a client whose writes wait for release.
+type heldWrites struct {
+	*router.Client
+	release chan struct{}
+}
+
+func (k *heldWrites) GoWrite(ctx context.Context, w *shard.Write, done func(*shard.Result, error)) {
+	go func() {
+		<-k.release
+		k.Client.GoWrite(ctx, w, done)
+	}()
+}
+
+// TestRequestBytes sends a pipeline of writes on one key, of which all but the first must wait: they are read as far as they may take memory.
+func TestRequestBytes(t *testing.T) {
+	c, _ := cluster(t, 1, 1)
+	const bound, size, writes = 4 << 20, 1 << 20, 25
+	kv := &heldWrites{Client: c.Node(0).Client(), release: make(chan struct{})}
+	s, addr := serve(t, resp.Config{KV: kv, RequestBytesMax: bound})
+	r := dial(t, addr)
+	var most atomic.Int64
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for ; ; time.Sleep(time.Millisecond) {
+			most.Store(max(most.Load(), s.Metrics().RequestBytes))
+			select {
+			case <-ended:
+				return
+			default:
+			}
+		}
+	})
+	defer close(ended)
+	wg.Go(func() {
+		if _, err := io.WriteString(r.c, strings.Repeat(encode("SET", "k", strings.Repeat("v", size)), writes)); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); most.Load() < bound-size; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d bytes were read", most.Load())
+		}
+	}
+	close(kv.release)
+	for range writes {
+		if got := r.read(); got != "+OK" {
+			t.Fatal(got)
+		}
+	}
+	if got := most.Load(); got > bound {
+		t.Errorf("%d bytes of requests were held, want %d at most", got, bound)
+	}
+}
+
+// torn is a client that changes a and b together before it reads b alone, the first time.
+type torn struct {
+	*router.Client
+	once sync.Once
+	t    *testing.T
+}
+
+func (k *torn) GoReadSome(ctx context.Context, q *shard.Read, done func([]shard.Entry, error)) {
+	if len(q.Keys) == 1 {
+		k.once.Do(func() { k.set(ctx, "2") })
+	}
+	k.Client.GoReadSome(ctx, q, done)
+}
+
+// set puts as much into each of a and b that one answer does not hold both.
+func (k *torn) set(ctx context.Context, v string) {
+	value := []byte(strings.Repeat(v, 3<<20))
+	w := &shard.Write{Ops: []shard.Op{{Kind: shard.OpPut, Key: []byte("a"), Value: value}, {Kind: shard.OpPut, Key: []byte("b"), Value: value}}}
+	ch := make(chan error, 1)
+	k.GoWrite(ctx, w, func(_ *shard.Result, err error) { ch <- err })
+	if err := <-ch; err != nil {
+		k.t.Errorf("write: %v", err)
+	}
+}
+
+// TestLargeTransactionIsAtomic reads two values that come in two answers, between which both are changed.
+func TestLargeTransactionIsAtomic(t *testing.T) {
+	c, _ := cluster(t, 1, 1)
+	kv := &torn{Client: c.Node(0).Client(), t: t}
+	kv.set(t.Context(), "1")
+	_, addr := serve(t, resp.Config{KV: kv})
+	r := dial(t, addr)
+	r.send(encode("MULTI") + encode("GET", "a") + encode("GET", "b") + encode("EXEC"))
+	for range 3 {
+		r.read()
+	}
+	value := strings.Repeat("2", 3<<20)
+	if got := r.read(); got != fmt.Sprintf("[%q %q]", value, value) {
+		t.Errorf("%d bytes, a is %.5s…, b is …%s", len(got), got[1:], got[max(len(got)-6, 0):])
+	}
+}
