@@ -353,7 +353,25 @@ func (l *Lane) stopReplica(r *replica, err error) {
 	l.s.logger.Error("replica stops", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica), "err", err)
 	l.s.metrics.ReplicasStopped.Add(1)
 	r.stopped = true
-	l.box.putCall(func(l *Lane) { l.feed(r, resignEvent) })
+	l.leaveOffice(r)
+}
+
+// leaveOffice has a stopped replica resign, if it leads, as soon as another voter has all of its log: before that nobody else may be able to win.
+// It may win again, and leaves again.
+func (l *Lane) leaveOffice(r *replica) {
+	l.box.putCall(func(l *Lane) {
+		if r.removed || !r.stopped || !r.eng.IsLeader() {
+			return
+		}
+		last := r.eng.Status().Last
+		for _, p := range r.eng.Progress(nil) {
+			if !p.Learner && p.Match == last && l.s.live.reachable(p.Peer.Node) {
+				l.feed(r, resignEvent)
+				return
+			}
+		}
+		l.later(l.s.cfg.HeartbeatInterval, func(l *Lane) { l.leaveOffice(r) })
+	})
 }
 
 // announce tells the node what the replica knows of its shard.
@@ -392,6 +410,9 @@ func (l *Lane) leadershipChanged(r *replica) {
 	r.run = ownRun{}
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
+		if r.stopped {
+			l.leaveOffice(r)
+		}
 	} else {
 		l.endDrive(r, busyError("leadership is changing"))
 	}

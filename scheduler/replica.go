@@ -51,12 +51,11 @@ type replica struct {
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int
 
-	touched bool // is in Lane.news.touched
-
 	ckpt     ckptState
 	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
-	barrier  bool     // a barrier entry was proposed here and is not decided
-	proposal *Request // it is just being handed to the engine
+	proposal *Request // a barrier entry that is just being handed to the engine
+	barrier  bool     // one was proposed here and is not decided
+	touched  bool     // is in Lane.news.touched
 
 	// As L in a merge: the Merge being applied; as its leader: the merge that it drives.
 	merge        *absorb

@@ -466,7 +466,7 @@ func (l *Lane) snapshotLinked(r *replica, snap *snapshotIn, meta engine.Snapshot
 			r.machine.Close()
 		}
 		r.machine = m
-		r.wantSnapshot = false
+		r.wantSnapshot, r.stopped = false, false // it may be from behind the entry that was not understood
 		l.noteMerging(r)
 		r.apply.active, r.apply.done, r.apply.parked, r.apply.job = false, false, false, nil
 		r.run = ownRun{}
