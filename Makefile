@@ -84,7 +84,7 @@ bench-compare: ## ratios of two results of make bench, and what got worse: make 
 	$(GO) run ./internal/bench/guard compare $(OLD) $(NEW)
 
 PEERS ?=
-bench-peers: build ## kiloraft, dragonboat and etcd side by side; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"
+bench-peers: build ## kiloraft, dragonboat and etcd side by side, clients in the nodes; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"
 	cd benchpeers && $(GO) build -o ../bin/benchpeers . && ../bin/benchpeers -bin ../bin/kiloraft $(PEERS)
 
 # The tool that lists what a binary is made of, at an exact version; fetched through the module proxy, never part of go.mod.

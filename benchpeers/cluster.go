@@ -46,9 +46,18 @@ type peer struct {
 	start func(ctx context.Context, s settings, dir string, shards int) (c cluster, empty int64, err error)
 }
 
-var peers = []peer{{"kiloraft", startKiloraft}, {"dragonboat", startDragonboat}, {"etcd", startEtcd}}
+var peers = []peer{
+	{"kiloraft", func(ctx context.Context, s settings, dir string, shards int) (cluster, int64, error) {
+		return startEmbedded(ctx, s, dir, "kiloraft", shards, false)
+	}},
+	{"dragonboat", func(ctx context.Context, s settings, dir string, shards int) (cluster, int64, error) {
+		return startEmbedded(ctx, s, dir, "dragonboat", shards, true)
+	}},
+	{"etcd", startEtcd},
+	{"kiloraft-tcp", startKiloraft},
+}
 
-// request and response are the lines between the driver and a node process of its own.
+// request and response are the lines between the driver and a node process of this program.
 type request struct {
 	Do       string  `json:"do"` // open, shards, leaders, balance, run
 	Shards   int     `json:"shards,omitempty"`

@@ -7,19 +7,14 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
 )
 
 // etcdInflightMax is the most that etcd gets: with more it answers "too many requests".
 const etcdInflightMax = 1024
-
-// etcdConnections to the leader (writes) and to all nodes (reads) carry the load.
-const etcdConnections = 12
 
 // etcdNode is one embedded server. Addresses: peers of all nodes, then clients of all nodes.
 type etcdNode struct {
@@ -43,6 +38,8 @@ func (n *etcdNode) do(req request) (response, error) {
 			res.Led = 1
 		}
 		return res, nil
+	case "run":
+		return n.run(req)
 	}
 	return response{}, fmt.Errorf("request %q is unknown", req.Do)
 }
@@ -73,50 +70,55 @@ func (n *etcdNode) open() error {
 
 func (n *etcdNode) url(i int) url.URL { return url.URL{Scheme: "http", Host: n.addrs[i]} }
 
-// etcdCluster is three processes of this program, each with an embedded etcd; the clients are in the driver.
+// run puts load on the server in this process, beside its gRPC door.
+func (n *etcdNode) run(req request) (response, error) {
+	ctx, s := context.Background(), n.server.Server
+	value := make([]byte, req.ValueLen)
+	put := func(i uint64) error {
+		_, err := s.Put(ctx, &etcdserverpb.PutRequest{Key: appendKey(nil, i), Value: value})
+		return err
+	}
+	if req.Load.Name == "fill" {
+		keys := make([]uint64, req.Keys)
+		for i := range keys {
+			keys[i] = uint64(i)
+		}
+		return response{}, inParallel(keys, 512, put)
+	}
+	reads := req.Load.reads()
+	return closedLoop(req.Load.Inflight, time.Duration(req.Seconds*float64(time.Second)), func(rng *rand.Rand) error {
+		key := rng.Uint64N(uint64(req.Keys))
+		if rng.IntN(100) < reads {
+			_, err := s.Range(ctx, &etcdserverpb.RangeRequest{Key: appendKey(nil, key)})
+			return err
+		}
+		return put(key)
+	}), nil
+}
+
+// etcdCluster is three processes of this program, each with an embedded etcd and clients.
 type etcdCluster struct {
-	set     settings
-	ps      []*process
-	writers []*clientv3.Client // connected to the leader
-	readers []*clientv3.Client // spread over the nodes
+	embedded
+	leader int
 }
 
 func startEtcd(ctx context.Context, s settings, dir string, _ int) (cluster, int64, error) {
-	e := &etcdCluster{set: s}
+	e := &etcdCluster{embedded: embedded{set: s}}
 	var err error
 	if e.ps, err = startOwn(dir, "etcd", 2*nodes); err != nil {
 		return e, 0, err
 	}
-	args := e.ps[0].cmd.Args
-	addrs := strings.Split(args[len(args)-1], ",")[nodes:]
-	same := []request{{Do: "open"}, {Do: "open"}, {Do: "open"}}
-	if err := callAll(ctx, e.ps, same, nil); err != nil {
+	if err := e.all(ctx, request{Do: "open"}, nil); err != nil {
 		return e, 0, err
 	}
-	leader, err := e.waitLeader(ctx)
-	if err != nil {
-		return e, 0, err
-	}
-	for i := range etcdConnections {
-		for _, to := range []struct {
-			list *[]*clientv3.Client
-			addr string
-		}{{&e.writers, addrs[leader]}, {&e.readers, addrs[i%nodes]}} {
-			c, err := clientv3.New(clientv3.Config{Endpoints: []string{to.addr}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
-			if err != nil {
-				return e, 0, err
-			}
-			*to.list = append(*to.list, c)
-		}
-	}
-	return e, 0, nil
+	e.leader, err = e.waitLeader(ctx)
+	return e, 0, err
 }
 
 func (e *etcdCluster) waitLeader(ctx context.Context) (int, error) {
 	res := make([]response, nodes)
-	same := []request{{Do: "leaders"}, {Do: "leaders"}, {Do: "leaders"}}
 	for {
-		if err := callAll(ctx, e.ps, same, res); err != nil {
+		if err := e.all(ctx, request{Do: "leaders"}, res); err != nil {
 			return 0, err
 		}
 		for i := range res {
@@ -133,51 +135,15 @@ func (e *etcdCluster) waitLeader(ctx context.Context) (int, error) {
 // prepare has nothing to do.
 func (e *etcdCluster) prepare(context.Context, int) error { return nil }
 
-func (e *etcdCluster) processes() []*process { return e.ps }
-
+// run spreads reads over the nodes; what writes runs at the leader.
 func (e *etcdCluster) run(ctx context.Context, l load) (outcome, error) {
-	value := string(make([]byte, e.set.ValueSize))
-	if l.Name == "fill" {
-		keys := make([]uint64, e.set.Keys)
-		for i := range keys {
-			keys[i] = uint64(i)
-		}
-		return outcome{}, inParallel(keys, 512, func(i uint64) error {
-			_, err := e.writers[i%etcdConnections].Put(ctx, string(appendKey(nil, i)), value)
-			return err
-		})
+	l.Inflight = min(l.Inflight, etcdInflightMax)
+	if l.Name == "read" {
+		return e.embedded.run(ctx, l)
 	}
-	before := ownCPU()
-	reads := l.reads()
-	res := closedLoop(min(l.Inflight, etcdInflightMax), l.Duration, func(rng *rand.Rand) error {
-		key, c := string(appendKey(nil, rng.Uint64N(uint64(e.set.Keys)))), rng.IntN(etcdConnections)
-		var err error
-		if rng.IntN(100) < reads {
-			_, err = e.readers[c].Get(ctx, key)
-		} else {
-			_, err = e.writers[c].Put(ctx, key, value)
-		}
-		return err
-	})
-	out := merge([]response{res})
-	out.ClientCPU = ownCPU() - before
-	return out, nil
-}
-
-// ownCPU is what this process has used.
-func ownCPU() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
+	res, err := e.ps[e.leader].call(ctx, request{Do: "run", Load: l, Seconds: l.Duration.Seconds(), Keys: e.set.Keys, ValueLen: e.set.ValueSize})
+	if err != nil {
+		return outcome{}, err
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func (e *etcdCluster) stop() {
-	for _, c := range append(e.writers, e.readers...) {
-		_ = c.Close() // the servers are killed next
-	}
-	for _, p := range e.ps {
-		p.kill()
-	}
+	return merge([]response{res}), nil
 }

@@ -97,7 +97,7 @@ func parse(args []string) (s settings, out string, err error) {
 		f.PrintDefaults()
 	}
 	f.StringVar(&s.Binary, "bin", "../bin/kiloraft", "the kiloraft binary")
-	names := f.String("peers", "kiloraft,dragonboat,etcd", "who takes part")
+	names := f.String("peers", "kiloraft,dragonboat,etcd", "who takes part; also kiloraft-tcp: serve processes with a client process")
 	shards := f.String("shards", "48,1000", "numbers of shards, one after the other; etcd takes part in the first only")
 	rows := f.String("rows", "write:1,write:64,write:1024,write:8192,read:8192,mixed90:8192", "loads: write, read or mixed90 (90 % reads), and requests in flight")
 	f.IntVar(&s.Rounds, "rounds", 3, "how often each peer is started and measured")

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +17,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// node answers the driver's requests in a node process.
-type node interface {
+// program answers the driver's requests in a node process.
+type program interface {
 	do(req request) (response, error)
 }
 
@@ -26,14 +28,16 @@ func serveNode(args []string) error {
 		return fmt.Errorf("node %q: want PEER ID DIR ADDRESSES", args)
 	}
 	id, dir, addrs := int(args[1][0]-'0'), args[2], strings.Split(args[3], ",")
-	var n node
+	var n program
 	switch args[0] {
+	case "kiloraft":
+		n = &kiloNode{id: id, dir: dir, addrs: addrs}
 	case "dragonboat":
 		n = &dragonNode{id: uint64(id), dir: dir, addrs: addrs}
 	case "etcd":
 		n = &etcdNode{id: id, dir: dir, addrs: addrs}
 	default:
-		return fmt.Errorf("node of %q: want dragonboat or etcd", args[0])
+		return fmt.Errorf("node of %q: want kiloraft, dragonboat or etcd", args[0])
 	}
 	out := json.NewEncoder(os.Stdout)
 	in := bufio.NewScanner(os.Stdin)
@@ -42,7 +46,12 @@ func serveNode(args []string) error {
 		if err := json.Unmarshal(in.Bytes(), &req); err != nil {
 			return err
 		}
+		stop, err := profile(req, fmt.Sprintf("%s%d", args[0], id))
+		if err != nil {
+			return err
+		}
 		res, err := n.do(req)
+		stop()
 		if err != nil {
 			res.Error = err.Error()
 		}
@@ -53,7 +62,23 @@ func serveNode(args []string) error {
 	return in.Err()
 }
 
-// keyLen is the length of all keys of dragonboat and etcd; kiloraft's have 16 bytes and the start of their shard.
+// profileDir names the environment variable with the directory for CPU profiles of each load, one per node process.
+const profileDir = "BENCHPEERS_PROFILE"
+
+// profile begins a CPU profile of a load if that is wanted, and returns what ends it.
+func profile(req request, name string) (stop func(), err error) {
+	dir := os.Getenv(profileDir)
+	if dir == "" || req.Do != "run" {
+		return func() {}, nil
+	}
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%s-%d.pprof", name, req.Load.Name, req.Load.Inflight)))
+	if err != nil {
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); _ = f.Close() }, pprof.StartCPUProfile(f)
+}
+
+// keyLen is the length of all keys of dragonboat and etcd; kiloraft's have the start of their shard before that.
 const keyLen = 16
 
 func appendKey(dst []byte, i uint64) []byte {

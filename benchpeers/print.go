@@ -90,7 +90,8 @@ func (r *report) print(w io.Writer) error {
 	fmt.Fprintf(w, "%s UTC, %d CPUs, load average at the start of each round %s\n", r.Date, r.CPUs, strings.Join(r.LoadAvg, ", "))
 	fmt.Fprintf(w, "three processes, 3 replicas, %d keys, %d-byte values, %d rounds of %g s; median (least…greatest); ratios: kiloraft / peer within a round, of requests/s and of CPU per request with the clients\n",
 		s.Keys, s.ValueSize, s.Rounds, s.DurationS)
-	fmt.Fprintf(w, "dragonboat: clients in the node processes (its node CPU has them), map without disk, %d ms ticks, GOGC=400, one worker each. etcd: one group, at most %d in flight. kiloraft, etcd: a client process.\n\n",
+	fmt.Fprintf(w, "Clients run inside the node processes, whose CPU has them, for kiloraft and dragonboat on the shards that their node leads; kiloraft-tcp: serve processes and a client process.\n"+
+		"dragonboat: map without disk, %d ms ticks, one worker each; GOGC=400 for it and kiloraft. etcd: one group, at most %d in flight.\n\n",
 		dragonTickMillis, etcdInflightMax)
 	rows := r.rows()
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)

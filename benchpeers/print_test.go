@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 
 // TestAbsentBinary: what cannot be started is in the rows.
 func TestAbsentBinary(t *testing.T) {
-	s, _, err := parse(strings.Fields("-bin /does/not/exist -peers kiloraft -shards 1 -rows write:1,read:1 -rounds 1"))
+	s, _, err := parse(strings.Fields("-bin /does/not/exist -peers kiloraft-tcp -shards 1 -rows write:1,read:1 -rounds 1"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@
 // A node that belongs to no cluster waits and serves nothing but what makes one (rule Cluster7). What it is, and how far it
 // has come, are facts in the state's store; each step is durable before it is answered.
 //
+// What embeds a node asks the cluster through Client, or, for many requests at a time from one goroutine, through a Pipe.
+//
 // Guarantees
 //   - One process at a time uses a data directory, and a directory never changes its cluster or its node id.
 //   - `cluster init` may be run at any node, at several at once, and again after any crash: one cluster comes of it.

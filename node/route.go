@@ -95,3 +95,14 @@ func (n *Node) serveRouted(q incoming) {
 		fail(errNoMethod(q.method))
 	}
 }
+
+// Leading returns the user shards that this node leads, by start key, and how many user shards have a leader that it knows of. The
+// descriptors must not be changed.
+func (n *Node) Leading() (led []*shard.Descriptor, known int) {
+	c := n.core.Load()
+	if c == nil {
+		return nil, 0
+	}
+	known, led = c.view.leading(c.node)
+	return led, known
+}

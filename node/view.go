@@ -174,3 +174,20 @@ func (v *view) page(from []byte, limit int) (page []*shard.Descriptor, next []by
 	}
 	return rest[:limit], rest[limit].Start, true
 }
+
+// leading returns the user shards that node leads, by start key, and how many have a leader that is known.
+func (v *view) leading(node engine.NodeID) (known int, led []*shard.Descriptor) {
+	list := v.byStart()
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, d := range list {
+		l := v.leaders[d.Shard]
+		if l != 0 {
+			known++
+		}
+		if l == node {
+			led = append(led, d)
+		}
+	}
+	return known, led
+}

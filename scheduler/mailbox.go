@@ -91,7 +91,7 @@ func (m *mailbox) close() []*Request {
 // putRequest refuses when the mailbox holds max requests, or is closed.
 func (m *mailbox) putRequest(r *Request, max int) bool {
 	m.mu.Lock()
-	if m.shut || len(m.in.requests) >= max {
+	if m.full(max) {
 		m.mu.Unlock()
 		return false
 	}
@@ -100,6 +100,9 @@ func (m *mailbox) putRequest(r *Request, max int) bool {
 	m.ring()
 	return true
 }
+
+// full tells whether no more requests are taken. The lock is held.
+func (m *mailbox) full(max int) bool { return m.shut || len(m.in.requests) >= max }
 
 // queued returns how many requests wait.
 func (m *mailbox) queued() int {

@@ -90,28 +90,81 @@ func (l *Lane) HasMail() bool {
 
 // Submit hands a request to its lane. req.Done is called exactly once, maybe before Submit returns.
 func (s *Scheduler) Submit(req *Request) {
-	req.Err, req.Answer, req.next, req.size, req.awaited = nil, req.Answer[:0], nil, 0, false
-	req.began, req.proposed, req.applying = 0, 0, 0
-	var err error
-	switch {
-	case s.stopped.Load():
-		err = errStopping
-	case req.Kind == KindWrite && s.DiskFull():
-		err = errFull
-	case req.Kind == KindWrite && s.overlaysFull():
-		err = shard.ErrOverloaded
-	case req.Kind == KindWrite && s.metrics.InflightBytes.Load()+int64(len(req.Body)) > s.cfg.InflightBytesMax:
-		err = shard.ErrOverloaded
-	default:
-		if req.Kind == KindWrite {
-			req.size = int64(len(req.Body))
-			s.metrics.InflightBytes.Add(req.size)
-		}
+	err := s.admit(req)
+	if err == nil {
 		if s.laneOf(req.Shard).box.putRequest(req, s.cfg.MailboxMax) {
 			return
 		}
 		err = shard.ErrOverloaded
 	}
+	s.refuse(req, err)
+}
+
+// SubmitAll is Submit for many requests: each lane is locked and woken once. It clears the slice.
+func (s *Scheduler) SubmitAll(reqs []*Request) {
+	var refused []*Request
+	for i, req := range reqs {
+		if err := s.admit(req); err != nil {
+			req.Err, reqs[i] = err, nil
+			refused = append(refused, req)
+		}
+	}
+	for _, l := range s.lanes {
+		refused = l.putRequests(reqs, refused)
+	}
+	for _, req := range refused {
+		s.refuse(req, req.Err)
+	}
+}
+
+// putRequests takes those of the lane out of reqs and into its mailbox, and appends to refused what has no room there.
+func (l *Lane) putRequests(reqs, refused []*Request) []*Request {
+	m, put := &l.box, false
+	m.mu.Lock()
+	for i, req := range reqs {
+		if req == nil || l.s.laneOf(req.Shard) != l {
+			continue
+		}
+		reqs[i] = nil // it may be answered, and used again, before the next lane's turn
+		if m.full(l.s.cfg.MailboxMax) {
+			req.Err = shard.ErrOverloaded
+			refused = append(refused, req)
+			continue
+		}
+		m.in.requests = append(m.in.requests, req)
+		put = true
+	}
+	m.mu.Unlock()
+	if put {
+		m.ring()
+	}
+	return refused
+}
+
+// admit makes a request ready, and tells why the node does not take it now, if so.
+func (s *Scheduler) admit(req *Request) error {
+	req.Err, req.Answer, req.next, req.size, req.awaited = nil, req.Answer[:0], nil, 0, false
+	req.began, req.proposed, req.applying = 0, 0, 0
+	if s.stopped.Load() {
+		return errStopping
+	}
+	if req.Kind != KindWrite {
+		return nil
+	}
+	size := int64(len(req.Body))
+	switch {
+	case s.DiskFull():
+		return errFull
+	case s.overlaysFull(), s.metrics.InflightBytes.Load()+size > s.cfg.InflightBytesMax:
+		return shard.ErrOverloaded
+	}
+	req.size = size
+	s.metrics.InflightBytes.Add(size)
+	return nil
+}
+
+// refuse answers a request that no lane has seen.
+func (s *Scheduler) refuse(req *Request, err error) {
 	s.metrics.ProposalsRefused.Add(1)
 	s.metrics.Refusals[refusalOf(err)].Add(1)
 	req.Err = err

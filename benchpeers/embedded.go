@@ -13,29 +13,32 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// dragon is three processes of this program, each with a NodeHost and its clients.
-type dragon struct {
+// embedded is three processes of this program, each with a node of a peer and its clients.
+type embedded struct {
 	set settings
 	ps  []*process
+	// ask: leaders are handed over on request; else the peer spreads them by itself.
+	ask bool
 }
 
-func startDragonboat(ctx context.Context, s settings, dir string, shards int) (cluster, int64, error) {
-	d := &dragon{set: s}
+// startEmbedded starts the nodes of a peer, each on its own directory, and waits until all know the leaders of all shards.
+func startEmbedded(ctx context.Context, s settings, dir, peer string, shards int, ask bool) (cluster, int64, error) {
+	e := &embedded{set: s, ask: ask}
 	var err error
-	if d.ps, err = startOwn(dir, "dragonboat", nodes, "GOGC=400"); err != nil {
-		return d, 0, err
+	if e.ps, err = startOwn(dir, peer, nodes, "GOGC=400"); err != nil {
+		return e, 0, err
 	}
-	if err := d.all(ctx, request{Do: "open"}, nil); err != nil {
-		return d, 0, err
+	if err := e.all(ctx, request{Do: "open"}, nil); err != nil {
+		return e, 0, err
 	}
-	empty, err := resident(d.ps)
+	empty, err := resident(e.ps)
 	if err != nil {
-		return d, 0, err
+		return e, 0, err
 	}
-	if err := d.all(ctx, request{Do: "shards", Shards: shards}, nil); err != nil {
-		return d, 0, err
+	if err := e.all(ctx, request{Do: "shards", Shards: shards}, nil); err != nil {
+		return e, 0, err
 	}
-	return d, empty, d.waitLeaders(ctx, shards)
+	return e, empty, e.waitLeaders(ctx, shards)
 }
 
 // startOwn starts this program as the nodes of a peer, with so many addresses in all.
@@ -60,12 +63,12 @@ func startOwn(dir, peer string, addresses int, env ...string) (ps []*process, er
 }
 
 // all sends a request to all nodes at once and collects the answers, if results is not nil.
-func (d *dragon) all(ctx context.Context, req request, results []response) error {
-	reqs := make([]request, len(d.ps))
+func (e *embedded) all(ctx context.Context, req request, results []response) error {
+	reqs := make([]request, len(e.ps))
 	for i := range reqs {
 		reqs[i] = req
 	}
-	return callAll(ctx, d.ps, reqs, results)
+	return callAll(ctx, e.ps, reqs, results)
 }
 
 func callAll(ctx context.Context, ps []*process, reqs []request, results []response) error {
@@ -87,10 +90,10 @@ func callAll(ctx context.Context, ps []*process, reqs []request, results []respo
 	return errors.Join(errs...)
 }
 
-func (d *dragon) waitLeaders(ctx context.Context, shards int) error {
+func (e *embedded) waitLeaders(ctx context.Context, shards int) error {
 	res := make([]response, nodes)
 	for {
-		if err := d.all(ctx, request{Do: "leaders"}, res); err != nil {
+		if err := e.all(ctx, request{Do: "leaders"}, res); err != nil {
 			return err
 		}
 		if known := min(res[0].Leaders, res[1].Leaders, res[2].Leaders); known == shards {
@@ -103,17 +106,19 @@ func (d *dragon) waitLeaders(ctx context.Context, shards int) error {
 }
 
 // prepare balances leaders: until each node leads its third, within a tenth.
-func (d *dragon) prepare(ctx context.Context, shards int) error {
+func (e *embedded) prepare(ctx context.Context, shards int) error {
 	res := make([]response, nodes)
 	for {
-		if err := d.all(ctx, request{Do: "leaders"}, res); err != nil {
+		if err := e.all(ctx, request{Do: "leaders"}, res); err != nil {
 			return err
 		}
 		low, high := min(res[0].Led, res[1].Led, res[2].Led), max(res[0].Led, res[1].Led, res[2].Led)
 		if low > 0 && high-low <= max(1, shards/30) {
 			return nil
 		}
-		_ = d.all(ctx, request{Do: "balance"}, nil) // transfers that are refused are asked for again
+		if e.ask {
+			_ = e.all(ctx, request{Do: "balance"}, nil) // transfers that are refused are asked for again
+		}
 		if err := pause(ctx, time.Second); err != nil {
 			return fmt.Errorf("leaders are not balanced: %d, %d, %d: %w", res[0].Led, res[1].Led, res[2].Led, err)
 		}
@@ -129,19 +134,19 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (d *dragon) processes() []*process { return d.ps }
+func (e *embedded) processes() []*process { return e.ps }
 
-func (d *dragon) run(ctx context.Context, l load) (outcome, error) {
+func (e *embedded) run(ctx context.Context, l load) (outcome, error) {
 	var ps []*process
 	var reqs []request
-	for i, p := range d.ps {
+	for i, p := range e.ps {
 		own := l
 		own.Inflight = (l.Inflight + nodes - 1 - i) / nodes
 		if own.Inflight == 0 && l.Name != "fill" {
 			continue
 		}
 		ps = append(ps, p)
-		reqs = append(reqs, request{Do: "run", Load: own, Seconds: l.Duration.Seconds(), Keys: d.set.Keys, ValueLen: d.set.ValueSize})
+		reqs = append(reqs, request{Do: "run", Load: own, Seconds: l.Duration.Seconds(), Keys: e.set.Keys, ValueLen: e.set.ValueSize})
 	}
 	results := make([]response, len(ps))
 	if err := callAll(ctx, ps, reqs, results); err != nil {
@@ -168,8 +173,8 @@ func merge(results []response) outcome {
 	return out
 }
 
-func (d *dragon) stop() {
-	for _, p := range d.ps {
+func (e *embedded) stop() {
+	for _, p := range e.ps {
 		p.kill()
 	}
 }
