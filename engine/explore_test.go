@@ -587,6 +587,9 @@ type explorer struct {
 	steps  int
 	leads  int
 	chosen int
+	// dropped: not all states of the next layer were kept. Each state that is expanded brings a new one at least, on average three, so the bound
+	// on states ends it before it comes to those.
+	dropped bool
 }
 
 // exReached is a state that is to be expanded, and the way to it.
@@ -606,12 +609,16 @@ func (x *explorer) explore(s *exState, depthMax int) int {
 	layer := []exReached{{state: s}}
 	for depth := 1; depth <= depthMax && len(layer) > 0; depth++ {
 		var next []exReached
+		partial := x.dropped
 		for i := range layer {
 			if len(x.seen) >= x.most {
 				return depth - 1
 			}
 			next = x.expand(layer[i], next)
 			layer[i].state = nil
+		}
+		if partial {
+			return depth - 1
 		}
 		layer = next
 	}
@@ -635,7 +642,11 @@ func (x *explorer) expand(r exReached, next []exReached) []exReached {
 		}
 		x.seen[h] = struct{}{}
 		x.leads, x.chosen = max(x.leads, len(s.leaders)), max(x.chosen, len(s.chosen))
-		next = append(next, exReached{s, way})
+		if len(next) < x.most-len(x.seen) {
+			next = append(next, exReached{s, way})
+		} else {
+			x.dropped = true
+		}
 	}
 	return next
 }

@@ -1,12 +1,14 @@
 package shard
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"reflect"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/state"
 )
 
 // mergeStepAt applies a merge step.
@@ -100,6 +102,72 @@ func TestFrozen(t *testing.T) {
 		if !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// TestMergeMachine splits a shard, writes to both parts and merges them again: all content is there, retries of what either part has applied are
+// answered by the whole, and versions and time do not go back.
+func TestMergeMachine(t *testing.T) {
+	d := bornDescriptor()
+	l := newReplica(t, d, d.Replicas[0].Replica)
+	b, ans := l.split(splitOf(d, "e"))
+	if b == nil {
+		t.Fatal(ans.Refused)
+	}
+	m, err := OpenChild(l.env, &b.Children[0], b)
+	l.must(err)
+	r := &replica{t: t, env: l.env, db: l.db, m: m}
+	l.must(l.db.Write([]state.Change{b.Parent, {Record: b.Children[0].Record}}, 0))
+	l.m.Release()
+	r.m.Release()
+	sess := NewSessionID(testStamp, 1)
+	writes := []Write{in(sess, 1, 1, addOp("c", 5)), in(sess, 2, 1, addOp("f", 7)), in(sess, 3, 1, addOp("f", 1))}
+	for i, to := range []*replica{l, r, r} {
+		if ans := to.write(writes[i]); ans.Refused != nil {
+			t.Fatal(ans.Refused)
+		}
+	}
+	counter := r.m.Writes()
+	if l.m.Writes() >= counter {
+		t.Fatal("the left one has written more: the test tests less")
+	}
+	ld, rd := l.m.Desc(), r.m.Desc()
+	step := MergeStep{Version: ld.Version, ConfVersion: ld.ConfVersion, Other: rd.Shard, OtherVersion: rd.Version, OtherConfVersion: rd.ConfVersion}
+	if ans, _ := l.mergeStepAt(CommandPrepareMerge, step); ans.Refused != nil {
+		t.Fatal(ans.Refused)
+	}
+	if ans, _ := r.mergeStepAt(CommandFreeze, MergeStep{Version: rd.Version, ConfVersion: rd.ConfVersion, Other: ld.Shard}); ans.Refused != nil {
+		t.Fatal(ans.Refused)
+	}
+	step.Version, step.Freeze = l.m.Desc().Version, r.m.Applied()
+	id := engine.LogID{Term: 1, Index: l.m.Applied().Index + 1}
+	payload := AppendMergeEntry(nil, CommandMerge, testStamp, &step)
+	var out Answer
+	if needs, err := l.m.ApplyMergeStep(id, payload, &out); err != nil || needs == nil {
+		t.Fatal(needs, err)
+	}
+	r.freeze()
+	a, err := l.m.Absorb(id, payload, r.frozn)
+	l.must(err)
+	l.must(l.db.Write(a.Changes, 0))
+	l.m.Absorbed(a, &out)
+	for _, life := range []string{"merged", "restarted"} {
+		if got := l.m.Writes(); got != counter {
+			t.Errorf("%s: write counter %d, the right one had %d", life, got, counter)
+		}
+		if nd := l.m.Desc(); nd.Version <= max(step.Version, rd.Version) || !bytes.Equal(nd.End, d.End) {
+			t.Errorf("%s: %v", life, nd)
+		}
+		for i := range writes {
+			AppendWrite(nil, &writes[i])
+			if v, _ := l.m.sessions.check(&writes[i], testStamp); v != verdictReplay {
+				t.Errorf("%s: a retry of write %d: %v", life, i+1, v)
+			}
+		}
+		if got := len(l.scan(Scan{Shard: 7, Version: l.m.Desc().Version, Start: d.Start, End: d.End})); got != 2 {
+			t.Errorf("%s: %d keys", life, got)
+		}
+		l.open()
 	}
 }
 
