@@ -82,19 +82,22 @@ type planner struct {
 	reports  map[uint64]*Report
 	lost     map[uint64]bool
 	shards   map[uint64][]candidate // initialised replicas
+	heirs    map[*Replica][]candidate
 	verdicts map[uint64]*verdict
 }
 
 // MakePlan makes the plan from the reports of all survivors and the ids of the lost nodes. It refuses what does not fit together, and a
 // recovery that is not needed.
 func MakePlan(reports []*Report, lost []uint64) (*Plan, error) {
-	p := &planner{reports: map[uint64]*Report{}, lost: map[uint64]bool{}, shards: map[uint64][]candidate{}, verdicts: map[uint64]*verdict{}}
+	p := &planner{reports: map[uint64]*Report{}, lost: map[uint64]bool{}, shards: map[uint64][]candidate{}, heirs: map[*Replica][]candidate{},
+		verdicts: map[uint64]*verdict{}}
 	for _, id := range lost {
 		p.lost[id] = true
 	}
 	if err := p.check(reports); err != nil {
 		return nil, err
 	}
+	p.findHeirs()
 	plan := &Plan{Format: Format, Cluster: reports[0].Cluster, Lost: sorted(p.lost), Survivors: slices.Sorted(maps.Keys(p.reports)),
 		Shards: []ShardPlan{}, Gone: []ShardInfo{}}
 	for _, id := range slices.Sorted(maps.Keys(p.shards)) {
@@ -149,15 +152,13 @@ func (p *planner) judge(id uint64) (*verdict, error) {
 	p.verdicts[id] = v
 	var valid []candidate
 	for _, c := range p.shards[id] {
-		if c.Absorbed != 0 {
-			left, err := p.judge(c.Absorbed)
-			if err != nil {
-				return nil, err
-			}
-			if left.dead || left.quorum || left.chosen.node == c.node {
-				v.dead = true // or its neighbour decides with its own quorum
-				return v, nil
-			}
+		dead, err := p.isAbsorbed(c)
+		if err != nil {
+			return nil, err
+		}
+		if dead {
+			v.dead = true
+			return v, nil
 		}
 		ok, err := p.isBorn(c)
 		if err != nil {
@@ -187,6 +188,53 @@ func (p *planner) judge(id uint64) (*verdict, error) {
 		}
 	}
 	return v, nil
+}
+
+// isAbsorbed tells whether the keys of the replica go on in another shard: one that has, on any survivor, once all that is in its log is
+// applied, a higher version and the replica's start in its range (rule Split5). The replica itself need not have heard of that. But it must
+// be what goes on of the other shard: the chosen replica, or one that can be elected by its quorum.
+func (p *planner) isAbsorbed(c candidate) (bool, error) {
+	for _, o := range p.heirs[c.Replica] {
+		left, err := p.judge(o.Shard)
+		if err != nil {
+			return false, err
+		}
+		if left.dead || left.quorum && p.hasQuorum(o) || !left.quorum && left.chosen.Replica == o.Replica {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// findHeirs finds, for each replica, those that prove that its shard was absorbed.
+func (p *planner) findHeirs() {
+	var list, open []candidate // open: those in whose range the walk is
+	for id, replicas := range p.shards {
+		if id != metaShard {
+			list = append(list, replicas...)
+		}
+	}
+	start := func(c candidate) []byte { return c.Descriptor.Start }
+	slices.SortFunc(list, func(a, b candidate) int { return bytes.Compare(start(a), start(b)) })
+	for len(list) > 0 {
+		at, n := start(list[0]), 0
+		for n < len(list) && bytes.Equal(start(list[n]), at) {
+			n++
+		}
+		open = append(open, list[:n]...)
+		open = slices.DeleteFunc(open, func(o candidate) bool {
+			end := o.Descriptor.End
+			return len(end) > 0 && bytes.Compare(end, at) <= 0
+		})
+		for _, c := range list[:n] {
+			for _, o := range open {
+				if o.Shard != c.Shard && o.Descriptor.Version > c.Descriptor.Version {
+					p.heirs[c.Replica] = append(p.heirs[c.Replica], o)
+				}
+			}
+		}
+		list = list[n:]
+	}
 }
 
 // isBorn tells whether the replica exists, or will: one that is only in its parent's log needs that its split takes effect on its node.

@@ -162,17 +162,75 @@ func TestPlanFollowsSplitsAndMerges(t *testing.T) {
 		t.Errorf("not born: %v", ids(p))
 	}
 	// A merge that is decided in the log that goes on: the right shard is no more.
-	right := rep(3, 1, Pos{1, 4})
-	right.Absorbed = 2
-	p = mustPlan(t, lost, meta(1, rep(2, 1, Pos{1, 6}), right), meta(2, rep(2, 2, Pos{1, 5}), rep(3, 2, Pos{1, 4})))
+	left, right := rep(2, 1, Pos{1, 6}), rep(3, 1, Pos{1, 4})
+	left.Descriptor.End, left.Descriptor.Version = Key{4}, 3
+	right.Absorbed, right.Frozen = 2, 2
+	p = mustPlan(t, lost, meta(1, left, right), meta(2, rep(2, 2, Pos{1, 5}), rep(3, 2, Pos{1, 4})))
 	if !reflect.DeepEqual(ids(p), []uint64{1, 2}) {
 		t.Errorf("absorbed: %v", ids(p))
 	}
 	// In one that does not: it goes on, and is not frozen any more.
-	right.Frozen = 2
-	p = mustPlan(t, lost, meta(1, rep(2, 1, Pos{1, 6}), right), meta(2, rep(2, 2, Pos{1, 5}, Pos{2, 6}), rep(3, 2, Pos{1, 3})))
+	p = mustPlan(t, lost, meta(1, left, right), meta(2, rep(2, 2, Pos{1, 5}, Pos{2, 6}), rep(3, 2, Pos{1, 3})))
 	if !reflect.DeepEqual(ids(p), []uint64{1, 2, 3}) || p.Shards[2].Node != 1 || len(p.Shards[2].Entries) != 2 || p.Shards[2].After.Version != 2 {
 		t.Errorf("not absorbed: %v, %+v", ids(p), p.Shards)
+	}
+}
+
+// A merge was decided, and one survivor has carried it out: there the right shard has a tombstone and the left one its keys. On another survivor,
+// which has not heard of it, the right shard is frozen as ever. It must not be made to live again beside the left one.
+func TestPlanLeavesTheAbsorbedDead(t *testing.T) {
+	wide := func(node uint64, last ...Pos) Replica {
+		r := rep(2, node, last...)
+		r.Descriptor.End, r.Descriptor.Version = Key{4}, 3
+		return r
+	}
+	prepared := func(node uint64, last ...Pos) Replica {
+		r := rep(2, node, last...)
+		r.Descriptor.Version = 2
+		return r
+	}
+	right := func(node uint64) Replica {
+		r := rep(3, node, Pos{1, 9})
+		r.Frozen = 2
+		return r
+	}
+	report := func(node uint64, voters0 []uint64, list ...Replica) *Report {
+		m := rep(1, node)
+		m.Voters = [][]Peer{voters(1, 1, 4, 5)} // what makes the recovery needed
+		for i := range list {
+			list[i].Voters = [][]Peer{voters(list[i].Shard, voters0...)}
+		}
+		return withMeta(on(node, append([]Replica{m}, list...)...))
+	}
+	buried := func(r *Report) *Report {
+		r.Tombstones = []Tombstone{{3, 30 + r.Node}}
+		return r
+	}
+	moved := report(3, []uint64{1, 2, 3}, prepared(3, Pos{1, 5}, Pos{2, 7}), right(3)) // to other nodes, after the merge was given up
+	moved.Replicas[2].Frozen, moved.Replicas[2].Voters = 0, [][]Peer{voters(3, 3, 4, 5)}
+	three, five := []uint64{1, 2, 3}, []uint64{1, 2, 4, 5, 6}
+	for name, c := range map[string]struct {
+		reports []*Report
+		lost    []uint64
+		want    []uint64
+	}{
+		"the left one has a quorum": {[]*Report{buried(report(1, three, wide(1, Pos{1, 6}))), report(2, three, prepared(2, Pos{1, 5}), right(2))},
+			[]uint64{3, 4, 5}, []uint64{1}},
+		"the left one is recovered": {[]*Report{buried(report(1, five, wide(1, Pos{1, 6}))), report(2, five, prepared(2, Pos{1, 5}), right(2))},
+			[]uint64{4, 5, 6}, []uint64{1, 2}},
+		"it was not decided": {[]*Report{report(1, five, wide(1, Pos{1, 6}), right(1)), report(2, five, prepared(2, Pos{1, 5}, Pos{2, 6}), right(2))},
+			[]uint64{4, 5, 6}, []uint64{1, 2, 3}},
+		"a merge that nobody can win with": {[]*Report{report(1, three, wide(1, Pos{1, 6})), report(2, three, prepared(2, Pos{1, 5}, Pos{2, 7})),
+			moved},
+			[]uint64{4, 5}, []uint64{1, 3}},
+	} {
+		var ids []uint64
+		for _, s := range mustPlan(t, c.lost, c.reports...).Shards {
+			ids = append(ids, s.Shard)
+		}
+		if !reflect.DeepEqual(ids, c.want) {
+			t.Errorf("%s: shards %v, want %v", name, ids, c.want)
+		}
 	}
 }
 
