@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,15 +24,19 @@ const (
 	// freshFor is how long a shard that was moved or handed over for balance is not moved for size or load again.
 	freshFor      = 5 * time.Minute
 	movesPerRound = 32
-	// transfersPerRound is how many leaderships the balancer moves in a round unasked: gently. A drain hands over all at once.
+	// transfersPerRound is how many leaderships the balancer moves in a round unasked: gently; transfersAsked is how many while somebody
+	// has asked for a rebalance. A drain hands over all at once.
 	transfersPerRound = 16
+	transfersAsked    = 256
 	balanceBusy       = time.Second
+	planPauseMin      = 50 * time.Millisecond // between two plans
 )
 
 // seenNode is what this node has seen of another's life.
 type seenNode struct {
 	alive bool
 	since time.Time
+	ever  bool // it has lived at some time
 }
 
 type learner struct {
@@ -44,15 +49,19 @@ const strayAfter = 10
 
 // balancer is what the driver remembers between rounds. Guarded by driver.mu.
 type balancer struct {
-	began  time.Time // driving
-	next   time.Time
-	seen   map[engine.NodeID]*seenNode
-	counts map[engine.NodeID]int // replicas per node, as of the last picture
-	stuck  []string
-	fresh  map[engine.ShardID]time.Time // moved for balance, and when
+	began       time.Time // driving
+	next        time.Time // when the next plan is due, if nothing happens, and if something does
+	soonest     time.Time
+	transferred time.Time // when leaderships were last handed over
+	seen        map[engine.NodeID]*seenNode
+	counts      map[engine.NodeID]int // replicas per node, as of the last picture
+	stuck       []string
+	fresh       map[engine.ShardID]time.Time // moved for balance, and when
 	// learners are members that no operation wants any more, as a driver that came too late may add them, and since when.
 	learners map[learner]time.Time
-	idle     uint64 // the rebalance for which the last plan had nothing in it
+	// level is the rebalance that is over once its moves under way are, by the last plan; left is how many more moves that plan expects.
+	level uint64
+	left  int
 }
 
 // watchNodes notes which nodes live, and since when.
@@ -64,7 +73,7 @@ func (d *driver) watchNodes() {
 		alive := d.c.alive(rec.ID)
 		s := d.bal.seen[rec.ID]
 		if s == nil || s.alive != alive {
-			d.bal.seen[rec.ID] = &seenNode{alive: alive, since: now}
+			d.bal.seen[rec.ID] = &seenNode{alive: alive, since: now, ever: alive || s != nil && s.ever}
 		}
 	}
 }
@@ -79,10 +88,27 @@ func (d *driver) nodeSince(id engine.NodeID) (bool, time.Time) {
 	return d.c.alive(id), time.Now()
 }
 
+// awaitsNode tells whether a node that should live has not been seen to live yet.
+func (d *driver) awaitsNode() bool {
+	d.watchNodes()
+	for _, n := range d.c.view.nodeList() {
+		d.mu.Lock()
+		s := d.bal.seen[n.ID]
+		d.mu.Unlock()
+		if n.State == placement.NodeUp && s != nil && !s.ever {
+			return true
+		}
+	}
+	return false
+}
+
 // balance makes and carries out a plan, if it is time: what must leave a node leaves it, what is missing is added; leaders are levelled
 // gently; everything else only while somebody has asked for a rebalance.
 func (d *driver) balance(ctx context.Context, rung bool) error {
 	c := d.c
+	if !d.due(rung) {
+		return nil
+	}
 	running := d.runningOps()
 	level := !c.n.cfg.NoReplicaBalance
 	by := placement.By{Leaders: !c.n.cfg.NoLeaderBalance, Replicas: level, Size: level, Load: level && !c.n.cfg.NoLeaderBalance}
@@ -93,69 +119,130 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 			by, _ = placement.ParseBy(o.By)
 		}
 	}
-	d.mu.Lock()
-	due := !time.Now().Before(d.bal.next) || rung && time.Until(d.bal.next) > balanceBusy/5
-	d.mu.Unlock()
-	if !due {
-		return nil
-	}
-	actx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	rec, version, err := c.clusterRecord(actx)
+	rec, version, err := c.clusterRecord(ctx)
 	if err != nil || version == 0 || rec.State != placement.ClusterReady {
 		return err
 	}
-	c.askLoads(actx, d.table)
+	// Who has nodes join and asks for a rebalance at once means those nodes.
+	young := rebalance != nil && time.Since(time.UnixMilli(rebalance.StartMS)) < d.grace()
+	if young && rebalance.Moves == 0 {
+		if err := c.syncNodes(ctx); err != nil {
+			return err
+		}
+	}
+	c.askLoads(ctx, d.table)
+	began := time.Now()
 	snap, descs := d.picture(d.table, &rec, running)
-	strays := d.strayLearners()
 	lim := placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound}
 	if rebalance == nil {
 		lim.GentleMax = gentleMax
 		d.rest(snap)
+	} else {
+		lim.TransfersMax = transfersAsked
 	}
 	plan := placement.MakePlan(snap, by, lim)
-	busy := len(running) > 0 || len(plan.Moves) > 0 || len(plan.Transfers) > 0
+	d.planned(plan, time.Since(began), len(running) > 0)
+	if rebalance != nil && rebalance.RebalanceOver(plan, len(snap.Shards)) && !(young && d.awaitsNode()) {
+		d.mu.Lock()
+		d.bal.level = rebalance.ID
+		d.mu.Unlock()
+	}
+	err = d.order(ctx, plan, running, rebalance)
+	if rerr := d.reshape(ctx, snap, descs, running); err == nil {
+		err = rerr
+	}
+	if perr := d.noteProblems(ctx, descs, plan.Stuck); err == nil {
+		err = perr
+	}
+	return err
+}
+
+// due tells whether it is time for a plan: now and then, and soon if something has happened.
+func (d *driver) due(rung bool) bool {
 	d.mu.Lock()
-	d.bal.next = time.Now().Add(c.n.cfg.loadsEvery())
-	if busy {
-		d.bal.next = time.Now().Add(balanceBusy)
-		if len(plan.Moves) > 0 {
-			d.bal.next = time.Now().Add(balanceBusy / 5)
-		}
+	defer d.mu.Unlock()
+	if rung && d.bal.next.After(d.bal.soonest) {
+		d.bal.next = d.bal.soonest
 	}
-	d.bal.stuck = plan.Stuck
-	if d.bal.idle = 0; rebalance != nil && len(plan.Moves)+len(plan.Transfers) == 0 {
-		d.bal.idle = rebalance.ID
+	return !time.Now().Before(d.bal.next)
+}
+
+// untilDue is for how long there is nothing to do unless something happens.
+func (d *driver) untilDue() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(driverIdle, max(planPauseMin, time.Until(d.bal.next)))
+}
+
+// planned notes what a plan says, and when the next one is due: making them takes at most a fifth of the time.
+func (d *driver) planned(plan *placement.Plan, took time.Duration, busy bool) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bal.soonest = now.Add(min(max(planPauseMin, 4*took), balanceBusy))
+	d.bal.next = now.Add(d.c.n.cfg.loadsEvery())
+	if busy || len(plan.Transfers) > 0 {
+		d.bal.next = now.Add(balanceBusy)
 	}
-	d.mu.Unlock()
+	if len(plan.Moves) > 0 {
+		d.bal.next = d.bal.soonest
+	}
+	d.bal.stuck, d.bal.left, d.bal.level = plan.Stuck, plan.Left, 0
+}
+
+// order has done what a plan says.
+func (d *driver) order(ctx context.Context, plan *placement.Plan, running []placement.Op, rebalance *placement.Op) error {
 	parents := map[engine.NodeID]uint64{}
 	for i := range running {
 		if running[i].Kind == placement.OpDrain {
 			parents[running[i].From] = running[i].ID
 		}
 	}
-	var first error
-	for i := range strays {
-		if err := d.propose(actx, &strays[i], parents, nil); err != nil {
-			first = err
-		}
-	}
-	for i := range plan.Moves {
-		if err := d.propose(actx, &plan.Moves[i], parents, rebalance); err != nil && first == nil {
-			first = err
-		}
-	}
-	if err := d.reshape(actx, snap, descs, running); err != nil && first == nil {
-		first = err
-	}
-	if err := d.noteProblems(actx, descs, plan.Stuck); err != nil && first == nil {
-		first = err
-	}
-	d.transferAll(actx, plan.Transfers, rebalance != nil)
+	own, err := d.propose(ctx, append(d.strayLearners(), plan.Moves...), parents, rebalance)
 	if len(plan.Moves) > 0 {
 		d.ring()
 	}
-	return first
+	if len(plan.Transfers) > 0 && !d.mayTransfer() {
+		plan.Transfers = nil
+	}
+	if rebalance != nil {
+		if err := d.countOrders(ctx, rebalance.ID, plan, own); err != nil {
+			return err // leaderships are handed over once that is on record: so a rebalance ends
+		}
+	}
+	d.transferAll(ctx, plan.Transfers, rebalance != nil)
+	return err
+}
+
+// mayTransfer tells whether the leaderships that were handed over last are where they should be, so that a plan that counts leaders counts
+// right.
+func (d *driver) mayTransfer() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.bal.transferred) < balanceBusy {
+		return false
+	}
+	d.bal.transferred = time.Now()
+	return true
+}
+
+// countOrders notes in the record of a rebalance what a plan orders.
+func (d *driver) countOrders(ctx context.Context, id uint64, plan *placement.Plan, moves int) error {
+	if moves+len(plan.Transfers) == 0 {
+		return nil
+	}
+	now, err := d.c.updateOp(ctx, id, func(o *placement.Op) bool { o.Count(plan, moves); return true })
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a := d.active[id]; a != nil {
+		a.op.KeepCounts(now)
+	}
+	return nil
 }
 
 // rest marks what a balance that nobody has asked for leaves alone: nodes that have just come, and shards that it has just moved.
@@ -190,22 +277,47 @@ func (d *driver) moved(id engine.ShardID) {
 	d.mu.Unlock()
 }
 
-// propose records the operation for a move of the plan.
-func (d *driver) propose(ctx context.Context, p *placement.Proposal, parents map[engine.NodeID]uint64, rebalance *placement.Op) error {
+// propose records the operations for moves of the plan, in one write, and tells how many are the rebalance's own. What is busy is planned
+// again.
+func (d *driver) propose(ctx context.Context, moves []placement.Proposal, parents map[engine.NodeID]uint64, rebalance *placement.Op) (int, error) {
 	c := d.c
-	o := placement.Op{Kind: placement.OpMove, Shard: p.Shard, From: p.From, To: p.To, BytesTotal: p.Bytes, Why: p.Why, Parent: parents[p.From]}
-	if o.Parent == 0 && rebalance != nil && p.Why != "leave" && p.Why != "complete" {
-		o.Parent = rebalance.ID
+	ops := make([]*placement.Op, len(moves))
+	errs := make([]error, len(moves))
+	var wg sync.WaitGroup
+	for i := range moves {
+		p := &moves[i]
+		o := &placement.Op{Kind: placement.OpMove, Shard: p.Shard, From: p.From, To: p.To, BytesTotal: p.Bytes, Why: p.Why, Parent: parents[p.From]}
+		if o.Parent == 0 && rebalance != nil && p.Why != "leave" && p.Why != "complete" {
+			o.Parent = rebalance.ID
+		}
+		ops[i] = o
+		wg.Go(func() { errs[i] = c.checkMove(ctx, o) }) // at most movesPerRound, and as many stray learners
 	}
-	if err := c.checkMove(ctx, &o); err != nil {
-		return err
+	wg.Wait()
+	checked := ops[:0]
+	for i, o := range ops {
+		if errs[i] == nil {
+			checked = append(checked, o)
+		}
 	}
-	if err := c.createOp(ctx, &o, nil); err != nil {
-		return err
+	if len(checked) == 0 {
+		return 0, errors.Join(errs...)
 	}
-	d.moved(o.Shard)
-	c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
-	return nil
+	if _, _, err := c.createOps(ctx, checked, nil); err != nil {
+		return 0, err
+	}
+	own := 0
+	for _, o := range checked {
+		if o.ID == 0 {
+			continue
+		}
+		if rebalance != nil && o.Parent == rebalance.ID {
+			own++
+		}
+		d.moved(o.Shard)
+		c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
+	}
+	return own, errors.Join(errs...)
 }
 
 // transferAll hands leaderships over. They need no record: what is not done is planned again.
@@ -225,7 +337,7 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 			continue
 		}
 		wg.Add(1)
-		go func() { // at most transfersPerRound
+		go func() { // at most transfersAsked
 			defer wg.Done()
 			actx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			defer cancel()
@@ -319,7 +431,7 @@ func (d *driver) strayLearners() []placement.Proposal {
 	defer d.mu.Unlock()
 	var list []placement.Proposal
 	for l, since := range d.bal.learners {
-		if time.Since(since) > strayAfter*d.c.n.cfg.ElectionTimeout {
+		if time.Since(since) > strayAfter*d.c.n.cfg.ElectionTimeout && len(list) < movesPerRound {
 			list = append(list, placement.Proposal{Shard: l.shard, From: l.node, Why: "stray learner"})
 		}
 	}
@@ -439,7 +551,7 @@ func (c *core) drainingNodes() []engine.NodeID {
 	return list
 }
 
-// stepRebalance: the balancer plans, and this watches until a plan has nothing in it.
+// stepRebalance: the balancer plans, and this watches until a plan leaves nothing to do.
 func (d *driver) stepRebalance(o *placement.Op) (bool, error) {
 	children := 0
 	for _, r := range d.runningOps() {
@@ -448,16 +560,21 @@ func (d *driver) stepRebalance(o *placement.Op) (bool, error) {
 		}
 	}
 	d.mu.Lock()
-	idle := d.bal.idle == o.ID
+	level, left := d.bal.level == o.ID, d.bal.left
 	stuck := strings.Join(d.bal.stuck, "; ")
 	d.mu.Unlock()
 	o.Step = fmt.Sprintf("%d moves under way", children)
+	if children == 0 && left == 0 && o.Transfers > 0 {
+		o.Step = "level the leaders"
+	}
 	o.Reason = stuck
+	o.Done = max(o.Done, o.Moves-min(uint64(children), o.Moves))
+	o.Total = o.Moves + uint64(left)
 	switch {
 	case o.Cancel && children == 0:
 		o.State = placement.OpCancelled
-	case !o.Cancel && idle && children == 0:
-		o.State, o.Reason = placement.OpDone, ""
+	case !o.Cancel && level && children == 0:
+		o.State, o.Reason, o.Done, o.Total = placement.OpDone, "", o.Moves, o.Moves
 	}
 	return false, nil
 }

@@ -100,7 +100,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 	}
 	n.recovery = nil // large, and not needed any more
 	c.sched = sched
-	c.meta = &metaClient{send: n.call, descriptor: n.facts.metaDescriptor, saw: c.sawMeta, nodes: c.livingNodes}
+	c.meta = &metaClient{send: n.call, descriptor: n.facts.metaDescriptor, saw: c.sawMeta, nodes: c.livingNodes, free: newMetaSessions()}
 	if err := sched.Start(n.ctx); err != nil {
 		return nil, fmt.Errorf("node: scheduler: %w", err)
 	}

@@ -57,6 +57,10 @@ type driver struct {
 type drivenOp struct {
 	op     placement.Op // as last read or written
 	cancel bool
+	// sent is how far the replica is that catches up, see progressed.
+	sent uint64
+	// since is when it came to stand still; zero: it advances.
+	since time.Time
 }
 
 func newDriver(c *core) *driver {
@@ -131,7 +135,7 @@ func (d *driver) drive(ctx context.Context) {
 			return
 		case <-d.wake:
 			rung = true
-		case <-time.After(driverIdle):
+		case <-time.After(d.untilDue()):
 			rung = false
 		}
 		if !d.leads() {
@@ -209,48 +213,16 @@ func forgettable(over []placement.Op) (ids []uint64) {
 // run drives one operation to its end.
 func (d *driver) run(ctx context.Context, a *drivenOp) {
 	pause := opPauseMin
-	var since time.Time // of the present reason
 	for ctx.Err() == nil {
-		d.mu.Lock()
-		o := a.op
-		o.Cancel = o.Cancel || a.cancel
-		d.mu.Unlock()
-		if o.Kind != placement.OpDrain && o.Kind != placement.OpRebalance && o.Why != "operator" && !since.IsZero() && time.Since(since) > giveUpAfter {
-			o.Cancel = true
-		}
-		before := o
-		if err := d.c.n.boot.step(opStep(&o, "", cmp.Or(o.Step, "begin"))); err != nil {
+		if err := d.c.n.boot.step(opStep(&a.op, "", cmp.Or(a.op.Step, "begin"))); err != nil {
 			return // a test plays a driver that dies here
 		}
-		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		advanced, err := d.step(actx, &o)
-		if err != nil && o.State == placement.OpRunning {
-			o.Reason = err.Error()
-		}
-		if o.Step != before.Step || o.Reason != before.Reason || o.State != before.State || o.Done != before.Done || o.Cancel != before.Cancel {
-			fault.At(opStep(&o, "record ", o.Step))
-			if err = d.record(actx, &o); err == nil {
-				fault.At(opStep(&o, "recorded ", o.Step))
-			}
-		}
-		cancel()
-		if o.State != placement.OpRunning && err == nil {
-			d.count(&o)
-			d.c.n.log.Info("operation is over", "op", o.ID, "what", o.String(), "state", o.State.String(), "err", o.Error)
+		advanced, over := d.advance(ctx, a)
+		if over {
 			return
 		}
-		d.mu.Lock()
-		if o.State == placement.OpRunning {
-			a.op = o
-		}
-		d.mu.Unlock()
-		switch {
-		case advanced:
-			pause, since = opPauseMin, time.Time{}
-		case o.BytesDone > before.BytesDone:
-			since = time.Time{}
-		case since.IsZero():
-			since = time.Now()
+		if advanced {
+			pause = opPauseMin
 		}
 		if sleep(ctx, pause) != nil {
 			return
@@ -258,6 +230,78 @@ func (d *driver) run(ctx context.Context, a *drivenOp) {
 		if !advanced {
 			pause = min(2*pause, opPauseMax)
 		}
+	}
+}
+
+// advance takes one step of an operation and records what has changed.
+func (d *driver) advance(ctx context.Context, a *drivenOp) (advanced, over bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	d.mu.Lock()
+	before, sent := a.op, a.sent
+	o := before
+	o.Cancel = o.Cancel || a.cancel || a.standsStill()
+	d.mu.Unlock()
+	advanced, err := d.step(ctx, &o)
+	if err != nil && o.State == placement.OpRunning {
+		o.Reason = err.Error()
+	}
+	if d.moves(a, advanced, sent) {
+		o.AdvanceMS = time.Now().UnixMilli()
+	}
+	if o.Step != before.Step || o.Reason != before.Reason || o.State != before.State || o.Done != before.Done || o.Cancel != before.Cancel {
+		fault.At(opStep(&o, "record ", o.Step))
+		if err = d.record(ctx, &o); err == nil {
+			fault.At(opStep(&o, "recorded ", o.Step))
+		}
+	}
+	if o.State != placement.OpRunning {
+		if over = err == nil; over {
+			d.count(&o)
+			d.c.n.log.Info("operation is over", "op", o.ID, "what", o.String(), "state", o.State.String(), "err", o.Error)
+		}
+		return advanced, over
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	o.KeepCounts(&a.op)
+	a.op = o
+	return advanced, false
+}
+
+// standsStill tells whether an operation is to be given up: no operator has asked for it, and it has not come nearer to its end for long. The
+// caller holds mu.
+func (a *drivenOp) standsStill() bool {
+	o := &a.op
+	return o.Kind != placement.OpDrain && o.Kind != placement.OpRebalance && o.Why != "operator" && !a.since.IsZero() && time.Since(a.since) > giveUpAfter
+}
+
+// moves tells whether an operation has come nearer to its end in a step, and keeps since when it has not: by the record, as its drivers may
+// live for a moment only.
+func (d *driver) moves(a *drivenOp, advanced bool, sent uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	moves := advanced || a.sent > sent
+	switch {
+	case advanced:
+		a.sent, a.since = 0, time.Time{}
+	case moves:
+		a.since = time.Time{}
+	case a.since.IsZero() && a.op.AdvanceMS != 0:
+		a.since = time.UnixMilli(a.op.AdvanceMS)
+	case a.since.IsZero():
+		a.since = time.Now()
+	}
+	return moves
+}
+
+// progressed takes note of how far the replica of an operation is that catches up: the bytes of a snapshot, or the entries of the log. While
+// that grows the operation is not given up.
+func (d *driver) progressed(id, sent uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a := d.active[id]; a != nil {
+		a.sent = max(a.sent, sent)
 	}
 }
 
@@ -293,9 +337,10 @@ func (d *driver) record(ctx context.Context, o *placement.Op) error {
 		more = append(more, del(placement.AutoKey(o.Other)))
 	}
 	now, err := d.c.updateOp(ctx, o.ID, func(rec *placement.Op) bool {
-		cancel := rec.Cancel || o.Cancel
+		before := *rec
 		*rec = *o
-		rec.Cancel = cancel
+		rec.Cancel = before.Cancel || o.Cancel
+		rec.KeepCounts(&before)
 		return true
 	}, more...)
 	if errors.Is(err, shard.ErrNotFound) {
@@ -375,6 +420,7 @@ func (d *driver) viewOf(o *placement.Op, l *lead) *placement.ShardView {
 	for _, p := range l.Progress {
 		if p.Peer.Replica == o.Replica && p.Peer.Node == o.To {
 			v.Match, v.State = p.Match.Index, [...]string{"probing", "by the log", "by a snapshot"}[min(p.State, 2)]
+			d.progressed(o.ID, max(v.Sent, v.Match))
 			v.InStep = p.State == engine.ProgressPipeline && p.Match.Index > 0 && p.Match.Index+1024 >= l.Committed
 		}
 	}

@@ -29,10 +29,36 @@ type metaClient struct {
 	mu     sync.Mutex
 	leader engine.NodeID
 	turn   int
-	// Writes go one at a time under one session, so that a retry is never applied twice.
-	writing sync.Mutex
-	session shard.SessionID
-	seq     uint64
+	// free holds the sessions that no write is using. A session has one write at a time, so that a retry is never applied twice; several
+	// of them let the writes of a driver, which moves many shards at once, share a sync of the log.
+	free chan *metaSession
+}
+
+// metaSession belongs to who has taken it from metaClient.free.
+type metaSession struct {
+	id  shard.SessionID
+	seq uint64
+}
+
+// metaSessionsMax is how many writes of a node to the meta shard are under way at a time.
+const metaSessionsMax = 16
+
+func newMetaSessions() chan *metaSession {
+	free := make(chan *metaSession, metaSessionsMax)
+	for range metaSessionsMax {
+		free <- &metaSession{}
+	}
+	return free
+}
+
+// next renews the session when it is due, and counts a write.
+func (s *metaSession) next(now time.Time) {
+	if s.id.IsZero() || now.UnixMilli()-s.id.Issued() > shard.SessionHorizon.Milliseconds()/2 {
+		var random [8]byte
+		_, _ = rand.Read(random[:])
+		s.id, s.seq = shard.NewSessionID(now.UnixMilli(), binary.LittleEndian.Uint64(random[:])), 0
+	}
+	s.seq++
 }
 
 // attemptMax bounds one attempt; a node that hangs must not use up the caller's time.
@@ -179,21 +205,21 @@ func (m *metaClient) scan(ctx context.Context, start, end []byte, f func(key, va
 
 // write applies a conditional write. ErrConditionFailed is an answer; anything else that is not nil may have happened.
 func (m *metaClient) write(ctx context.Context, conditions []shard.Condition, ops []shard.Op) error {
-	m.writing.Lock()
-	defer m.writing.Unlock()
-	if now := time.Now(); m.session.IsZero() || now.UnixMilli()-m.session.Issued() > shard.SessionHorizon.Milliseconds()/2 {
-		var random [8]byte
-		_, _ = rand.Read(random[:])
-		m.session, m.seq = shard.NewSessionID(now.UnixMilli(), binary.LittleEndian.Uint64(random[:])), 0
+	var s *metaSession
+	select {
+	case s = <-m.free:
+	case <-ctx.Done():
+		return &shard.UnavailableError{Reason: fmt.Sprintf("meta shard: %d writes of this node are under way", metaSessionsMax)}
 	}
-	m.seq++
-	w := shard.Write{Shard: shard.MetaShardID, Session: m.session, Seq: m.seq, Lowest: m.seq, Conditions: conditions, Ops: ops}
+	defer func() { m.free <- s }()
+	s.next(time.Now())
+	w := shard.Write{Shard: shard.MetaShardID, Session: s.id, Seq: s.seq, Lowest: s.seq, Conditions: conditions, Ops: ops}
 	body, err := m.do(ctx, api.MethodWrite, func(v uint64) []byte {
 		w.Version = v
 		return shard.AppendWrite(nil, &w)
 	})
 	if err != nil {
-		m.session = shard.SessionID{} // its sequence may be in use
+		s.id = shard.SessionID{} // its sequence may be in use
 		return err
 	}
 	var res shard.Result

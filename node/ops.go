@@ -50,65 +50,94 @@ func busyWith(o *placement.Op) error {
 // createOp writes the record of a new operation, with the locks that keep others away, in one write. also are more conditions and changes
 // that belong to it. It fills in the ids.
 func (c *core) createOp(ctx context.Context, o *placement.Op, also func() ([]shard.Condition, []shard.Op, error)) error {
-	var replicas, shards uint64 // ids to set aside
-	switch {
-	case o.Kind == placement.OpMove && o.To != 0:
-		replicas = 1
-	case o.Kind == placement.OpSplit:
-		shards, replicas = uint64(len(o.Keys)), splitWidth*uint64(len(o.Keys))
+	made, busy, err := c.createOps(ctx, []*placement.Op{o}, also)
+	if err == nil && made == 0 {
+		err = c.lockedBy(ctx, busy)
 	}
-	locks := o.Locks()
+	return err
+}
+
+// createOps does so for several operations in one write, and tells how many it has made: those that something else is in the way of keep the
+// ID 0. busy is the lock of the last of those.
+func (c *core) createOps(ctx context.Context, list []*placement.Op, also func() ([]shard.Condition, []shard.Op, error)) (made int, busy []byte, err error) {
 	allocs := [][]byte{placement.AllocKey(placement.AllocOp), placement.AllocKey(placement.AllocReplica), placement.AllocKey(placement.AllocShard)}
-	keys := append(slices.Clone(allocs), locks...)
+	keys := slices.Clone(allocs)
+	for _, o := range list {
+		keys = append(keys, o.Locks()...)
+	}
 	for {
 		entries, err := c.meta.getMany(ctx, keys)
 		if err != nil {
-			return err
+			return 0, nil, err
 		}
-		for i := range locks {
-			if e := &entries[len(allocs)+i]; e.Version != 0 {
-				return c.lockedBy(ctx, e.Value)
-			}
-		}
-		var next [3]uint64
+		var first, next [3]uint64
 		for i := range allocs {
-			if next[i], err = placement.DecodeNextID(entries[i].Value); err != nil {
-				return err
+			if first[i], err = placement.DecodeNextID(entries[i].Value); err != nil {
+				return 0, nil, err
 			}
 		}
-		o.ID, o.State, o.StartMS = next[0], placement.OpRunning, time.Now().UnixMilli()
-		o.UpdateMS = o.StartMS
+		next = first
 		var conds []shard.Condition
 		var ops []shard.Op
-		for i, n := range [...]uint64{1, replicas, shards} {
-			if n > 0 {
-				conds = append(conds, unchanged(&entries[i]))
-				ops = append(ops, put(allocs[i], placement.AppendNextID(nil, next[i]+n)))
+		locks := entries[len(allocs):]
+		made, now := 0, time.Now().UnixMilli()
+		for _, o := range list {
+			own := locks[:len(o.Locks())]
+			locks = locks[len(own):]
+			if o.ID = 0; slices.ContainsFunc(own, func(e shard.Entry) bool {
+				if e.Version != 0 {
+					busy = e.Value
+				}
+				return e.Version != 0
+			}) {
+				continue
 			}
+			made++
+			o.State, o.StartMS, o.UpdateMS = placement.OpRunning, now, now
+			nameOp(o, &next)
+			for i := range own {
+				conds = append(conds, unchanged(&own[i]))
+				ops = append(ops, put(own[i].Key, placement.AppendNextID(nil, o.ID)))
+			}
+			ops = append(ops, put(placement.OpKey(o.ID), o.Append(nil)))
 		}
-		if replicas > 0 {
-			o.Replica = engine.ReplicaID(next[1])
+		if made == 0 {
+			return 0, busy, nil
 		}
-		if shards > 0 {
-			o.Other = engine.ShardID(next[2])
-		}
-		for i := range locks {
-			conds = append(conds, unchanged(&entries[len(allocs)+i]))
-			ops = append(ops, put(locks[i], placement.AppendNextID(nil, o.ID)))
+		for i := range allocs {
+			if next[i] != first[i] {
+				conds = append(conds, unchanged(&entries[i]))
+				ops = append(ops, put(allocs[i], placement.AppendNextID(nil, next[i])))
+			}
 		}
 		if also != nil {
 			moreConds, moreOps, err := also()
 			if err != nil {
-				return err
+				return 0, nil, err
 			}
 			conds, ops = append(conds, moreConds...), append(ops, moreOps...)
 		}
-		ops = append(ops, put(placement.OpKey(o.ID), o.Append(nil)))
 		err = c.meta.write(ctx, conds, ops)
 		if isConditionFailed(err) {
 			continue // another operation was created meanwhile, maybe on the same shard: look again
 		}
-		return err
+		return made, busy, err
+	}
+}
+
+// nameOp gives an operation its id, and the ids that are set aside for the replicas and shards that it makes. next are those of operations,
+// replicas and shards.
+func nameOp(o *placement.Op, next *[3]uint64) {
+	o.ID = next[0]
+	next[0]++
+	switch {
+	case o.Kind == placement.OpMove && o.To != 0:
+		o.Replica = engine.ReplicaID(next[1])
+		next[1]++
+	case o.Kind == placement.OpSplit && len(o.Keys) > 0:
+		o.Replica, o.Other = engine.ReplicaID(next[1]), engine.ShardID(next[2])
+		next[1] += splitWidth * uint64(len(o.Keys))
+		next[2] += uint64(len(o.Keys))
 	}
 }
 

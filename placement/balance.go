@@ -110,6 +110,8 @@ type Plan struct {
 	Bytes     uint64 // that the moves bring to new places
 	Before    Balances
 	After     Balances
+	// Left is how many replicas are above the mean of their nodes after the plan: about so many moves are to follow.
+	Left int
 	// Stuck is what a plan should contain and cannot, in words.
 	Stuck []string
 }
@@ -151,6 +153,11 @@ func MakePlan(s *Snapshot, by By, lim Limits) *Plan {
 		p.leadersLeave()
 	}
 	p.plan.After = p.balances()
+	if by.Replicas && p.full() {
+		for _, k := range p.takers {
+			p.plan.Left += max(0, p.replicaN[k]-int(math.Ceil(p.plan.After.Replicas.Mean)))
+		}
+	}
 	return &p.plan
 }
 

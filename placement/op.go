@@ -98,6 +98,12 @@ type Op struct {
 	EndMS      int64
 	Reason     string // why it does not advance
 	Error      string // why it failed
+	// AdvanceMS is when it last came nearer to its end; 0: not yet, or not known.
+	AdvanceMS int64
+	// Of OpRebalance: how many moves it has ordered, and how many leaderships it has had handed over since no move was left to
+	// order, see RebalanceOver. They only grow.
+	Moves     uint64
+	Transfers uint64
 }
 
 // Bounds of an operation's record.
@@ -108,7 +114,7 @@ const (
 
 // Append encodes the record.
 func (o *Op) Append(b []byte) []byte {
-	b = mp.AppendArray(b, 22)
+	b = mp.AppendArray(b, 25)
 	for _, v := range [...]uint64{o.ID, uint64(o.Kind), uint64(o.State), o.Parent, uint64(o.Shard), uint64(o.Other), uint64(o.From), uint64(o.To),
 		uint64(o.FromReplica), uint64(o.Replica), o.Parts, o.Done, o.Total, o.BytesDone, o.BytesTotal} {
 		b = mp.AppendUint(b, v)
@@ -129,7 +135,7 @@ func (o *Op) Append(b []byte) []byte {
 	for _, s := range o.By {
 		b = mp.AppendString(b, s)
 	}
-	return b
+	return mp.AppendUint(mp.AppendUint(mp.AppendInt(b, o.AdvanceMS), o.Moves), o.Transfers)
 }
 
 // ReadOp reads a record.
@@ -166,6 +172,10 @@ func ReadOp(r *mp.Reader) Op {
 	}
 	for ; by > 0 && r.Err() == nil; by-- {
 		o.By = append(o.By, ReadText(r))
+	}
+	if more >= 3 { // absent in records of older versions
+		o.AdvanceMS, o.Moves, o.Transfers = r.Int(), r.Uint(), r.Uint()
+		more -= 3
 	}
 	r.Skip(more)
 	return o

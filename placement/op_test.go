@@ -11,7 +11,7 @@ import (
 func TestOpRoundTrip(t *testing.T) {
 	o := Op{ID: 1, Kind: OpMove, State: OpRunning, Parent: 2, Shard: 3, Other: 4, From: 5, To: 6, FromReplica: 7, Replica: 8,
 		Keys: [][]byte{[]byte("k"), []byte("l")}, Parts: 9, By: []string{"size"}, Cancel: true, Why: "w", Step: "s", Done: 10, Total: 11, BytesDone: 12,
-		BytesTotal: 13, StartMS: 14, UpdateMS: 15, EndMS: 16, Reason: "r", Error: "e"}
+		BytesTotal: 13, StartMS: 14, UpdateMS: 15, EndMS: 16, Reason: "r", Error: "e", AdvanceMS: 17, Moves: 18, Transfers: 19}
 	b := o.Append(nil)
 	got, err := DecodeOp(b)
 	if err != nil || !reflect.DeepEqual(got, o) {
