@@ -1,7 +1,6 @@
 package resp_test
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +17,10 @@ import (
 	"github.com/kiloraft/kiloraft/internal/resp"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write docs/redis.md anew")
+var (
+	rewrite    = flag.Bool("rewrite", false, "write docs/redis.md and the replies of the transcripts anew")
+	recordFlag = flag.Bool("record", false, "write the transcripts of real clients anew, in TestClients")
+)
 
 // docs/redis.md has a row for every command, made from the table.
 func TestDocs(t *testing.T) {
@@ -40,7 +42,7 @@ func TestCommands(t *testing.T) {
 	_, addrs := cluster(t, 1, 8)
 	r := dial(t, addrs[0])
 	for _, c := range []struct{ cmd, want string }{
-		{"PING", "+PONG"}, {"ping hi", `"hi"`}, {"ECHO a", `"a"`}, {"SELECT 0", "+OK"}, {"SELECT 1", "-ERR DB index is out of range"},
+		{"PING", "+PONG"}, {"ping hi", `"hi"`}, {"ECHO a", `"a"`}, {"SELECT 0", "+OK"}, {"SELECT 1", "-ERR DB index is out of range"}, {"SELECT x", "-ERR value is not an integer or out of range"},
 		{"NOPE a b", "-ERR unknown command 'NOPE', with args beginning with: 'a' 'b' "},
 		{"GET", "-ERR wrong number of arguments for 'get' command"},
 		{"GET a", "nil"}, {"SET a 1", "+OK"}, {"GET a", `"1"`}, {"SET a 2 NX", "nil"}, {"SET a 2 XX", "+OK"}, {"SET b 2 XX", "nil"},
@@ -69,6 +71,8 @@ func TestCommands(t *testing.T) {
 		{"MULTI", "+OK"}, {"GET m", "+QUEUED"}, {"SET \xfez 1", "+QUEUED"}, {"EXEC", "-CROSSSLOT Keys in request don't hash to the same slot"},
 		{"WATCH m", "+OK"}, {"SET m 5", "+OK"}, {"MULTI", "+OK"}, {"SET m 6", "+QUEUED"}, {"EXEC", "nil[]"}, {"GET m", `"5"`},
 		{"WATCH m", "+OK"}, {"MULTI", "+OK"}, {"SET m 6", "+QUEUED"}, {"EXEC", "[+OK]"}, {"MULTI", "+OK"}, {"DISCARD", "+OK"},
+		{"WATCH m", "+OK"}, {"SET m 7", "+OK"}, {"MULTI", "+OK"}, {"UNWATCH", "+QUEUED"}, {"EXEC", "nil[]"}, {"WATCH m", "+OK"}, {"SET m 6", "+OK"}, {"UNWATCH", "+OK"},
+		{"MULTI", "+OK"}, {"UNWATCH", "+QUEUED"}, {"EXEC", "[+OK]"}, {"MULTI", "+OK"}, {"EXEC x", "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"}, {"EXEC", "-ERR EXEC without MULTI"},
 		{"KR.CAS k ABSENT v1", ":1"}, {"KR.CAS k ABSENT v2", "nil"}, {"KR.CAS k VALUE v2 v3", "nil"}, {"GET k", `"v1"`},
 		{"KR.RANGE m n LIMIT 1", `["m\x00" ["m" "6"]]`}, {"KR.RANGE m n", `[nil ["m" "6" "m2" "a"]]`}, {"KR.RANGE m n REV KEYS", `[nil ["m2" "m"]]`},
 		{"KEYS m*", `["m" "m2"]`}, {"SCAN 0 MATCH m* COUNT 100", `["0" ["m" "m2"]]`}, {"SCAN x", "-ERR invalid cursor"}, {"SCAN 77", "-ERR invalid cursor"}, {"SCAN 0 COUNT 0", "-ERR syntax error"},
@@ -206,8 +210,8 @@ func TestPipelines(t *testing.T) {
 		t.Errorf("sum %s", got)
 	}
 	contention(t, addrs)
-	goRedis(t, addrs[1])
-	rueidisClient(t, addrs[2])
+	goRedis(t, &goredis.Options{Addr: addrs[1]})
+	rueidisClient(t, rueidis.ClientOption{InitAddress: addrs[2:]})
 }
 
 // contention lets compare-and-swap commands of many connections meet on one key.
@@ -229,64 +233,5 @@ func contention(t *testing.T, addrs []string) {
 	wg.Wait()
 	if got := dial(t, addrs[0]).do("GET", "float"); got != fmt.Sprintf("%q", fmt.Sprint(conns*times/2)) {
 		t.Errorf("float %s", got)
-	}
-}
-
-func goRedis(t *testing.T, addr string) {
-	ctx := context.Background()
-	for _, proto := range []int{2, 3} {
-		c := goredis.NewClient(&goredis.Options{Addr: addr, Protocol: proto})
-		p := fmt.Sprintf("gr%d:", proto)
-		if err := c.Set(ctx, p+"a", "1", time.Minute).Err(); err != nil {
-			t.Error("go-redis:", err)
-		}
-		if v, err := c.Get(ctx, p+"a").Result(); v != "1" || err != nil {
-			t.Error("go-redis:", v, err)
-		}
-		if _, err := c.Get(ctx, p+"none").Result(); err != goredis.Nil {
-			t.Error("go-redis:", err)
-		}
-		pipe := c.Pipeline()
-		for range 100 {
-			pipe.Incr(ctx, p+"n")
-		}
-		if _, err := pipe.Exec(ctx); err != nil {
-			t.Error("go-redis:", err)
-		}
-		cmds, err := c.TxPipelined(ctx, func(tx goredis.Pipeliner) error {
-			tx.Incr(ctx, p+"n")
-			tx.TTL(ctx, p+"a")
-			return nil
-		})
-		if err != nil || cmds[0].(*goredis.IntCmd).Val() != 101 || cmds[1].(*goredis.DurationCmd).Val() <= 0 {
-			t.Error("go-redis:", cmds, err)
-		}
-		n := 0
-		for it := c.Scan(ctx, 0, p+"*", 1).Iterator(); it.Next(ctx); n++ {
-		}
-		if n != 2 {
-			t.Error("go-redis: scan", n)
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func rueidisClient(t *testing.T, addr string) {
-	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true, ForceSingleClient: true})
-	if err != nil {
-		t.Fatal("rueidis:", err)
-	}
-	defer c.Close()
-	ctx := context.Background()
-	if err := c.Do(ctx, c.B().Set().Key("ru:a").Value("1").Build()).Error(); err != nil {
-		t.Error("rueidis:", err)
-	}
-	if v, err := c.Do(ctx, c.B().Incr().Key("ru:a").Build()).AsInt64(); v != 2 || err != nil {
-		t.Error("rueidis:", v, err)
-	}
-	if v, err := c.Do(ctx, c.B().Mget().Key("ru:a", "ru:b").Build()).ToArray(); err != nil || len(v) != 2 || !v[1].IsNil() {
-		t.Error("rueidis:", v, err)
 	}
 }

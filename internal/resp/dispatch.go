@@ -31,7 +31,7 @@ func (c *conn) dispatch(args [][]byte) {
 		return
 	}
 	if !sp.arityOK(len(args)) {
-		c.refuse(errArity(sp.name))
+		c.refuseArity(sp)
 		return
 	}
 	if text := c.permit(sp, args); text != "" {
@@ -69,6 +69,17 @@ func (c *conn) refuse(text string) {
 		c.multi.bad = true
 	}
 	c.replyErr(text)
+}
+
+// refuseArity refuses a command with too few or too many arguments. An EXEC of that kind ends its transaction, as in Redis.
+func (c *conn) refuseArity(sp *spec) {
+	text := errArity(sp.name)
+	if sp.name == "exec" {
+		c.setMulti(nil)
+		c.watched = nil
+		text = "EXECABORT Transaction discarded because of: " + strings.TrimPrefix(text, "ERR ")
+	}
+	c.refuse(text)
 }
 
 func unknownCommand(args [][]byte) string {

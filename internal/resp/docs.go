@@ -23,7 +23,7 @@ counters, transactions and scans; everything else answers ` + "`ERR unknown comm
   256 MiB answers ` + "`ERR`" + ` and changes nothing.
 - Passwords, roles and TLS: [security.md](security.md). Without certificates everybody may do everything, so an address that others can reach needs
   ` + "`--insecure`" + `.
-- Programs in three languages: [clients.md](clients.md).
+- Programs in three languages, and which clients were tried: [clients.md](clients.md).
 
 | Command | Group | What it does | How it differs from Redis |
 |---|---|---|---|
@@ -32,5 +32,24 @@ counters, transactions and scans; everything else answers ` + "`ERR unknown comm
 		s := &table[i]
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", strings.ToUpper(s.name), s.group, strings.ReplaceAll(s.summary, "|", "\\|"), s.note)
 	}
+	b.WriteString(compared)
 	return b.String()
 }
+
+const compared = `
+## Compared with Redis
+` + "`make test-full`" + ` gives 200,000 random commands, sensible ones and nonsense, transactions too, to a node and to the redis-server of Debian 12 (7.0.15) over 16
+connections, and compares every reply. A million, in four parts with the seeds 1 to 4, had no unexplained difference (2026-11-25):
+
+    KILORAFT_TEST_REDIS=1 KILORAFT_TEST_REDIS_COMMANDS=250000 KILORAFT_TEST_SEED=1 go test ./internal/resp -run TestDifferential -v
+
+What is explained, and is therefore not compared or not generated:
+
+| difference | why |
+|---|---|
+| TTL, PTTL, EXPIRETIME and PEXPIRETIME may differ by the time between the arrivals of the command at both servers | two clocks |
+| keys in several shards: CROSSSLOT for RENAME, RENAMENX, MSETNX and EXEC | Redis has one shard |
+| the empty key is refused; so are keys over 4096 bytes and values over 8 MiB (Redis: 512 MiB) | bounds of the store |
+| in the text of "unknown command" Redis shows an argument only up to its first zero byte | a C string |
+| SCAN and KEYS give keys in order; OBJECT, MEMORY, INFO, CONFIG, CLIENT, COMMAND and DBSIZE answer as the table says | they tell of the server |
+`

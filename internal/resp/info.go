@@ -37,7 +37,7 @@ func cmdTime(_ *conn, _ [][]byte, o *out) {
 func cmdSelect(_ *conn, a [][]byte, o *out) {
 	switch n, ok := parseInt(a[1]); {
 	case !ok:
-		o.err("ERR invalid DB index")
+		o.err(errNotInteger)
 	case n != 0:
 		o.err("ERR DB index is out of range")
 	default:

@@ -74,9 +74,12 @@ func cmdDiscard(c *conn, _ *spec, _ [][]byte) {
 	c.replyOK()
 }
 
-func cmdUnwatch(c *conn, _ *spec, _ [][]byte) {
-	c.watched = nil // in a transaction too, where Redis does it at EXEC, which forgets them anyway
-	c.replyOK()
+// cmdUnwatch has no connection in a transaction: EXEC has forgotten what was watched by then.
+func cmdUnwatch(c *conn, _ [][]byte, o *out) {
+	if c != nil {
+		c.watched = nil
+	}
+	o.ok()
 }
 
 // watchedMax bounds the keys that a connection watches.

@@ -1,78 +1,22 @@
 package resp_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
-
-// needRedis skips a test unless KILORAFT_TEST_REDIS=1 asks for the programs of Debian's redis-tools and redis-server, as make test-full does.
-func needRedis(t *testing.T, programs ...string) {
-	t.Helper()
-	if os.Getenv("KILORAFT_TEST_REDIS") != "1" {
-		t.Skip("KILORAFT_TEST_REDIS=1 is not set: make test-full sets it; .ci/run says which packages it needs")
-	}
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			t.Fatalf("%v: .ci/run says which packages are needed", err)
-		}
-	}
-}
-
-func tool(t *testing.T, stdin, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	b, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%s %v: %v\n%s", name, args, err, b)
-	}
-	return string(b)
-}
-
-func TestTools(t *testing.T) {
-	needRedis(t, "redis-cli", "redis-benchmark")
-	_, addrs := cluster(t, 3, 30)
-	_, port, err := net.SplitHostPort(addrs[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := "SET cli:a 1\nINCR cli:a\nMGET cli:a cli:b\nMULTI\nINCR cli:a\nTTL cli:a\nEXEC\nLPUSH cli:l 1\n"
-	for _, proto := range []string{"-2", "-3"} {
-		got := tool(t, script, "redis-cli", "--no-raw", "-p", port, proto)
-		for _, want := range []string{"OK", "(integer) 2", "2) (nil)", "QUEUED", "1) (integer) 3", "2) (integer) -1", "(error) ERR unknown command 'LPUSH'"} {
-			if !strings.Contains(got, want) {
-				t.Errorf("redis-cli %s: no %q in\n%s", proto, want, got)
-			}
-		}
-	}
-	if got := tool(t, "", "redis-cli", "-p", port, "--scan", "--pattern", "cli:*"); got != "cli:a\n" {
-		t.Errorf("redis-cli --scan: %q", got)
-	}
-	if got := tool(t, "", "redis-cli", "-p", port, "--bigkeys"); !strings.Contains(got, "Biggest string found") {
-		t.Errorf("redis-cli --bigkeys: %s", got)
-	}
-	if got := tool(t, encode("SET", "cli:p", "1")+encode("GET", "cli:p"), "redis-cli", "-p", port, "--pipe"); !strings.Contains(got, "errors: 0, replies: 2") {
-		t.Errorf("redis-cli --pipe: %s", got)
-	}
-	for _, extra := range [][]string{{"-r", "1000", "-n", "3000"}, {"-n", "1000", "-c", "5"}} {
-		got := tool(t, "", "redis-benchmark", append([]string{"-p", port, "-t", "set,get,incr,mset,ping", "-P", "16", "-q"}, extra...)...)
-		if n := strings.Count(got, "requests per second"); n != 6 || strings.Contains(strings.ToLower(got), "error") {
-			t.Errorf("redis-benchmark %v: %s", extra, got)
-		}
-		for _, line := range strings.FieldsFunc(got, func(r rune) bool { return r == '\n' || r == '\r' }) {
-			if strings.Contains(line, "requests per second") {
-				t.Log(extra, line)
-			}
-		}
-	}
-}
 
 // startRedis starts a real server that ends with the test.
 func startRedis(t *testing.T) string {
@@ -104,45 +48,105 @@ func startRedis(t *testing.T) string {
 	}
 }
 
+// differentialConns is how many connections the differential test has, each with keys of its own: transactions and blocking commands included, what
+// one connection sees depends on nobody else.
+const differentialConns = 16
+
 // TestDifferential gives the same random commands to this and to a real Redis server, and compares the replies.
 // KILORAFT_TEST_REDIS_COMMANDS says how many, KILORAFT_TEST_SEED repeats a run.
 func TestDifferential(t *testing.T) {
 	needRedis(t, "redis-server")
-	n, seed := 20_000, uint64(time.Now().UnixNano())
+	n, seed := 200_000, uint64(time.Now().UnixNano())
 	if s := os.Getenv("KILORAFT_TEST_REDIS_COMMANDS"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}
 	if s := os.Getenv("KILORAFT_TEST_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
-	t.Logf("KILORAFT_TEST_SEED=%d", seed)
-	_, addrs := cluster(t, 1, 4)
-	g := generator{rand.New(rand.NewPCG(seed, 1))}
-	ours, theirs := dial(t, addrs[0]), dial(t, startRedis(t))
-	const batch = 50
-	differences := 0
-	for done := 0; done < n; done += batch {
-		var list [][]string
-		var b strings.Builder
-		for len(list) < batch {
-			for _, c := range g.commands() {
-				list = append(list, c)
-				b.WriteString(encode(c...))
+	t.Logf("%d commands; KILORAFT_TEST_SEED=%d", n, seed)
+	_, addrs := cluster(t, 1, 16)
+	theirs := startRedis(t)
+	var wg sync.WaitGroup
+	var compared, differences atomic.Int64
+	for w := range differentialConns {
+		d := differential{t: t, ours: dial(t, addrs[0]), theirs: dial(t, theirs), g: newGenerator(seed, w), compared: &compared, differences: &differences}
+		wg.Go(func() {
+			if err := d.run(n / differentialConns); err != nil {
+				t.Errorf("connection %d: %v", w, err)
 			}
-		}
-		ours.send(b.String())
-		theirs.send(b.String())
-		for _, c := range list {
-			a, r := ours.read(), theirs.read()
-			if !same(c, a, r) {
-				if differences++; differences > 20 {
-					t.FailNow()
-				}
-				t.Errorf("%q: %s, Redis: %s", c, a, r)
-			}
-		}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d replies compared", compared.Load())
+	if compared.Load() < int64(n) {
+		t.Errorf("only %d replies were compared", compared.Load())
 	}
 }
+
+// differential is one connection to each of the servers.
+type differential struct {
+	t                     *testing.T
+	ours, theirs          *raw
+	g                     *generator
+	compared, differences *atomic.Int64
+}
+
+// run sends n commands or a few more, two batches ahead of the replies.
+func (d *differential) run(n int) error {
+	const batch = 100
+	var sent [][][]string
+	for n > 0 || len(sent) > 0 {
+		if n > 0 {
+			var list [][]string
+			var b strings.Builder
+			for len(list) < batch {
+				for _, c := range d.g.commands() {
+					list = append(list, c)
+					b.WriteString(encode(c...))
+				}
+			}
+			for _, r := range []*raw{d.ours, d.theirs} {
+				if _, err := io.WriteString(r.c, b.String()); err != nil {
+					return err
+				}
+			}
+			sent = append(sent, list)
+			n -= len(list)
+		}
+		if len(sent) == 2 || n <= 0 {
+			if err := d.compare(sent[0]); err != nil {
+				return err
+			}
+			sent = sent[1:]
+		}
+	}
+	return nil
+}
+
+func (d *differential) compare(list [][]string) error {
+	for _, r := range []*raw{d.ours, d.theirs} {
+		_ = r.c.SetReadDeadline(time.Now().Add(time.Minute))
+	}
+	for _, c := range list {
+		a, err1 := d.ours.reply()
+		b, err2 := d.theirs.reply()
+		if err := errors.Join(err1, err2); err != nil {
+			return fmt.Errorf("%q: %w", c, err)
+		}
+		d.compared.Add(1)
+		if same(c, a, b) {
+			continue
+		}
+		d.t.Errorf("%q: %s, Redis: %s", c, a, b)
+		if d.differences.Add(1) > 30 {
+			return errors.New("too many differences")
+		}
+	}
+	return nil
+}
+
+// clocksApart is by how much the servers' clocks may seem to differ: they get a command at different times.
+const clocksApart = 60_000 // ms
 
 // same tells whether two replies are the same, but for clocks.
 func same(c []string, a, b string) bool {
@@ -150,26 +154,39 @@ func same(c []string, a, b string) bool {
 		return true
 	}
 	name := strings.ToUpper(c[0])
-	if strings.Contains(name, "TTL") || strings.Contains(name, "EXPIRETIME") {
-		x, err1 := strconv.ParseInt(strings.TrimPrefix(a, ":"), 10, 64)
-		y, err2 := strconv.ParseInt(strings.TrimPrefix(b, ":"), 10, 64)
-		d := x - y
-		limit := int64(1)
-		if name[0] == 'P' {
-			limit = 2000
-		}
-		return err1 == nil && err2 == nil && x > 0 && y > 0 && d >= -limit && d <= limit
+	if !readsClock(name) {
+		return false
 	}
-	return false
+	x, err1 := strconv.ParseInt(strings.TrimPrefix(a, ":"), 10, 64)
+	y, err2 := strconv.ParseInt(strings.TrimPrefix(b, ":"), 10, 64)
+	d := x - y
+	if name[0] != 'P' {
+		d *= 1000
+	}
+	return err1 == nil && err2 == nil && x > 0 && y > 0 && d >= -clocksApart && d <= clocksApart
 }
 
-type generator struct{ r *rand.Rand }
+// readsClock tells whether the reply of a command depends on the time.
+func readsClock(name string) bool {
+	return strings.Contains(name, "TTL") || strings.Contains(name, "EXPIRETIME")
+}
 
-func (g generator) pick(list ...string) string { return list[g.r.IntN(len(list))] }
+// generator makes commands of one connection.
+type generator struct {
+	r       *rand.Rand
+	prefix  string // of its keys: connections share none
+	expires int64  // how many expiries it has made
+}
 
-func (g generator) key() string { return fmt.Sprintf("k%d", g.r.IntN(12)) }
+func newGenerator(seed uint64, conn int) *generator {
+	return &generator{r: rand.New(rand.NewPCG(seed, uint64(conn)+1)), prefix: string([]byte{byte(conn*15 + 1), 'k'})}
+}
 
-func (g generator) value() string {
+func (g *generator) pick(list ...string) string { return list[g.r.IntN(len(list))] }
+
+func (g *generator) key() string { return g.prefix + strconv.Itoa(g.r.IntN(12)) }
+
+func (g *generator) value() string {
 	switch g.r.IntN(8) {
 	case 0:
 		return g.pick("", "abc", "Hello World", "+5", "007", "-0", " 1", "1 ", "1.5", "-2.25", "1e3", "nan", "\x00\xff\r\n")
@@ -181,17 +198,68 @@ func (g generator) value() string {
 	return strconv.Itoa(g.r.IntN(200) - 100)
 }
 
-func (g generator) number() string {
+func (g *generator) number() string {
 	return g.pick(strconv.Itoa(g.r.IntN(40)-20), strconv.Itoa(g.r.IntN(10)), "x", "", "9223372036854775807", "-9223372036854775808", "1.5")
 }
 
-// seconds is an expiry far enough away that both servers agree on it, or nonsense.
-func (g generator) seconds() string {
-	return g.pick(strconv.Itoa(100+g.r.IntN(100_000)), "0", "-5", "x", "9223372036854775807")
+// seconds is an expiry in the far future, or nonsense. No two are less than 100 s apart: with GT and LT it does not matter when they arrive.
+func (g *generator) seconds() string {
+	if g.r.IntN(5) == 0 {
+		return g.pick("0", "-5", "x", "9223372036854775807", "")
+	}
+	g.expires++
+	return strconv.FormatInt(20_000+100*(g.expires*7919%100_003), 10)
+}
+
+// milliseconds is the same in milliseconds.
+func (g *generator) milliseconds() string { return g.seconds() + "000" }
+
+// expiry is an option with its argument.
+func (g *generator) expiry() []string {
+	switch g.r.IntN(4) {
+	case 0:
+		return []string{g.pick("PX", "px"), g.milliseconds()}
+	case 1:
+		return []string{"EXAT", g.pick("1", "-1", "0", "99999999999", "x")}
+	case 2:
+		return []string{"PXAT", g.pick("1", "-1", "0", "99999999999999", "x")}
+	}
+	return []string{g.pick("EX", "ex"), g.seconds()}
+}
+
+// names are commands that get nonsense as arguments, too.
+var names = []string{"GET", "SET", "SETNX", "SETEX", "PSETEX", "GETSET", "GETDEL", "GETEX", "MGET", "MSET", "MSETNX", "APPEND", "STRLEN", "GETRANGE", "SUBSTR", "SETRANGE",
+	"INCR", "DECR", "INCRBY", "DECRBY", "INCRBYFLOAT", "DEL", "UNLINK", "EXISTS", "TOUCH", "TYPE", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "TTL", "PTTL",
+	"EXPIRETIME", "PEXPIRETIME", "PERSIST", "RENAME", "RENAMENX", "PING", "ECHO", "SELECT", "DISCARD", "EXEC", "UNWATCH", "NOSUCH", "set", "Get"}
+
+// manyKeys take keys wherever there is an argument: keys of others must not be among them.
+var manyKeys = []string{"MGET", "MSET", "MSETNX", "DEL", "UNLINK", "EXISTS", "TOUCH", "RENAME", "RENAMENX"}
+
+// expiring are commands that may take an expiry.
+var expiring = regexp.MustCompile("(?i)^(SET|GETEX|P?SETEX|P?EXPIRE(AT)?)$")
+
+// nonsense is a command with a key, if it has arguments at all, and a few other words behind it, which often makes no sense.
+func (g *generator) nonsense() []string {
+	c := []string{g.pick(names...)}
+	if n := g.r.IntN(6); n > 0 {
+		c = append(c, g.key())
+		for range n - 1 {
+			if slices.Contains(manyKeys, c[0]) {
+				c = append(c, g.key())
+				continue
+			}
+			n := g.pick("0", "1", "-1", "30", g.number())
+			if expiring.MatchString(c[0]) { // not so soon that it matters when
+				n = g.pick("0", "-1", g.milliseconds())
+			}
+			c = append(c, g.pick(g.key(), n, n, "abc", "NX", "xx", "GET", "EX", "PX", "KEEPTTL", "PERSIST", "GT", "LT"))
+		}
+	}
+	return c
 }
 
 // commands returns one command, or a transaction.
-func (g generator) commands() [][]string {
+func (g *generator) commands() [][]string {
 	if g.r.IntN(20) > 0 {
 		return [][]string{g.command()}
 	}
@@ -201,7 +269,7 @@ func (g generator) commands() [][]string {
 	}
 	for n := g.r.IntN(6); n > 0; {
 		c := g.command()
-		if name := strings.ToUpper(c[0]); !strings.Contains(name, "TTL") && !strings.Contains(name, "EXPIRETIME") { // clocks differ
+		if !readsClock(strings.ToUpper(c[0])) && !slices.Contains([]string{"EXEC", "DISCARD"}, c[0]) { // clocks differ, and these would end it
 			list = append(list, c)
 			n--
 		}
@@ -209,9 +277,9 @@ func (g generator) commands() [][]string {
 	return append(list, []string{g.pick("EXEC", "EXEC", "EXEC", "DISCARD")})
 }
 
-func (g generator) command() []string {
+func (g *generator) command() []string {
 	k := g.key()
-	switch g.r.IntN(30) {
+	switch g.r.IntN(34) {
 	case 0, 1:
 		return []string{"GET", k}
 	case 2, 3, 4:
@@ -221,7 +289,7 @@ func (g generator) command() []string {
 			case 0:
 				c = append(c, g.pick("NX", "xx", "GET", "KEEPTTL"))
 			case 1:
-				c = append(c, g.pick("EX", "PX"), g.seconds()+g.pick("", "000"))
+				c = append(c, g.expiry()...)
 			case 2:
 				c = append(c, g.pick("NX", "XX"))
 			}
@@ -230,11 +298,14 @@ func (g generator) command() []string {
 	case 5:
 		return []string{g.pick("SETNX", "GETSET", "APPEND"), k, g.value()}
 	case 6:
+		if g.r.IntN(2) == 0 {
+			return []string{"PSETEX", k, g.milliseconds(), g.value()}
+		}
 		return []string{"SETEX", k, g.seconds(), g.value()}
 	case 7:
 		return []string{g.pick("GETDEL", "STRLEN", "TYPE", "PERSIST"), k}
 	case 8:
-		return append([]string{"GETEX", k}, [][]string{{}, {"PERSIST"}, {"EX", g.seconds()}, {"PERSIST", "EX", "5"}, {"FOO"}}[g.r.IntN(5)]...)
+		return append([]string{"GETEX", k}, [][]string{{}, {"PERSIST"}, g.expiry(), {"PERSIST", "EX", "5"}, {"FOO"}}[g.r.IntN(5)]...)
 	case 9:
 		return []string{g.pick("MGET", "EXISTS", "TOUCH"), k, g.key(), g.key()}
 	case 10:
@@ -252,9 +323,9 @@ func (g generator) command() []string {
 	case 21:
 		return []string{"SETRANGE", k, g.pick("0", "1", "5", "30", "-1", "x"), g.pick("", "ab", "xyz")}
 	case 22, 23:
-		c := []string{g.pick("EXPIRE", "PEXPIRE"), k, g.seconds()}
-		if c[0] == "PEXPIRE" {
-			c[2] += "000"
+		c := []string{"EXPIRE", k, g.seconds()}
+		if g.r.IntN(2) == 0 {
+			c = []string{"PEXPIRE", k, g.milliseconds()}
 		}
 		for range g.r.IntN(3) {
 			c = append(c, g.pick("NX", "XX", "GT", "LT", "FOO"))
@@ -271,5 +342,8 @@ func (g generator) command() []string {
 	case 28:
 		return []string{g.pick("PING", "ECHO"), g.value()}
 	}
-	return []string{"INCR", "counter"}
+	if g.r.IntN(3) == 0 {
+		return []string{"INCR", g.prefix}
+	}
+	return g.nonsense()
 }

@@ -180,7 +180,7 @@ func commands() []spec {
 		with(user, control("exec", 1, gTx, "Carries it out.", "all keys, watched ones too, in one shard, else CROSSSLOT", cmdExec)),
 		with(user, control("discard", 1, gTx, "Gives it up.", "", cmdDiscard)),
 		with(read, control("watch", -2, gTx, "Lets EXEC fail if a key changes.", "", cmdWatch)),
-		with(user, control("unwatch", 1, gTx, "Forgets what is watched.", "", cmdUnwatch)),
+		with(user, inMulti(local("unwatch", 1, gTx, "Forgets what is watched.", "", cmdUnwatch))),
 		with(none, control("reset", 1, gConn, "Brings the connection back to its beginning.", "", cmdReset)),
 		with(none, control("quit", -1, gConn, "Ends the connection.", "", cmdQuit)),
 
