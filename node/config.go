@@ -83,12 +83,13 @@ type Config struct {
 
 	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
 	// between the steps of an init; dial opens connections to other nodes; clock replaces the system's; loadEvery is how often
-	// the driver looks at loads.
+	// the driver looks at loads, and syncEvery how often a node looks into meta.
 	Listener     net.Listener
 	HTTPListener net.Listener
 	tune         func(*scheduler.Config)
 	fault        func(step string) error
 	loadEvery    time.Duration
+	syncEvery    time.Duration
 	unobserved   bool // no samples but those that a test takes
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
 	clock        scheduler.Clock

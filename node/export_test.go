@@ -29,6 +29,9 @@ func SetClock(cfg *Config, clock scheduler.Clock) { cfg.clock = clock }
 // SetLoadEvery makes the driver look at loads more often.
 func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 
+// SetSyncEvery makes a node look into meta more often.
+func SetSyncEvery(cfg *Config, d time.Duration) { cfg.syncEvery = d }
+
 // SetUnobserved leaves it to the test to take samples, see Observe.
 func SetUnobserved(cfg *Config) { cfg.unobserved = true }
 

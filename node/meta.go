@@ -177,6 +177,11 @@ func (m *metaClient) get(ctx context.Context, key []byte) ([]byte, uint64, error
 
 // scan calls f with each item of [start, end).
 func (m *metaClient) scan(ctx context.Context, start, end []byte, f func(key, value []byte) error) error {
+	return m.entries(ctx, start, end, func(e *shard.Entry) error { return f(e.Key, e.Value) })
+}
+
+// entries calls f with each entry of [start, end).
+func (m *metaClient) entries(ctx context.Context, start, end []byte, f func(e *shard.Entry) error) error {
 	for {
 		body, err := m.do(ctx, api.MethodScan, func(v uint64) []byte {
 			return shard.AppendScan(nil, &shard.Scan{Shard: shard.MetaShardID, Version: v, Start: start, End: end})
@@ -189,7 +194,7 @@ func (m *metaClient) scan(ctx context.Context, start, end []byte, f func(key, va
 			return fmt.Errorf("%w: page of the meta shard: %w", shard.ErrInternal, err)
 		}
 		for i := range page.Entries {
-			if err := f(page.Entries[i].Key, page.Entries[i].Value); err != nil {
+			if err := f(&page.Entries[i]); err != nil {
 				return err
 			}
 		}

@@ -194,6 +194,7 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 
 // statusOf is statusPage with what the nodes have told of their loads. mctx bounds what is asked of the meta shard.
 func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
+	c.driver.watchNodes()
 	out := &api.Status{}
 	now := time.Now()
 	recorded := map[string]placement.Problem{}

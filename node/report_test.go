@@ -79,3 +79,34 @@ func TestRestartTellsOfMissed(t *testing.T) {
 		return nil
 	})
 }
+
+// What is in meta and a node was not told of, because who should have told it is gone for good, it finds by the stamps.
+func TestStampTellsOfMissed(t *testing.T) {
+	var silent atomic.Bool
+	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
+		node.SetSyncEvery(cfg, 100*time.Millisecond)
+		node.SetFault(cfg, func(step string) error {
+			if step == "spread" && silent.Load() {
+				return errors.New("no time to tell anybody")
+			}
+			return nil
+		})
+	}})
+	c.Init(0, 2, 3)
+	four := c.Add() // holds no replica, of which it could learn anything
+	nodetest.Eventually(t, 30*time.Second, func() error {
+		if n := shardsOf(t, c, four); n != 2 {
+			return fmt.Errorf("it knows %d shards", n)
+		}
+		return nil
+	})
+	silent.Store(true)
+	op := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{{0x10}, {0x20}}})
+	waitOp(t, c, 1, op, 30*time.Second, placement.OpDone)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if n := shardsOf(t, c, four); n != 4 {
+			return fmt.Errorf("it knows %d shards, there are 4", n)
+		}
+		return nil
+	})
+}

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,8 +16,9 @@ import (
 	"github.com/kiloraft/kiloraft/shard"
 )
 
-// syncEvery is how often a node looks at the nodes in meta unasked, and syncShardsEvery how often at the shards, in case that it was
-// not told of something. There are many shards, and asking after them costs what an idle cluster must not spend.
+// syncEvery is how often a node looks at the nodes in meta unasked, and at the shards whose records have changed since, by their stamps: in
+// case that it was not told of something, as the node that should have told it has died. syncShardsEvery is how often it looks at all shards;
+// there are many of them, and asking after them costs what an idle cluster must not spend.
 const (
 	syncEvery       = 30 * time.Second
 	syncShardsEvery = 10 * time.Minute
@@ -65,17 +68,18 @@ func decodeSync(b []byte) (syncRequest, error) {
 func (c *core) syncLoop() {
 	ctx := c.n.ctx
 	var full time.Time // when the shards were looked at last
+	stamps := map[string]uint64{}
 	for {
 		shards := time.Since(full) >= syncShardsEvery
 		actx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := c.syncAll(actx, shards)
+		err := c.syncAll(actx, shards, stamps)
 		cancel()
 		c.n.sec.users.Expire()
 		c.n.sec.watchCertificate(time.Now())
 		if err == nil && shards {
 			full = time.Now()
 		}
-		wait := syncEvery
+		wait := cmp.Or(c.n.cfg.syncEvery, syncEvery)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -105,8 +109,8 @@ func (c *core) syncLoop() {
 // errNotYet: meta has no cluster record yet, or not all of its first shards.
 var errNotYet = errors.New("the cluster is not made yet: run cluster init")
 
-// syncAll brings this node in line with meta: nodes, its own record, and if asked for the shards.
-func (c *core) syncAll(ctx context.Context, shards bool) error {
+// syncAll brings this node in line with meta: nodes, its own record, and the shards: if asked for all, else those whose stamps have changed.
+func (c *core) syncAll(ctx context.Context, shards bool, stamps map[string]uint64) error {
 	rec, version, err := c.clusterRecord(ctx)
 	if err != nil {
 		return err
@@ -120,13 +124,41 @@ func (c *core) syncAll(ctx context.Context, shards bool) error {
 	if rec.State != placement.ClusterReady {
 		return errNotYet // the init says when to make which replicas
 	}
-	if !shards {
-		return nil
-	}
-	if _, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll}); err != nil {
+	now, err := c.readStamps(ctx)
+	if err != nil {
 		return err
 	}
-	return c.sweepGone(ctx)
+	if shards {
+		if _, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll}); err != nil {
+			return err
+		}
+		maps.Copy(stamps, now)
+		return c.sweepGone(ctx)
+	}
+	for key, version := range now {
+		if stamps[key] == version {
+			continue
+		}
+		first, last, err := placement.Stamped([]byte(key))
+		if err != nil {
+			return err
+		}
+		if _, err := c.syncShards(ctx, syncRequest{First: first, Last: last, Phase: syncAll}); err != nil {
+			return err
+		}
+		stamps[key] = version
+	}
+	return nil
+}
+
+// readStamps reads the versions of all stamps.
+func (c *core) readStamps(ctx context.Context) (map[string]uint64, error) {
+	list := map[string]uint64{}
+	err := c.meta.entries(ctx, []byte(placement.PrefixStamp), placement.PrefixEnd(placement.PrefixStamp), func(e *shard.Entry) error {
+		list[string(e.Key)] = e.Version
+		return nil
+	})
+	return list, err
 }
 
 // syncNodes reads all node records, and corrects this node's own if it has moved.

@@ -16,6 +16,7 @@ const (
 	PrefixDead    = "dead/"
 	PrefixOp      = "op/"
 	PrefixAuto    = "auto/"
+	PrefixStamp   = "stamp/"
 )
 
 // ClusterKey holds the ClusterRecord. The cluster exists from the commit of this key on (rule Cluster7).
@@ -45,6 +46,20 @@ func DeadKey(id engine.ShardID) []byte { return idKey(PrefixDead, uint64(id)) }
 
 // AutoKey is there for a shard that an automatic split has made: it may be merged away by itself.
 func AutoKey(id engine.ShardID) []byte { return idKey(PrefixAuto, uint64(id)) }
+
+// stampWidth is how many ids of shards share a stamp.
+const stampWidth = 1024
+
+// StampKey is written with each change of the record of a shard, so that its version tells whether one of stampWidth records has changed
+// without reading them.
+func StampKey(id engine.ShardID) []byte { return idKey(PrefixStamp, uint64(id)/stampWidth) }
+
+// Stamped returns the first and the last shard of a stamp.
+func Stamped(key []byte) (first, last engine.ShardID, err error) {
+	n, err := KeyID(PrefixStamp, key)
+	first = engine.ShardID(n * stampWidth)
+	return first, first + stampWidth - 1, err
+}
 
 // SettingKey holds a setting.
 func SettingKey(name string) []byte { return []byte(PrefixSetting + name) }
