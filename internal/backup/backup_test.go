@@ -3,6 +3,7 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -289,5 +290,73 @@ func TestCorruption(t *testing.T) {
 	}
 	if _, err := backup.Verify(within(t), s, "one", 2, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestParent makes backups whose parent lacks a file, is damaged, or is of another cluster: none of them is taken at its word.
+func TestParent(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 3, 1)
+	cl := c.Node(0).Client()
+	for i := range 64 {
+		put(t, cl, key(i), fmt.Sprint("value ", i))
+	}
+	dir := t.TempDir()
+	s, err := backup.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := backup.Create(within(t), cl, s, create("one", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(i int) string {
+		sum := one.Segments[i].Chunks[0].SHA256
+		return filepath.Join(dir, "chunks", sum[:2], sum+".zst")
+	}
+	if err := errors.Join(os.Remove(file(0)), os.Truncate(file(1), 10)); err != nil {
+		t.Fatal(err)
+	}
+	two, err := backup.Create(within(t), cl, s, create("two", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two.Totals.Reused != 1 || two.Totals.NewChunks != 2 {
+		t.Errorf("%d segments reused, %d chunks new: want 1 and 2", two.Totals.Reused, two.Totals.NewChunks)
+	}
+	if _, err := backup.Verify(within(t), s, "two", 1, nil); err != nil {
+		t.Error(err)
+	}
+
+	other := nodetest.Start(t, 1, nodetest.Options{})
+	other.Init(0, 3, 1)
+	for i := range 64 {
+		put(t, other.Node(0).Client(), key(i), fmt.Sprint("another ", i))
+	}
+	foreign, err := backup.Create(within(t), other.Node(0).Client(), s, create("foreign", "two"))
+	if err != nil || foreign.Totals.Reused != 0 {
+		t.Errorf("%+v, %v: want nothing reused of another cluster", foreign, err)
+	}
+
+	manifest := filepath.Join(dir, "manifests", "two.json")
+	b, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _, _ := bytes.Cut(b, []byte("\nsha256 "))
+	body = append(bytes.Replace(body, []byte(one.Segments[0].Chunks[0].SHA256), []byte("../../../../../../../../etc/passwd"), 1), '\n')
+	if err := os.WriteFile(manifest, fmt.Appendf(body, "sha256 %x\n", sha256.Sum256(body)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Verify(within(t), s, "two", 1, nil); !errors.Is(err, backup.ErrCorrupt) {
+		t.Errorf("a path for a chunk: %v", err)
+	}
+	for name, parent := range map[string]string{"three": "two", "four": "missing", "five": "../two"} {
+		if _, err := backup.Create(within(t), cl, s, create(name, parent)); err == nil {
+			t.Errorf("a backup with the parent %s was made", parent)
+		}
+	}
+	if names, err := backup.Names(within(t), s); err != nil || fmt.Sprint(names) != "[foreign one two]" {
+		t.Errorf("names %v, %v", names, err)
 	}
 }

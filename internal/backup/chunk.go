@@ -37,16 +37,38 @@ var (
 
 func chunkName(sum string) string { return "chunks/" + sum[:2] + "/" + sum + ".zst" }
 
+func checkChunkName(sum string) error {
+	if b, err := hex.DecodeString(sum); err != nil || len(b) != sha256.Size || hex.EncodeToString(b) != sum {
+		return fmt.Errorf("%w: chunk name %q", ErrCorrupt, sum)
+	}
+	return nil
+}
+
+// hasChunk tells whether a chunk is in the store, as far as its size tells.
+func hasChunk(ctx context.Context, s Store, c *Chunk) (bool, error) {
+	size, err := s.Size(ctx, chunkName(c.SHA256))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && size == c.Stored, err
+}
+
+// hasChunks tells whether all chunks of a segment are.
+func hasChunks(ctx context.Context, s Store, seg *Segment) (bool, error) {
+	for i := range seg.Chunks {
+		if there, err := hasChunk(ctx, s, &seg.Chunks[i]); err != nil || !there {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // putChunk stores what a chunk holds, if it is not there already.
 func putChunk(ctx context.Context, s Store, raw []byte, keys int64) (c Chunk, stored bool, err error) {
 	sum := sha256.Sum256(raw)
 	data := zip.EncodeAll(raw, nil)
 	c = Chunk{SHA256: hex.EncodeToString(sum[:]), Raw: int64(len(raw)), Stored: int64(len(data)), Keys: keys}
-	size, err := s.Size(ctx, chunkName(c.SHA256))
-	if err == nil && size == c.Stored {
-		return c, false, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if there, err := hasChunk(ctx, s, &c); err != nil || there {
 		return c, false, err
 	}
 	return c, true, s.Put(ctx, chunkName(c.SHA256), data)
@@ -55,9 +77,6 @@ func putChunk(ctx context.Context, s Store, raw []byte, keys int64) (c Chunk, st
 // getChunk reads a chunk and checks it: its checksum, its size, and its items, which must be in order and in the segment.
 // item is called for each; key and value alias memory of the chunk.
 func getChunk(ctx context.Context, s Store, seg *Segment, c *Chunk, item func(state.KV) error) error {
-	if b, err := hex.DecodeString(c.SHA256); err != nil || len(b) != sha256.Size {
-		return fmt.Errorf("%w: chunk name %q", ErrCorrupt, c.SHA256)
-	}
 	name := chunkName(c.SHA256)
 	data, err := s.Get(ctx, name, chunkRawMax+chunkRawMax/128+1<<10)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -198,8 +198,12 @@ func (b *creator) readSegment(ctx context.Context, p *part, at []byte) (*Segment
 	}
 	p.cluster = hex.EncodeToString(page.Cluster[:])
 	if old := b.unchanged[seg.place()]; old != nil && b.cluster == p.cluster {
-		seg.Reused, seg.Chunks, seg.Checksum = true, old.Chunks, old.Checksum
-		return seg, nil
+		if there, err := hasChunks(ctx, b.s, old); err != nil {
+			return nil, fmt.Errorf("%w: %w", errStore, err)
+		} else if there {
+			seg.Reused, seg.Chunks, seg.Checksum = true, old.Chunks, old.Checksum
+			return seg, nil
+		}
 	}
 	return seg, b.copyCut(ctx, cut, p, seg)
 }

@@ -145,6 +145,13 @@ func decodeManifest(b []byte) (*Manifest, error) {
 	if m.Format != format {
 		return nil, fmt.Errorf("format %d, this program knows %d", m.Format, format)
 	}
+	for i := range m.Segments {
+		for _, c := range m.Segments[i].Chunks {
+			if err := checkChunkName(c.SHA256); err != nil { // it becomes the name of a file
+				return nil, err
+			}
+		}
+	}
 	return m, m.checkTiles()
 }
 
