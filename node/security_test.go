@@ -465,6 +465,55 @@ func TestWhoMayRedis(t *testing.T) {
 	s.respAuth()
 }
 
+// TestRightsInTransactions: what may be done is asked when a command is queued and again at EXEC, and who somebody is does not change between.
+func TestRightsInTransactions(t *testing.T) {
+	s := startSecured(t, 1, 1)
+	grant := func(g auth.Grant) {
+		s.setUser(&api.UserRequest{Action: api.UserGrant, Name: "app", Grants: []auth.Grant{g}})
+	}
+	app := auth.Grant{Role: auth.RoleWrite, Prefix: []byte("app/")}
+	none := auth.Grant{Role: auth.RoleNone, Prefix: app.Prefix}
+	other := auth.Grant{Role: auth.RoleWrite, Prefix: []byte("other/")}
+	for i, c := range []struct {
+		commands []string
+		grants   []auth.Grant // made before the last command
+		want     string       // how the last command is answered
+	}{
+		{[]string{"multi", "set app/k 1", "exec"}, nil, "*1"},
+		{[]string{"multi", "set app/k 2", "exec"}, []auth.Grant{none, other}, "-EXECABORT"},
+		{[]string{"multi", "get app/k", "exec"}, []auth.Grant{{Role: auth.RoleRead, Prefix: app.Prefix}}, "*1"},
+		{[]string{"multi", "set app/k 2", "exec"}, []auth.Grant{{Role: auth.RoleRead, Prefix: app.Prefix}}, "-EXECABORT"},
+		{[]string{"watch app/k", "multi", "ping", "exec"}, []auth.Grant{none, other}, "-EXECABORT"},
+		{[]string{"watch app/k", "auth reader password-of-reader", "multi", "get k", "exec"}, nil, "*1"},
+		{[]string{"watch app/k", "multi", "exec"}, []auth.Grant{none}, "-NOPERM"},
+		{[]string{"multi", "auth writer password-of-writer", "set k 2"}, nil, "-NOPERM"}, // the first is refused, so it is still app
+		{[]string{"multi", "auth writer password-of-writer", "exec"}, nil, "-EXECABORT"},
+		{[]string{"multi", "hello 2 auth writer password-of-writer", "exec"}, nil, "-EXECABORT"},
+		{[]string{"multi", "set app/k 2", "watch app/k", "exec"}, nil, "*1"}, // as in Redis
+		{[]string{"multi", "set app/k 2", "reset", "exec"}, nil, "-NOAUTH"},
+		{[]string{"multi", "set app/k 2", "reset", "auth app password-of-app", "exec"}, nil, "-ERR EXEC without MULTI"},
+		{[]string{"multi", "set app/k 2", "discard", "exec"}, nil, "-ERR EXEC without MULTI"},
+		{[]string{"multi", "client kill skipme no", "exec"}, nil, "-EXECABORT"},
+	} {
+		grant(app)
+		r := s.resp("app")
+		last := len(c.commands) - 1
+		for _, command := range c.commands[:last] {
+			r.do(command)
+		}
+		for _, g := range c.grants {
+			grant(g)
+		}
+		if got := r.do(c.commands[last]); !strings.HasPrefix(got, c.want) {
+			t.Errorf("case %d, %q: %s, want %s", i, c.commands, got, c.want)
+		}
+		grant(auth.Grant{Role: auth.RoleNone, Prefix: other.Prefix})
+	}
+	if got := s.resp("nobody").do("exec"); !strings.HasPrefix(got, "-NOAUTH") {
+		t.Error(got)
+	}
+}
+
 // respAuth tries the forms of AUTH and HELLO (FAULTS A7), and what strangers send (A1).
 func (s *secured) respAuth() {
 	for _, c := range []struct{ command, want string }{

@@ -141,6 +141,9 @@ func cmdExec(c *conn, sp *spec, a [][]byte) {
 	for _, q := range t.queue { // rights may have been taken since
 		t.bad = t.bad || c.permit(q.spec, q.args) != ""
 	}
+	for k := range watched {
+		t.bad = t.bad || !c.who.Access().Key(auth.NeedRead, []byte(k))
+	}
 	if t.bad {
 		c.replyErr(errExecAbort)
 		return
