@@ -16,13 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fullStore is a state whose disk may be full.
+// fullStore is a state whose disk may be full, or fail with err.
 type fullStore struct {
 	*state.DB
 	full bool
+	err  error
 }
 
 func (f *fullStore) Write(changes []state.Change, seq uint64) error {
+	if f.err != nil {
+		return f.err
+	}
 	if f.full {
 		return state.ErrNoSpace
 	}
@@ -38,6 +42,9 @@ type storeNode struct {
 	clock *manualClock
 	db    *fullStore
 	full  bool // for segments of the log
+	fail  bool // syncs of the log
+	ended []error
+	dies  bool // it is expected to end itself, into ended
 }
 
 func newStoreNode(t *testing.T) *storeNode {
@@ -46,13 +53,21 @@ func newStoreNode(t *testing.T) *storeNode {
 		if n.full && op.Kind == vfs.OpAllocate {
 			return unix.ENOSPC
 		}
+		if n.fail && op.Kind == vfs.OpDatasync {
+			return unix.EIO
+		}
 		return nil
 	})
 	log, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.s, err = New(Config{Node: 1, Incarnation: 1, Fatal: func(err error) { t.Fatal(err) }}, Deps{Log: log, Recovery: rec,
+	fatal := func(err error) {
+		if n.ended = append(n.ended, err); !n.dies {
+			t.Fatal(err)
+		}
+	}
+	n.s, err = New(Config{Node: 1, Incarnation: 1, Fatal: fatal}, Deps{Log: log, Recovery: rec,
 		State: n.db, Network: noNet{}, Clock: n.clock, Spawn: func(f func()) { f() }})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,217 @@
+package scheduler
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
+	"golang.org/x/sys/unix"
+)
+
+// TestFailedSyncEndsTheProcess: fail-stop (FAULTS 2.17, D6). Nothing that the failed sync was to make durable is acknowledged.
+func TestFailedSyncEndsTheProcess(t *testing.T) {
+	n := newStoreNode(t)
+	n.dies, n.fail = true, true
+	req := &Request{Kind: KindWrite, Shard: 1, Body: testPut(1, 1, "x"), Done: func(*Request) {}}
+	n.s.Submit(req)
+	for range 5 {
+		spin(n.s, n.clock)
+	}
+	if len(n.ended) == 0 || !errors.Is(n.ended[0], unix.EIO) {
+		t.Errorf("it goes on: %v", n.ended)
+	}
+	if req.Answer != nil {
+		t.Error("the write is acknowledged")
+	}
+}
+
+// TestFailedCommitEndsTheProcess: rule State6. A commit that fails is not tried again either.
+func TestFailedCommitEndsTheProcess(t *testing.T) {
+	n := newStoreNode(t)
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+	n.dies, n.db.err = true, unix.EIO
+	n.l.checkpoint(n.r)
+	if n.s.WriteCheckpoint() || len(n.ended) == 0 || !errors.Is(n.ended[0], unix.EIO) {
+		t.Errorf("it goes on: %v", n.ended)
+	}
+}
+
+// heartbeats is one node and what a peer's heartbeats make it believe.
+type heartbeats struct {
+	t     *testing.T
+	s     *Scheduler
+	clock *manualClock
+}
+
+func newHeartbeats(t *testing.T) *heartbeats {
+	s, clock := single(t, 1)
+	h := &heartbeats{t, s, clock}
+	s.PeerConnected(2, 7)
+	return h
+}
+
+// get has a heartbeat of node 2 come in.
+func (h *heartbeats) get(change func(*nodeHeartbeat)) {
+	h.t.Helper()
+	h.clock.now += engine.Instant(h.s.cfg.HeartbeatInterval)
+	b := nodeHeartbeat{Incarnation: 7, SentAt: h.clock.now, EchoIncarnation: 1, EchoSentAt: h.clock.now - 1e6, Promise: h.s.cfg.ElectionTimeoutMin}
+	change(&b)
+	if err := h.s.Heartbeat(2, 7, b.append(nil)); err != nil {
+		h.t.Fatal(err)
+	}
+	h.s.Heartbeats()
+}
+
+// TestAliveOnlyByEcho: rule Live1. Who is heard but does not hear us is not alive, and dies if it was.
+func TestAliveOnlyByEcho(t *testing.T) {
+	mute := func(b *nodeHeartbeat) { b.EchoIncarnation, b.EchoSentAt, b.Promise = 0, 0, 0 }
+	old := func(b *nodeHeartbeat) { b.EchoIncarnation = 6 }
+	well := func(*nodeHeartbeat) {}
+	for name, change := range map[string]func(*nodeHeartbeat){"no echo": mute, "echo of another process": old} {
+		h := newHeartbeats(t)
+		for range 30 {
+			if h.get(change); h.s.PeerAlive(2) {
+				t.Fatalf("%s: alive", name)
+			}
+		}
+		if h.get(well); !h.s.PeerAlive(2) {
+			t.Fatal("an echo does not make it alive")
+		}
+		for range 30 {
+			h.get(change)
+		}
+		if h.s.PeerAlive(2) {
+			t.Errorf("%s: it is still alive", name)
+		}
+	}
+}
+
+// TestStuckNodeIsNotAlive: rule Live1. A node whose lane or log writer does not get on is not alive, however promptly it echoes, and is promised
+// nothing.
+func TestStuckNodeIsNotAlive(t *testing.T) {
+	for name, change := range map[string]func(*nodeHeartbeat, engine.Duration){
+		"lane":   func(b *nodeHeartbeat, d engine.Duration) { b.LaneAge = d },
+		"writer": func(b *nodeHeartbeat, d engine.Duration) { b.WriterAge = d },
+	} {
+		h := newHeartbeats(t)
+		limit := h.s.cfg.ElectionTimeoutMin
+		if h.get(func(b *nodeHeartbeat) { change(b, limit) }); !h.s.PeerAlive(2) {
+			t.Fatalf("%s: not alive after %d ns", name, limit)
+		}
+		promised := h.s.live.links.Load().nodes[2].PromisedUntil
+		for range 30 {
+			h.get(func(b *nodeHeartbeat) { change(b, limit+1) })
+		}
+		if h.s.PeerAlive(2) || h.s.live.links.Load().nodes[2].PromisedUntil != promised {
+			t.Errorf("%s: it is stuck, alive %v, and promised more", name, h.s.PeerAlive(2))
+		}
+		if h.get(func(b *nodeHeartbeat) { change(b, 0) }); !h.s.PeerAlive(2) {
+			t.Errorf("%s: it goes on, and is not alive", name)
+		}
+	}
+}
+
+// TestCutIsWrittenByItsLastHolder: rule State3. While a snapshot streams what is frozen, the shard is not checkpointed.
+func TestCutIsWrittenByItsLastHolder(t *testing.T) {
+	n := newStoreNode(t)
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+	stored := func() uint64 {
+		recs, err := n.db.Records()
+		if err != nil || len(recs) != 1 {
+			t.Fatal(recs, err)
+		}
+		return recs[0].Applied.Index
+	}
+	before, gen := stored(), n.r.ckpt.gen
+	if !n.l.hold(n.r) || !n.l.hold(n.r) {
+		t.Fatal("not cut")
+	}
+	if err := n.put(2, 10); err != nil {
+		t.Fatal(err)
+	}
+	n.l.letGo(n.r, gen)
+	n.s.WriteCheckpoint()
+	n.spin(2)
+	if got := stored(); got != before {
+		t.Fatalf("the store went from %d to %d while a snapshot reads it", before, got)
+	}
+	n.l.letGo(n.r, gen)
+	n.s.WriteCheckpoint()
+	n.spin(2)
+	if got := stored(); got <= before {
+		t.Error("the last holder does not write the cut")
+	}
+}
+
+// TestSnapshotEndsWaiters: rule Engine6. Whoever waits for an entry that a snapshot has passed is told that its outcome is unknown.
+func TestSnapshotEndsWaiters(t *testing.T) {
+	n := newStoreNode(t)
+	at := n.r.machine.Applied()
+	var reqs []*Request
+	answered := 0
+	for i := range uint64(3) {
+		req := &Request{Kind: KindWrite, Shard: 1, Done: func(*Request) { answered++ }}
+		reqs = append(reqs, req)
+		n.r.waiters.push(waiter{at.Term, at.Index + 1 + i, req})
+	}
+	tablet, err := n.db.AllocTablet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := n.db.NewIngest(tablet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap := &snapshotIn{token: 1, ingest: in, record: n.r.machine.Record()}
+	snap.record.Applied.Index += 2
+	n.r.snapIn = snap
+	n.l.linkSnapshot(n.r, snap, engine.SnapshotMeta{Last: snap.record.Applied})
+	n.spin(2)
+	if answered != 2 || !errors.Is(reqs[0].Err, shard.ErrAmbiguous) || !errors.Is(reqs[1].Err, shard.ErrAmbiguous) {
+		t.Errorf("a snapshot passed 2 of 3: %d were answered, %v, %v", answered, reqs[0].Err, reqs[1].Err)
+	}
+	if w := n.r.waiters.front(); w == nil || w.index != at.Index+3 {
+		t.Errorf("the third waits no more: %+v", w)
+	}
+}
+
+// TestMergingShardKeepsItsMembers: rule Merge1. From PrepareMerge on until the end of the merge no member changes.
+func TestMergingShardKeepsItsMembers(t *testing.T) {
+	n := newStoreNode(t)
+	r := n.create(2)
+	change := func() error {
+		d := r.machine.Desc()
+		return n.l.changeMembership(&MembershipChange{Shard: 2, Version: d.Version, ConfVersion: d.ConfVersion,
+			Replicas: append([]shard.ReplicaDesc{{Replica: 9, Node: 2, Role: shard.RoleLearner}}, d.Replicas...)})
+	}
+	d := r.machine.Desc()
+	step := shard.MergeStep{Version: d.Version, ConfVersion: d.ConfVersion, Other: 55, OtherVersion: 1, OtherConfVersion: 1}
+	n.l.propose(r, shard.AppendMergeEntry(nil, shard.CommandPrepareMerge, n.l.wall, &step), func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err := change(); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("while PrepareMerge is proposed: %v", err)
+	}
+	roles := map[shard.MergeRole]bool{}
+	for range 300 { // it is aborted soon, as nobody drives it; and aborting it remains, for shard 55 cannot be asked
+		n.spin(1)
+		role := r.machine.Merge().Role
+		roles[role] = true
+		if role == shard.MergeNone {
+			continue
+		}
+		if err := change(); !errors.Is(err, shard.ErrUnavailable) {
+			t.Fatalf("in role %d: %v", role, err)
+		}
+	}
+	if !roles[shard.MergePreparing] || !roles[shard.MergeAborting] {
+		t.Errorf("roles met: %v", roles)
+	}
+}
