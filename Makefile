@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-peers release deb docker console-shots clean
+.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-sustained bench-peers release deb docker console-shots clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -82,6 +82,10 @@ bench: build ## Go benchmarks with allocation counts and loads on a cluster of t
 
 bench-compare: ## ratios of two results of make bench, and what got worse: make bench-compare OLD=old.json NEW=new.json
 	$(GO) run ./internal/bench/guard compare $(OLD) $(NEW)
+
+SUSTAINED ?=
+bench-sustained: build ## ten minutes of writes to ten million keys: throughput, memory, log and state over time, recovery at the end
+	$(GO) run ./internal/bench/guard sustained -bin $(BIN) -version "$(VERSION)" $(SUSTAINED)
 
 PEERS ?=
 bench-peers: build ## kiloraft, dragonboat and etcd side by side, clients in the nodes; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"

@@ -106,26 +106,15 @@ func (g *cluster) counters(ctx context.Context) ([]float64, error) {
 	out := make([]float64, len(counters))
 	found := 0
 	for _, p := range g.c.Nodes {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.HTTP+"/metrics", nil)
-		if err != nil {
-			return nil, err
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		lines := bufio.NewScanner(res.Body)
-		for lines.Scan() {
-			name, value, _ := strings.Cut(lines.Text(), " ")
+		err := readMetrics(ctx, p, func(name string, v float64) {
 			for i, k := range counters {
-				if v, err := strconv.ParseFloat(value, 64); name == k.name && err == nil {
+				if name == k.name {
 					out[i] += v
 					found++
 				}
 			}
-		}
-		res.Body.Close()
-		if err := lines.Err(); err != nil {
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -133,4 +122,25 @@ func (g *cluster) counters(ctx context.Context) ([]float64, error) {
 		return nil, fmt.Errorf("the nodes' /metrics have %d of %d counters", found, len(counters)*len(g.c.Nodes))
 	}
 	return out, nil
+}
+
+// readMetrics gives what a node's /metrics shows, name with labels and value, line by line.
+func readMetrics(ctx context.Context, p *demo.Process, see func(name string, v float64)) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.HTTP+"/metrics", nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			see(name, v)
+		}
+	}
+	return lines.Err()
 }

@@ -6,5 +6,8 @@
 // has the load average at its start, and if others used the machine only counts (allocations, bytes, syncs) are judged. compare exits 1 if there is
 // a regression. No test asserts a time; this is for a human who looks, or a job on a quiet machine.
 //
+// `guard sustained` writes to random keys for minutes and shows over time what might grow or fall: throughput, memory, log, state, bytes written to
+// the disk per byte of value; then seconds with a checkpoint against those without, and the time from kill -9 of all nodes to leaders of all shards.
+//
 // It imports internal/demo, for the processes.
 package main
