@@ -91,6 +91,7 @@ type Config struct {
 	loadEvery    time.Duration
 	syncEvery    time.Duration
 	unobserved   bool // no samples but those that a test takes
+	httpWriteMax time.Duration
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
 	clock        scheduler.Clock
 }

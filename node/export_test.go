@@ -32,6 +32,9 @@ func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 // SetSyncEvery makes a node look into meta more often.
 func SetSyncEvery(cfg *Config, d time.Duration) { cfg.syncEvery = d }
 
+// SetHTTPWriteMax changes how long a client of the HTTP door may take to take an answer.
+func SetHTTPWriteMax(cfg *Config, d time.Duration) { cfg.httpWriteMax = d }
+
 // SetUnobserved leaves it to the test to take samples, see Observe.
 func SetUnobserved(cfg *Config) { cfg.unobserved = true }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -78,8 +79,12 @@ type httpServer struct {
 	done   chan struct{}
 }
 
-// httpConnsMax bounds the connections of the HTTP door; one more is closed at once.
-const httpConnsMax = 2048
+const (
+	// httpConnsMax bounds the connections of the HTTP door; one more is closed at once.
+	httpConnsMax = 2048
+	// httpWriteMax is how long a client may take to take an answer, the time that the answer is made included: so it bounds profiles, too.
+	httpWriteMax = 2 * time.Minute
+)
 
 func (n *Node) openHTTP() (*httpServer, error) {
 	if n.cfg.HTTP == "" && n.cfg.HTTPListener == nil {
@@ -92,7 +97,7 @@ func (n *Node) openHTTP() (*httpServer, error) {
 	s := &httpServer{
 		addr: advertised("", l.Addr()),
 		server: &http.Server{Handler: n.newDoor(n.routes()), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute,
-			MaxHeaderBytes: 64 << 10, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
+			WriteTimeout: cmp.Or(n.cfg.httpWriteMax, httpWriteMax), MaxHeaderBytes: 64 << 10, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
 		done: make(chan struct{}),
 	}
 	l = &boundedListener{Listener: l}

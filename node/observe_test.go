@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -66,10 +69,34 @@ func TestObserve(t *testing.T) {
 	}
 	setLevel(t, c, "debug", http.StatusOK)
 	setLevel(t, c, "loud", http.StatusBadRequest)
+	if text := httpGet(t, c, 0, "/debug/log"); !strings.Contains(text, `action="set the log level to debug"`) {
+		t.Error("the audit log does not tell who changed the level of the log")
+	}
 	c.Kill(2)
 	getJSON(t, c, 0, "/api/heat", &m)
 	if len(m.Missing) != 1 || !strings.HasPrefix(m.Missing[0], "node 3 (n3): ") {
 		t.Errorf("missing %q", m.Missing)
+	}
+}
+
+// TestHTTPClientThatDoesNotRead asks on and on without reading an answer: its connection ends, and does not stay for ever.
+func TestHTTPClientThatDoesNotRead(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{Config: func(_ int, cfg *node.Config) { node.SetHTTPWriteMax(cfg, 100*time.Millisecond) }})
+	conn, err := net.Dial("tcp", c.Node(0).HTTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
+	requests := []byte(strings.Repeat("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 1000))
+	for {
+		_, err := conn.Write(requests)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("the node waits for a client that does not read")
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

@@ -103,6 +103,7 @@ func (n *Node) setLogLevel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n.cfg.Logs.SetLevel(level)
+	n.sec.record(whoAsks(r), r.RemoteAddr, "http", "set the log level to "+strings.ToLower(level.String()), nil)
 	n.log.Info("log level changed", "level", strings.ToLower(level.String()))
 	_, _ = fmt.Fprintf(w, "%s\n", strings.ToLower(level.String()))
 }
