@@ -216,6 +216,15 @@ func TestReload(t *testing.T) {
 		d.write(f, both)
 		good("both authorities")
 	}
+	for name, wrong := range map[string]Pair{"a user's certificate": d.issue(oldCA, Request{Name: "n1"}), "one that has ended": d.issue(oldCA, Request{Name: "n1", Node: true, Valid: time.Nanosecond})} {
+		serial := node.Leaf().SerialNumber
+		d.write("node.crt", wrong.Cert)
+		d.write("node.key", wrong.Key)
+		good(name)
+		if node.Leaf().SerialNumber.Cmp(serial) != 0 {
+			t.Errorf("%s was taken in place of a node's that is good", name)
+		}
+	}
 	n2, u2 := d.issue(newCA, Request{Name: "n1", Node: true}), d.issue(newCA, Request{Name: "ann"})
 	d.write("node.crt", n2.Cert)
 	d.write("node.key", n2.Key)

@@ -93,7 +93,25 @@ func (f *Files) load(raw [3][]byte) error {
 		}
 		pair = &p
 	}
+	if f.pair != nil && pair != nil {
+		if err := f.worse(pair.Leaf); err != nil {
+			return err
+		}
+	}
 	f.raw, f.pool, f.pair = raw, pool, pair
+	return nil
+}
+
+// worse says why a process had better keep the certificate that it has: one that makes it somebody else, or is of no use now.
+func (f *Files) worse(leaf *x509.Certificate) error {
+	old, now := f.pair.Leaf, f.now()
+	valid := func(c *x509.Certificate) bool { return !now.Before(c.NotBefore) && !now.After(c.NotAfter) }
+	switch {
+	case IsNode(old) && !IsNode(leaf):
+		return fmt.Errorf("tls: %s is no node's certificate: its subject has no organizational unit %s", f.cert, NodeUnit)
+	case valid(old) && !valid(leaf):
+		return fmt.Errorf("tls: the certificate in %s is valid from %s to %s only", f.cert, leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
 	return nil
 }
 
