@@ -300,6 +300,9 @@ func (c *core) shardsPage(ctx context.Context, r *api.ShardsRequest) (*api.Shard
 		if l, ok := sizes[d.Shard]; ok {
 			info.Leader, info.Keys, info.Bytes = l.Leader, l.Keys, l.Bytes
 		}
+		if len(r.Shards) == 1 && info.Leader != 0 {
+			info.Rates = c.rates(ctx, d.Shard, info.Leader)
+		}
 		page.Shards = append(page.Shards, info)
 	}
 	return page, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -88,7 +89,7 @@ func hammer(t *testing.T, c *nodetest.Cluster, via int, next func(i int) []byte)
 // Load over many keys splits a shard; load on one key does not, and is reported.
 func TestAutoSplitByLoad(t *testing.T) {
 	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
-		cfg.AutoSplitLoad = 20
+		cfg.AutoSplitLoad = 5 // a busy machine writes little
 		node.SetLoadEvery(cfg, 100*time.Millisecond)
 	}})
 	c.Init(0, 1, 3)
@@ -99,6 +100,17 @@ func TestAutoSplitByLoad(t *testing.T) {
 			return fmt.Errorf("problems: %+v, %v", st, err)
 		}
 		return nil
+	})
+	nodetest.Eventually(t, 30*time.Second, func() error {
+		body, err := c.Node(2).Client().Call(deadline(t, 2*time.Second), 0, "", api.MethodShards, (&api.ShardsRequest{Shards: []engine.ShardID{2}}).Append(nil))
+		var page api.ShardsPage
+		if err == nil {
+			err = api.Decode(body, &page)
+		}
+		if err == nil && (len(page.Shards) != 1 || page.Shards[0].Rates == nil || page.Shards[0].Rates.Writes == 0 || string(page.Shards[0].Rates.HotKey) != "hot") {
+			err = fmt.Errorf("shard 2: %+v", page.Shards)
+		}
+		return err
 	})
 	stop()
 	if n := shardsOf(t, c, 1); n != 1 {

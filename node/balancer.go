@@ -54,7 +54,8 @@ type balancer struct {
 	soonest     time.Time
 	transferred time.Time // when leaderships were last handed over
 	seen        map[engine.NodeID]*seenNode
-	counts      map[engine.NodeID]int // replicas per node, as of the last picture
+	counts      map[engine.NodeID]int // replicas per node, and their bytes, as of the last picture
+	bytes       map[engine.NodeID]uint64
 	stuck       []string
 	fresh       map[engine.ShardID]time.Time // moved for balance, and when
 	// learners are members that no operation wants any more, as a driver that came too late may add them, and since when.
@@ -153,7 +154,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	if rerr := d.reshape(ctx, snap, descs, running); err == nil {
 		err = rerr
 	}
-	if perr := d.noteProblems(ctx, descs, plan.Stuck); err == nil {
+	if perr := d.noteProblems(ctx, descs, rec.Replicas, plan.Stuck); err == nil {
 		err = perr
 	}
 	return err
@@ -372,7 +373,7 @@ func (d *driver) picture(loads *loadTable, rec *placement.ClusterRecord, running
 	for _, n := range c.view.nodeList() {
 		snap.Nodes = append(snap.Nodes, d.balanceNode(&n, inflight[n.ID]))
 	}
-	counts := map[engine.NodeID]int{}
+	counts, sizes := map[engine.NodeID]int{}, map[engine.NodeID]uint64{}
 	learners := map[learner]bool{}
 	all := c.view.all()
 	for i, desc := range all {
@@ -389,6 +390,7 @@ func (d *driver) picture(loads *loadTable, rec *placement.ClusterRecord, running
 		}
 		for _, r := range desc.Replicas {
 			counts[r.Node]++
+			sizes[r.Node] += b.Bytes
 			if r.Role != shard.RoleLearner && r.Role != shard.RoleDemoting && r.Role != shard.RoleOutgoing {
 				b.Nodes = append(b.Nodes, r.Node)
 			}
@@ -406,7 +408,7 @@ func (d *driver) picture(loads *loadTable, rec *placement.ClusterRecord, running
 		snap.Shards = append(snap.Shards, b)
 	}
 	d.mu.Lock()
-	d.bal.counts = counts
+	d.bal.counts, d.bal.bytes = counts, sizes
 	d.noteLearners(learners)
 	d.mu.Unlock()
 	return snap, all
@@ -499,12 +501,13 @@ func (d *driver) stepDrain(ctx context.Context, o *placement.Op) (bool, error) {
 		r := mp.NewReader(body)
 		r.ArrayMin(1)
 		if n := r.Uint(); n > 0 {
-			o.Step = fmt.Sprintf("transfer %d leaderships", n)
+			o.Step = "transfer " + placement.Count(int(n), "leadership", "")
 			return false, nil
 		}
 	}
 	d.mu.Lock()
 	left, known := d.bal.counts[o.From], d.bal.counts != nil
+	bytes := d.bal.bytes[o.From]
 	stuck := strings.Join(d.bal.stuck, "; ")
 	d.mu.Unlock()
 	if !known {
@@ -513,13 +516,15 @@ func (d *driver) stepDrain(ctx context.Context, o *placement.Op) (bool, error) {
 	o.Step, o.Reason = "move replicas", stuck
 	o.Total = max(o.Total, uint64(left))
 	o.Done = o.Total - uint64(left)
+	o.BytesTotal = max(o.BytesTotal, bytes)
+	o.BytesDone = o.BytesTotal - bytes
 	if left > 0 {
 		return false, nil
 	}
 	// The picture may be older than the drain: ask the node itself.
 	if c.alive(o.From) {
 		if list := c.askReplicas(ctx, o.From, nil); len(list) > 0 {
-			o.Reason = fmt.Sprintf("%d replicas are being cleaned up", len(list))
+			o.Reason = placement.Count(len(list), "replica is", "replicas are") + " being cleaned up"
 			return false, nil
 		}
 	}
@@ -563,7 +568,7 @@ func (d *driver) stepRebalance(o *placement.Op) (bool, error) {
 	level, left := d.bal.level == o.ID, d.bal.left
 	stuck := strings.Join(d.bal.stuck, "; ")
 	d.mu.Unlock()
-	o.Step = fmt.Sprintf("%d moves under way", children)
+	o.Step = placement.Count(children, "move", "") + " under way"
 	if children == 0 && left == 0 && o.Transfers > 0 {
 		o.Step = "level the leaders"
 	}

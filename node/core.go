@@ -29,6 +29,7 @@ type core struct {
 	book    *loadBook
 	cuts    cuts
 	wake    chan struct{} // look into meta soon
+	noticed noticed
 
 	collecting sync.Mutex // held while the book is filled
 

@@ -193,6 +193,9 @@ func (d *driver) stepRelocation(ctx context.Context, o, mv *placement.Op) (bool,
 	switch act.Kind {
 	case placement.ActWait:
 		o.Reason = act.Reason
+		if mv.To != 0 { // those that came before had as many
+			o.BytesDone = max(o.BytesDone, min(o.Done*l.Bytes+l.SnapshotSent, o.BytesTotal))
+		}
 		return false, nil
 	case placement.ActFail:
 		o.State, o.Error = placement.OpFailed, what+": "+act.Reason
@@ -213,7 +216,7 @@ func (d *driver) stepRelocation(ctx context.Context, o, mv *placement.Op) (bool,
 		o.State, o.Error = placement.OpFailed, what+": "+mv.Error
 	case placement.OpDone:
 		if mv.To != 0 {
-			o.BytesDone = min(o.BytesDone+l.Bytes, o.BytesTotal)
+			o.BytesDone = min((o.Done+1)*l.Bytes, o.BytesTotal)
 		}
 		o.Done++
 		o.Relocate(placement.Relocation{})

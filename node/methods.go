@@ -59,6 +59,7 @@ var needs = map[api.Method]auth.Need{
 	methodLoads:       auth.NeedNode,
 	methodSample:      auth.NeedNode,
 	methodSamples:     auth.NeedNode,
+	methodRates:       auth.NeedNode,
 	methodMerge:       auth.NeedNode,
 }
 

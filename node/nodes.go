@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -151,11 +152,11 @@ func (c *core) mayRemove(ctx context.Context, rec *placement.NodeRecord, force b
 	case held == 0 && rec.State == placement.NodeDraining:
 		return nil
 	case force && c.alive(rec.ID):
-		return &shard.InvalidError{What: fmt.Sprintf("node %d is alive and holds %d replicas: drain it, or stop it first", rec.ID, held)}
+		return &shard.InvalidError{What: fmt.Sprintf("node %d is alive and holds %s: drain it, or stop it first", rec.ID, placement.Count(held, "replica", ""))}
 	case force:
 		return nil
 	case held > 0:
-		return &shard.InvalidError{What: fmt.Sprintf("node %d holds %d replicas: drain it first (or, if it is down for good, use --force)", rec.ID, held)}
+		return &shard.InvalidError{What: fmt.Sprintf("node %d holds %s: drain it first (or, if it is down for good, use --force)", rec.ID, placement.Count(held, "replica", ""))}
 	}
 	return &shard.InvalidError{What: fmt.Sprintf("node %d is not drained: drain it first (or, if it is down for good, use --force)", rec.ID)}
 }
@@ -202,6 +203,45 @@ func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
 	for _, p := range list {
 		recorded[p.Name] = p
 	}
+	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
+		out.Replicas = uint64(rec.Replicas)
+	}
+	found := c.nodeProblems(recorded, now)
+	found = append(found, c.shardProblems(loads, int(out.Replicas), recorded)...)
+	found = append(found, othersOf(recorded)...)
+	if merr == nil {
+		merr = c.listOps(mctx, func(o *placement.Op) {
+			if o.State != placement.OpRunning {
+				return
+			}
+			out.Running++
+			if o.Reason != "" && now.UnixMilli()-o.UpdateMS > stuckAfter.Milliseconds() {
+				found = append(found, placement.Problem{Text: fmt.Sprintf("%s is stuck: %s", o, o.Reason), SinceMS: o.UpdateMS})
+			}
+		})
+	}
+	if merr != nil {
+		found = append(found, placement.Problem{Name: "meta", Text: fmt.Sprintf("shards and nodes cannot be changed now: %v", merr)})
+	}
+	c.noticed.since(now, recorded, found)
+	for _, p := range found[:min(len(found), statusMax)] {
+		out.Problems = append(out.Problems, withSince(p, now))
+	}
+	if more := len(found) - statusMax; more > 0 {
+		out.Problems = append(out.Problems, placement.Count(more, "more problem", ""))
+	}
+	return out
+}
+
+const (
+	// stuckAfter is for how long nothing must change in an operation that waits for something to be called stuck.
+	stuckAfter = 10 * time.Second
+	// statusMax bounds the problems that a status names.
+	statusMax = 500
+)
+
+// nodeProblems names the nodes that are down.
+func (c *core) nodeProblems(recorded map[string]placement.Problem, now time.Time) (list []placement.Problem) {
 	byAddr := map[string]placement.NodeRecord{}
 	for _, n := range c.view.nodeList() {
 		if n.State != placement.NodeRemoved {
@@ -210,94 +250,73 @@ func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
 	}
 	for _, n := range c.view.nodeList() {
 		alive, since := c.driver.nodeSince(n.ID)
-		switch {
-		case n.State == placement.NodeRemoved:
-		case !alive:
-			if p, ok := recorded[nodeDown(n.ID)]; ok {
-				since = time.UnixMilli(p.SinceMS)
-			}
-			text := fmt.Sprintf("node %d (%s, %s) is down %s", n.ID, n.Name, n.Addr, sinceText(since, now))
-			if o := byAddr[n.Addr]; o.ID != n.ID {
-				text += fmt.Sprintf("; node %d has its address now: if its disk is lost, node remove %d --force", o.ID, n.ID)
-			} else if left := c.n.cfg.repairAfter() - now.Sub(since); left > 0 {
-				text += fmt.Sprintf("; its replicas are replaced in %s", left.Round(time.Second))
-			}
-			out.Problems = append(out.Problems, text)
+		if alive || n.State == placement.NodeRemoved {
+			continue
 		}
-	}
-	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
-		out.Replicas = uint64(rec.Replicas)
-	}
-	c.shardProblems(loads, out, recorded)
-	out.Problems = append(out.Problems, othersOf(recorded, now)...)
-	if merr != nil {
-		out.Problems = append(out.Problems, fmt.Sprintf("shards and nodes cannot be changed now: %v", merr))
-	} else if err := c.listOps(mctx, func(o *placement.Op) {
-		if o.State != placement.OpRunning {
-			return
+		if p, ok := recorded[nodeDown(n.ID)]; ok {
+			since = time.UnixMilli(p.SinceMS)
 		}
-		out.Running++
-		age := now.Sub(time.UnixMilli(o.UpdateMS))
-		if o.Reason != "" && age > 10*time.Second {
-			out.Problems = append(out.Problems, fmt.Sprintf("%s is stuck since %s: %s", o, time.UnixMilli(o.UpdateMS).UTC().Format(time.RFC3339), o.Reason))
+		text := fmt.Sprintf("node %d (%s, %s) is down", n.ID, n.Name, n.Addr)
+		if o := byAddr[n.Addr]; o.ID != n.ID {
+			text += fmt.Sprintf("; node %d has its address now: if its disk is lost, node remove %d --force", o.ID, n.ID)
+		} else if left := c.n.cfg.repairAfter() - now.Sub(since); left > 0 {
+			text += fmt.Sprintf("; its replicas are replaced in %s", left.Round(time.Second))
 		}
-	}); err != nil {
-		out.Problems = append(out.Problems, fmt.Sprintf("shards and nodes cannot be changed now: %v", err))
+		list = append(list, placement.Problem{Name: nodeDown(n.ID), Text: text, SinceMS: since.UnixMilli()})
 	}
-	if len(out.Problems) > 500 {
-		out.Problems = append(out.Problems[:500], fmt.Sprintf("%d more problems", len(out.Problems)-500))
-	}
-	return out
+	return list
 }
 
-// shardProblems adds those of shards: without a leader, or with too few voters, or living ones.
-func (c *core) shardProblems(loads *loadTable, out *api.Status, recorded map[string]placement.Problem) {
+// leaderlessMax is how many shards without a leader a status names; the rest are counted.
+const leaderlessMax = 20
+
+// shardProblems names the shards without a leader, and counts those with too few voters, or living ones.
+func (c *core) shardProblems(loads *loadTable, replicas int, recorded map[string]placement.Problem) (list []placement.Problem) {
 	few := map[engine.NodeID]int{}
 	leaderless, small := 0, 0
 	for _, d := range c.view.all() {
-		if len(d.Replicas) < int(out.Replicas) {
+		if len(d.Replicas) < replicas {
 			small++
 		}
-		if c.living(loads, d.Shard) == nil {
-			if leaderless++; leaderless <= 20 {
-				dead := 0
-				for _, r := range d.Replicas {
-					if !c.alive(r.Node) {
-						dead++
-					}
+		dead := 0
+		for _, r := range d.Replicas {
+			if !c.alive(r.Node) {
+				dead++
+			}
+		}
+		if c.living(loads, d.Shard) != nil {
+			for _, r := range d.Replicas {
+				if dead > 0 && !c.alive(r.Node) {
+					few[r.Node]++
 				}
-				name := fmt.Sprintf("shard %d", d.Shard)
-				if d.Shard == shard.MetaShardID {
-					name = "the meta shard"
-				}
-				text := fmt.Sprintf("%s has no leader: %d of its %d replicas are on nodes that are down", name, dead, len(d.Replicas))
-				if p, ok := recorded[noLeader(d.Shard)]; ok {
-					text += ", " + sinceText(time.UnixMilli(p.SinceMS), time.Now())
-				}
-				out.Problems = append(out.Problems, text)
 			}
 			continue
 		}
-		for _, r := range d.Replicas {
-			if !c.alive(r.Node) {
-				few[r.Node]++
+		if leaderless++; leaderless <= leaderlessMax {
+			name := fmt.Sprintf("shard %d", d.Shard)
+			if d.Shard == shard.MetaShardID {
+				name = "the meta shard"
 			}
+			list = append(list, placement.Problem{Name: noLeader(d.Shard), Text: fmt.Sprintf("%s has no leader: %d of its %s on nodes that are down", name, dead,
+				placement.Count(len(d.Replicas), "replica is", "replicas are"))})
 		}
 	}
-	if leaderless > 20 {
-		out.Problems = append(out.Problems, fmt.Sprintf("%d more shards have no leader", leaderless-20))
+	if more := leaderless - leaderlessMax; more > 0 {
+		list = append(list, placement.Problem{Name: "shards/leader", Text: placement.Count(more, "more shard has", "more shards have") + " no leader"})
 	}
 	if small > 0 {
-		out.Problems = append(out.Problems, fmt.Sprintf("%d shards have fewer than %d replicas: more are made as soon as there are nodes for them", small, out.Replicas))
+		list = append(list, placement.Problem{Name: tooFew, Text: fmt.Sprintf("%s fewer than %d replicas: more are made as soon as there are nodes for them",
+			placement.Count(small, "shard has", "shards have"), replicas)})
 	}
-	ids := make([]engine.NodeID, 0, len(few))
-	for id := range few {
-		ids = append(ids, id)
+	for _, id := range slices.Sorted(maps.Keys(few)) {
+		_, since := c.driver.nodeSince(id)
+		p := placement.Problem{Text: fmt.Sprintf("%s a replica on node %d, which is down", placement.Count(few[id], "shard has", "shards have"), id), SinceMS: since.UnixMilli()}
+		if down, ok := recorded[nodeDown(id)]; ok {
+			p.SinceMS = down.SinceMS
+		}
+		list = append(list, p)
 	}
-	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
-	for _, id := range ids {
-		out.Problems = append(out.Problems, fmt.Sprintf("%d shards have a replica on node %d, which is down", few[id], id))
-	}
+	return list
 }
 
 // repairAfter is how long a node may be down before its replicas are replaced.

@@ -58,6 +58,8 @@ func (c *core) servePeer(ctx context.Context, q *incoming) ([]byte, error) {
 		return c.serveLoads(ctx, q.body)
 	case methodSamples:
 		return c.serveSamples(ctx, q.body)
+	case methodRates:
+		return c.serveRates(ctx, q.body)
 	case methodSample:
 		return c.serveSample(ctx, q.body)
 	case methodLearn:

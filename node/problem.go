@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -16,11 +18,43 @@ func nodeDown(id engine.NodeID) string  { return fmt.Sprintf("node/%d/down", id)
 func noLeader(id engine.ShardID) string { return fmt.Sprintf("shard/%d/leader", id) }
 func keyHot(id engine.ShardID) string   { return fmt.Sprintf("shard/%d/hot-key", id) }
 
+// tooFew is the name of the problem that shards have too few replicas.
+const tooFew = "shards/replicas"
+
+// noticed is since when a node has found problems that are not on record, by their names: what only it sees, or what is too young.
+type noticed struct {
+	mu sync.Mutex
+	at map[string]int64 // unix ms
+}
+
+// since fills in since when the problems are there that do not say so, and forgets those that are over.
+func (n *noticed) since(now time.Time, recorded map[string]placement.Problem, list []placement.Problem) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at := make(map[string]int64, len(list))
+	for i := range list {
+		p := &list[i]
+		if p.SinceMS != 0 {
+			continue
+		}
+		since, ok := n.at[p.Name]
+		if !ok {
+			since = now.UnixMilli()
+		}
+		at[p.Name] = since
+		if r, ok := recorded[p.Name]; ok {
+			since = min(since, r.SinceMS)
+		}
+		p.SinceMS = since
+	}
+	n.at = at
+}
+
 // problemPatience is for how many intervals of loadsEvery something must be wrong to be recorded.
 const problemPatience = 2
 
 // noteProblems records what is wrong and was not, and deletes what is over.
-func (d *driver) noteProblems(ctx context.Context, descs []*shard.Descriptor, stuck []string) error {
+func (d *driver) noteProblems(ctx context.Context, descs []*shard.Descriptor, replicas int, stuck []string) error {
 	if d.problems == nil {
 		list, err := d.c.readProblems(ctx)
 		if err != nil {
@@ -31,7 +65,7 @@ func (d *driver) noteProblems(ctx context.Context, descs []*shard.Descriptor, st
 		d.mu.Unlock()
 	}
 	now := time.Now().UnixMilli()
-	list := d.findProblems(descs, stuck)
+	list := d.findProblems(descs, replicas, stuck)
 	d.mu.Lock()
 	record, over := d.problems.Update(now, problemPatience*d.c.n.cfg.loadsEvery().Milliseconds(), list)
 	d.mu.Unlock()
@@ -60,7 +94,7 @@ func (d *driver) noteProblems(ctx context.Context, descs []*shard.Descriptor, st
 }
 
 // findProblems says what is wrong now.
-func (d *driver) findProblems(descs []*shard.Descriptor, stuck []string) []placement.Problem {
+func (d *driver) findProblems(descs []*shard.Descriptor, replicas int, stuck []string) []placement.Problem {
 	c := d.c
 	var list []placement.Problem
 	for _, n := range c.view.nodeList() {
@@ -68,10 +102,17 @@ func (d *driver) findProblems(descs []*shard.Descriptor, stuck []string) []place
 			list = append(list, placement.Problem{Name: nodeDown(n.ID), Text: fmt.Sprintf("node %d (%s, %s) is down", n.ID, n.Name, n.Addr)})
 		}
 	}
+	small := 0
 	for _, desc := range descs {
+		if len(desc.Replicas) < replicas {
+			small++
+		}
 		if c.living(d.table, desc.Shard) == nil && len(list) < placement.ProblemsMax {
 			list = append(list, placement.Problem{Name: noLeader(desc.Shard), Text: fmt.Sprintf("shard %d has no leader", desc.Shard)})
 		}
+	}
+	if small > 0 {
+		list = append(list, placement.Problem{Name: tooFew, Text: placement.Count(small, "shard has", "shards have") + " too few replicas"})
 	}
 	d.mu.Lock()
 	for id, h := range d.shape.hot {
@@ -113,12 +154,26 @@ func sinceText(since, now time.Time) string {
 	return fmt.Sprintf("since %s (%s)", since.UTC().Format(time.RFC3339), now.Sub(since).Round(time.Second))
 }
 
+// withSince is the text of a problem with since when it is there, before what is to be done about it.
+func withSince(p placement.Problem, now time.Time) string {
+	what, then, more := strings.Cut(p.Text, "; ")
+	if !strings.HasSuffix(what, "is down") {
+		what += ","
+	}
+	what += " " + sinceText(time.UnixMilli(p.SinceMS), now)
+	if more {
+		what += "; " + then
+	}
+	return what
+}
+
 // othersOf returns the recorded problems that only a driver can see: hot keys, and what cannot be placed.
-func othersOf(recorded map[string]placement.Problem, now time.Time) (list []string) {
+func othersOf(recorded map[string]placement.Problem) (list []placement.Problem) {
 	for name, p := range recorded {
 		if strings.HasSuffix(name, "/hot-key") || strings.HasPrefix(name, "placement/") {
-			list = append(list, p.Text+", "+sinceText(time.UnixMilli(p.SinceMS), now))
+			list = append(list, p)
 		}
 	}
+	slices.SortFunc(list, func(a, b placement.Problem) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }

@@ -104,7 +104,7 @@ var methodMay = map[string]string{
 	"MethodNodeSet": "admin", "MethodUsers": "admin", "MethodUserSet": "admin", "MethodInspect": "admin", "MethodCut": "admin",
 	"MethodReserve": "node", "MethodStart": "node", "MethodJoin": "node", "MethodCreate": "node",
 	"methodHello": "node", "methodReserve": "node", "methodStart": "node", "methodSync": "node", "methodDrive": "node", "methodLeads": "node",
-	"methodChange": "node", "methodRemove": "node", "methodEvacuate": "node", "methodLearn": "node", "methodSplit": "node", "methodSample": "node", "methodSamples": "node", "methodLoads": "node",
+	"methodChange": "node", "methodRemove": "node", "methodEvacuate": "node", "methodLearn": "node", "methodSplit": "node", "methodSample": "node", "methodSamples": "node", "methodLoads": "node", "methodRates": "node",
 	"methodMerge": "node",
 }
 

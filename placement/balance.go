@@ -474,8 +474,8 @@ func (p *planner) leave() {
 	}
 	for k := range p.s.Nodes {
 		if n := nowhere[int32(k)]; n > 0 {
-			p.plan.Stuck = append(p.plan.Stuck, fmt.Sprintf("%d replicas cannot leave node %d: no other node may take them (nodes that take replicas: %d, in %d zones)",
-				n, p.s.Nodes[k].ID, len(p.takers), p.zoneCount))
+			p.plan.Stuck = append(p.plan.Stuck, fmt.Sprintf("%s cannot leave node %d: no other node may take more (nodes that take replicas: %d, in %s)",
+				Count(n, "replica", ""), p.s.Nodes[k].ID, len(p.takers), Count(p.zoneCount, "zone", "")))
 		}
 	}
 }
@@ -514,7 +514,7 @@ func (p *planner) complete() {
 		}
 	}
 	if few > 0 {
-		p.plan.Stuck = append(p.plan.Stuck, fmt.Sprintf("%d shards have too few replicas, and no node may take one (nodes that take replicas: %d)", few, len(p.takers)))
+		p.plan.Stuck = append(p.plan.Stuck, fmt.Sprintf("%s too few replicas, and no node may take one (nodes that take replicas: %d)", Count(few, "shard has", "shards have"), len(p.takers)))
 	}
 }
 

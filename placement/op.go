@@ -191,6 +191,23 @@ func DecodeOp(b []byte) (Op, error) {
 	return o, nil
 }
 
+// LeftMS estimates how long the operation still takes, from how long it took so far: by bytes where they are known, as shards differ in size,
+// else by steps. 0: there is nothing to go by.
+func (o *Op) LeftMS(now int64) int64 {
+	took := max(now-o.StartMS, 0)
+	switch {
+	case o.State != OpRunning:
+		return 0
+	case o.BytesTotal > 0 && o.BytesDone > 0 && o.BytesDone < o.BytesTotal:
+		return int64(float64(took) * float64(o.BytesTotal-o.BytesDone) / float64(o.BytesDone))
+	case o.BytesTotal > 0 && o.BytesDone == 0 && o.Kind != OpRebalance: // nothing has arrived yet: steps would promise too much
+		return 0
+	case o.Done > 0 && o.Done < o.Total:
+		return int64(float64(took) * float64(o.Total-o.Done) / float64(o.Done))
+	}
+	return 0
+}
+
 // Locks returns the keys that an operation holds while it runs: each by one operation at a time.
 func (o *Op) Locks() [][]byte {
 	switch o.Kind {

@@ -24,6 +24,30 @@ func TestOpRoundTrip(t *testing.T) {
 	}
 }
 
+// The time left goes by bytes where there are any, else by steps.
+func TestOpLeft(t *testing.T) {
+	for i, x := range []struct {
+		op   Op
+		want int64
+	}{
+		{Op{Kind: OpMove, Done: 1, Total: 4, BytesDone: 10, BytesTotal: 1000}, 990_000},
+		{Op{Kind: OpMove, Done: 1, Total: 4, BytesTotal: 1000}, 0},
+		{Op{Kind: OpSplit, Done: 1, Total: 4}, 30_000},
+		{Op{Kind: OpDrain, Done: 900, Total: 1000, BytesDone: 500, BytesTotal: 1000}, 10_000},
+		{Op{Kind: OpRebalance, Done: 3, Total: 4}, 3333},
+		{Op{Kind: OpRebalance}, 0},
+		{Op{Kind: OpMove, Done: 4, Total: 4, BytesDone: 10, BytesTotal: 10}, 0},
+	} {
+		x.op.State, x.op.StartMS = OpRunning, 5000
+		if got := x.op.LeftMS(15_000); got != x.want {
+			t.Errorf("%d: %d ms left, want %d", i, got, x.want)
+		}
+		if x.op.State = OpDone; x.op.LeftMS(15_000) != 0 {
+			t.Errorf("%d: it is over", i)
+		}
+	}
+}
+
 // play carries an operation out on a descriptor, as shard and nodes would, with a driver that forgets everything after each step.
 func play(t *testing.T, o *Op, d *shard.Descriptor, leader engine.NodeID, cancelAt int) (Action, *shard.Descriptor, engine.NodeID) {
 	t.Helper()

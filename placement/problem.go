@@ -16,6 +16,17 @@ type Problem struct {
 	SinceMS int64 // unix
 }
 
+// Count says how many there are: "1 shard", "2 shards". many may be empty if it is one with an s.
+func Count(n int, one, many string) string {
+	switch {
+	case n == 1:
+		return "1 " + one
+	case many == "":
+		many = one + "s"
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // ProblemKey holds a Problem.
 func ProblemKey(name string) []byte { return []byte(PrefixProblem + name) }
 

@@ -206,7 +206,16 @@ func shardTable(w io.Writer, shards []client.Shard) error {
 }
 
 func (a *app) emitShard(s client.Shard) error {
-	return a.emit(toShardJSON(s), func(w io.Writer) error { return shardTable(w, []client.Shard{s}) })
+	return a.emit(toShardJSON(s), func(w io.Writer) error {
+		err := shardTable(w, []client.Shard{s})
+		if l := s.Load; l != nil {
+			fmt.Fprintf(w, "load     %d reads and %d writes per second, %s/s\n", l.Reads, l.Writes, humanBytes(int64(l.Bytes)))
+			if l.HotKey != nil {
+				fmt.Fprintf(w, "hot key  %s takes %d %% of the requests, which no split can help\n", escape.String(l.HotKey), l.HotPercent)
+			}
+		}
+		return err
+	})
 }
 
 func (a *app) shardShowCmd() *cobra.Command {

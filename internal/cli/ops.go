@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,6 +60,9 @@ func (a *app) follow(ctx context.Context, admin client.Admin, o client.Op) error
 	shown := ""
 	progress := func(o *client.Op) {
 		line := fmt.Sprintf("%s: %s, %d of %d", o.What, o.Step, o.Done, o.Total)
+		if o.LeftS > 0 {
+			line += fmt.Sprintf(", about %v left", time.Duration(o.LeftS)*time.Second)
+		}
 		if o.Reason != "" {
 			line += ", " + o.Reason
 		}
@@ -115,7 +119,14 @@ func opTable(w io.Writer, ops []client.Op) error {
 		if _, in, ok := strings.Cut(what, "("); ok {
 			what = strings.TrimSuffix(in, ")")
 		}
-		rows = append(rows, []string{strconv.FormatUint(o.ID, 10), o.State, what, o.Step, progress, humanBytes(int64(o.BytesTotal)), o.Started, note})
+		bytes := humanBytes(int64(o.BytesTotal))
+		if !o.Over() && o.BytesTotal > 0 {
+			bytes = humanBytes(int64(o.BytesDone)) + "/" + bytes
+		}
+		if o.LeftS > 0 {
+			note = strings.TrimSuffix(fmt.Sprintf("about %v left; %s", time.Duration(o.LeftS)*time.Second, note), "; ")
+		}
+		rows = append(rows, []string{strconv.FormatUint(o.ID, 10), o.State, what, o.Step, progress, bytes, o.Started, note})
 	}
 	return table(w, "ID STATE WHAT STEP DONE BYTES STARTED NOTE", rows)
 }

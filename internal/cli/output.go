@@ -49,14 +49,28 @@ type shardJSON struct {
 	Replicas    []client.Replica `json:"replicas"`
 	Keys        int64            `json:"keys"`
 	Bytes       int64            `json:"bytes"`
+	Load        *loadJSON        `json:"load,omitempty"`
+}
+
+// loadJSON is the load of a shard as scripts see it.
+type loadJSON struct {
+	Reads      uint64 `json:"reads_per_s"`
+	Writes     uint64 `json:"writes_per_s"`
+	Bytes      uint64 `json:"bytes_per_s"`
+	HotKey     string `json:"hot_key,omitempty"`
+	HotPercent uint64 `json:"hot_percent,omitempty"`
 }
 
 func toShardJSON(s client.Shard) shardJSON {
 	if s.Replicas == nil {
 		s.Replicas = []client.Replica{}
 	}
-	return shardJSON{ID: s.ID, Start: escape.String(s.Start), End: escape.String(s.End), Version: s.Version, ConfVersion: s.ConfVersion,
+	out := shardJSON{ID: s.ID, Start: escape.String(s.Start), End: escape.String(s.End), Version: s.Version, ConfVersion: s.ConfVersion,
 		Leader: s.Leader, Replicas: s.Replicas, Keys: s.Keys, Bytes: s.Bytes}
+	if l := s.Load; l != nil {
+		out.Load = &loadJSON{Reads: l.Reads, Writes: l.Writes, Bytes: l.Bytes, HotKey: escape.String(l.HotKey), HotPercent: l.HotPercent}
+	}
+	return out
 }
 
 // shorten cuts long text for a table.

@@ -294,6 +294,9 @@ func toShard(s *api.ShardInfo) client.Shard {
 		}
 		out.Replicas = append(out.Replicas, client.Replica{Node: uint64(rep.Node), Replica: uint64(rep.Replica), Role: role})
 	}
+	if x := s.Rates; x != nil {
+		out.Load = &client.Load{Reads: x.Reads, Writes: x.Writes, Bytes: x.Bytes, HotKey: x.HotKey, HotPercent: x.HotPercent}
+	}
 	return out
 }
 

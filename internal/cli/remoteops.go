@@ -118,8 +118,8 @@ func toOp(b []byte) (client.Op, error) {
 	out := client.Op{ID: o.ID, Kind: o.Kind.String(), State: o.State.String(), What: o.String(), Why: o.Why, Parent: o.Parent, Shard: uint64(o.Shard),
 		From: uint64(o.From), To: uint64(o.To), Step: o.Step, Done: o.Done, Total: o.Total, BytesDone: o.BytesDone, BytesTotal: o.BytesTotal,
 		Started: when(o.StartMS), Updated: when(o.UpdateMS), Ended: when(o.EndMS), Cancel: o.Cancel, Reason: o.Reason, Error: o.Error}
-	if o.State == placement.OpRunning && o.Done > 0 && o.Total > o.Done {
-		out.LeftS = (time.Now().UnixMilli() - o.StartMS) * int64(o.Total-o.Done) / int64(o.Done) / 1000
+	if left := o.LeftMS(time.Now().UnixMilli()); left > 0 {
+		out.LeftS = max(1, left/1000)
 	}
 	return out, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -56,7 +57,7 @@ func (r *remote) Status(ctx context.Context) (client.Status, error) {
 		st.Operations.Running = int(said.Running)
 		st.Problems = append([]string{}, said.Problems...)
 		if st.Shards.Unavailable > 0 && len(st.Problems) == 0 {
-			st.Problems = append(st.Problems, fmt.Sprintf("%d shards are unavailable", st.Shards.Unavailable))
+			st.Problems = append(st.Problems, placement.Count(st.Shards.Unavailable, "shard is", "shards are")+" unavailable")
 		}
 	}
 	return st, nil
@@ -105,9 +106,9 @@ func countShards(st *client.Status, shards []client.Shard, alive map[uint64]bool
 		}
 	}
 	if n := st.Shards.Unavailable - problemsMax; n > 0 {
-		st.Problems = append(st.Problems, fmt.Sprintf("%d more shards are unavailable", n))
+		st.Problems = append(st.Problems, placement.Count(n, "more shard is", "more shards are")+" unavailable")
 	}
 	if st.Shards.UnderReplicated > 0 {
-		st.Problems = append(st.Problems, fmt.Sprintf("%d shards have fewer live replicas than they should", st.Shards.UnderReplicated))
+		st.Problems = append(st.Problems, placement.Count(st.Shards.UnderReplicated, "shard has", "shards have")+" too few live replicas")
 	}
 }

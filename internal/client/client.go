@@ -113,6 +113,15 @@ type Shard struct {
 	Leader      uint64 // node, 0: none
 	Replicas    []Replica
 	Keys, Bytes int64 // estimates
+	Load        *Load // of one shard that was asked for, if its leader told; else nil
+}
+
+// Load is what is asked of a shard per second, smoothed over some 20 s.
+type Load struct {
+	Reads, Writes, Bytes uint64
+	// HotKey takes HotPercent of the requests, so that no split can help; nil: there is none.
+	HotKey     []byte
+	HotPercent uint64
 }
 
 // Replica is one copy of a shard.

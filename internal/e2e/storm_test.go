@@ -14,14 +14,11 @@ import (
 )
 
 // TestStorm reshapes a cluster at random, under a load whose outcome is judged, while nodes are killed and stand still: splits, merges, moves,
-// transfers, drains. Half a minute, or ten with KILORAFT_E2E=full. The seed repeats what is tried, not the timing: these are real processes.
+// transfers, drains. Half a minute, or ten with KILORAFT_E2E=full, or the seconds in KILORAFT_E2E_STORM_S. The seed repeats what is tried, not the timing: these are real processes.
 func TestStorm(t *testing.T) {
 	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 3))
-	duration := 30 * time.Second
-	if full {
-		duration = 10 * time.Minute
-	}
+	duration := time.Duration(size(t, "KILORAFT_E2E_STORM_S", 30, 600)) * time.Second
 	c := start(t, 4, "--auto-balance=false", "--auto-balance-leaders=false", "--store-log-segment-size", "1MiB", "--store-log-keep-size", "32KiB")
 	c.init(8)
 	a := newAudit(c, 3)

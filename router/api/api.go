@@ -215,6 +215,17 @@ type ShardInfo struct {
 	Leader     engine.NodeID // 0: none known
 	Keys       uint64
 	Bytes      uint64
+	Rates      *Rates // if one shard was named and its leader told; else nil
+}
+
+// Rates are what is asked of a shard per second, smoothed over some 20 s.
+type Rates struct {
+	Reads  uint64
+	Writes uint64
+	Bytes  uint64 // read and written
+	// HotKey takes HotPercent of the requests, so that no split can help; nil: there is none.
+	HotKey     []byte
+	HotPercent uint64
 }
 
 // TransferRequest asks for leadership to move.

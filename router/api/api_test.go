@@ -26,7 +26,7 @@ func samples() []Body {
 		&ReplicasRequest{From: 1, Limit: 2, Shards: []engine.ShardID{3, 4}},
 		&ReplicasPage{Replicas: []ReplicaStatus{{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, true, "p"}}, More: true, Next: 9},
 		&ShardsRequest{From: []byte("q"), Limit: 9, Shards: []engine.ShardID{1}, Meta: true},
-		&ShardsPage{Shards: []ShardInfo{{Descriptor: d, Leader: 1, Keys: 2, Bytes: 3}}, More: true, Next: []byte("n")},
+		&ShardsPage{Shards: []ShardInfo{{Descriptor: d, Leader: 1, Keys: 2, Bytes: 3}, {Descriptor: d, Leader: 1, Rates: &Rates{Reads: 1, Writes: 2, Bytes: 3, HotKey: []byte("h"), HotPercent: 4}}}, More: true, Next: []byte("n")},
 		&TransferRequest{Shard: 1, To: 2}, &ChecksumRequest{Shard: 3},
 		&Checksum{Applied: engine.LogID{Term: 1, Index: 2}, Items: 3, Bytes: 4, Checksum: 5},
 		&InitRequest{Shards: 10, Replicas: 3}, &InitAnswer{ClusterID: id, Already: true, Nodes: 3, Shards: 4},

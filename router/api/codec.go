@@ -252,14 +252,27 @@ func (p *ShardsPage) read(r *mp.Reader) {
 }
 
 func (s *ShardInfo) append(b []byte) []byte {
-	b = mp.AppendUint(shard.AppendDescriptor(fields(b, 4), &s.Descriptor), uint64(s.Leader))
-	return mp.AppendUint(mp.AppendUint(b, s.Keys), s.Bytes)
+	n := 4
+	if s.Rates != nil {
+		n = 9
+	}
+	b = mp.AppendUint(shard.AppendDescriptor(fields(b, n), &s.Descriptor), uint64(s.Leader))
+	b = mp.AppendUint(mp.AppendUint(b, s.Keys), s.Bytes)
+	if x := s.Rates; x != nil {
+		b = mp.AppendUint(mp.AppendUint(mp.AppendUint(b, x.Reads), x.Writes), x.Bytes)
+		b = mp.AppendUint(mp.AppendBin(b, x.HotKey), x.HotPercent)
+	}
+	return b
 }
 
 func readShardInfo(r *mp.Reader) (s ShardInfo) {
 	extra := r.ArrayMin(4)
 	s.Descriptor = shard.ReadDescriptor(r)
 	s.Leader, s.Keys, s.Bytes = engine.NodeID(r.Uint()), r.Uint(), r.Uint()
+	if extra >= 5 {
+		s.Rates = &Rates{Reads: r.Uint(), Writes: r.Uint(), Bytes: r.Uint(), HotKey: readKey(r), HotPercent: r.Uint()}
+		extra -= 5
+	}
 	r.Skip(extra)
 	return s
 }
