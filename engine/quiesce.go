@@ -90,7 +90,10 @@ func (e *Engine) fallAsleep(m *Heartbeat) bool {
 	if !ok || !k.Up {
 		return false
 	}
-	e.grant.asleep, e.grant.sentAt = true, m.SentAt
+	if !e.grant.asleep || m.SentAt > e.grant.sentAt {
+		e.grant.sentAt = m.SentAt // an older offer that comes late takes back nothing that a newer one was promised
+	}
+	e.grant.asleep = true
 	e.grant.incarnation, e.grant.epoch = k.Incarnation, k.PromiseEpoch
 	e.quiesced = true
 	e.slim()

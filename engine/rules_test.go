@@ -143,6 +143,28 @@ func TestRuleHealedLinkRevivesNoPromise(t *testing.T) {
 	}
 }
 
+// Engine2: a follower has promised to sleep, and messages that the leader sent before its offer come late, an older offer among them. What it has
+// promised by link stands: its leader sleeps, and reads by that.
+func TestRuleLateOffersTakeNoPromiseBack(t *testing.T) {
+	for _, late := range [][]string{
+		{"heartbeat at=40 from=1 vote=2:1! commit=1.4 round=3 sent=110"},
+		{"heartbeat at=40 from=1 vote=2:1! commit=1.4 sent=90 quiesce last=1.4", "heartbeat at=41 from=1 vote=2:1! commit=1.4 round=3 sent=110"},
+		{"heartbeat at=40 from=1 vote=2:1! commit=1.4 sent=90 quiesce last=1.4", "append-request at=41 from=1 vote=2:1! prev=1.4 commit=1.4 stream=1 seq=2 sent=110"},
+	} {
+		s := &script{}
+		play(t, s, follower3+"vote=2:1! runs=1.2-4 committed=1.4", "tick at=10", "applied id=1.4", "link node=1 up inc=5 promised=9000 pe=1",
+			"append-request at=20 from=1 vote=2:1! prev=1.4 commit=1.4 stream=1 seq=1 sent=80")
+		want(t, play(t, s, "heartbeat at=31 from=1 vote=2:1! commit=1.4 sent=120 quiesce last=1.4"), "Respond to=n1 heartbeat{vote=2:1! round=0 sent=120 promise=1000 asleep=true")
+		play(t, s, late...)
+		if out := play(t, s, "vote-request at=8000 from=3 vote=3:3 last=1.4"); causes(out, "SaveVote") {
+			t.Errorf("after %q it votes for another, though it sleeps for its leader until 9000: %q", late, out)
+		}
+		// A message that the leader sent later ends it.
+		play(t, s, "heartbeat at=8001 from=1 vote=2:1! commit=1.4 round=4 sent=130")
+		want(t, play(t, s, "vote-request at=9002 from=3 vote=3:3 last=1.4"), "SaveVote vote=3:3")
+	}
+}
+
 // Engine2: a voter that was restarted gives no vote, its own included, until the promises that it has forgotten are over.
 func TestRuleStartLease(t *testing.T) {
 	s := &script{}
