@@ -63,6 +63,7 @@ var mutants = []mutant{
 	{name: "stuck-lane-looks-healthy", rule: "Live1", file: "scheduler/liveness.go", old: "p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax", new: "p.attested = stallMax > 0", pkg: "./scheduler", run: "TestStuckNode"},
 	{name: "sleeps-without-all-committed", rule: "Live2", file: "engine/quiesce.go", old: "e.log.last() != m.Last || e.committed != m.Last || e.verified", new: "e.log.last() != m.Last || e.verified", pkg: "./engine", run: engineAll},
 	{name: "sleeps-before-all-have-accepted", rule: "Live2", file: "engine/quiesce.go", old: "!g.asleep && e.linkUp(g.peer) {", new: "!g.asleep && false {", pkg: "./engine", run: engineAll},
+	{name: "late-offer-takes-a-promise-back", rule: "Engine2", file: "engine/quiesce.go", old: "if !e.grant.asleep || m.SentAt > e.grant.sentAt {", new: "if true {", pkg: "./engine", run: engineAll},
 	{name: "sleeps-without-a-quorum", rule: "Live3", file: "engine/quiesce.go", old: "if e.quiesced && !e.quorumOf(func(f *follower) bool { return f.asleep }) {", new: "if false {", pkg: "./engine", run: engineAll},
 	{name: "returning-node-is-not-woken", rule: "Live3", file: "engine/quiesce.go", old: "if e.quiesced && (!f.asleep || f.incarnation != m.Incarnation) {", new: "if false {", pkg: "./engine", run: engineAll},
 	{name: "no-doubt-when-provoked", rule: "Live4", file: "engine/quiesce.go", old: "if e.lead == nil {\n\t\te.doubtLeader()", new: "if false {\n\t\te.doubtLeader()", pkg: "./engine", run: engineAll},
