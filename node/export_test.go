@@ -35,6 +35,13 @@ func SetSyncEvery(cfg *Config, d time.Duration) { cfg.syncEvery = d }
 // SetHTTPWriteMax changes how long a client of the HTTP door may take to take an answer.
 func SetHTTPWriteMax(cfg *Config, d time.Duration) { cfg.httpWriteMax = d }
 
+// FillClientSlots takes all places for requests of clients that may wait.
+func (n *Node) FillClientSlots() {
+	for range slowMax {
+		n.slots[1] <- struct{}{}
+	}
+}
+
 // SetUnobserved leaves it to the test to take samples, see Observe.
 func SetUnobserved(cfg *Config) { cfg.unobserved = true }
 

@@ -41,8 +41,8 @@ type Node struct {
 	client  *router.Client
 	http    *httpServer
 	redis   *redisServer
-	slots   chan struct{} // one per goroutine of slow
-	synced  atomic.Bool   // has read meta since it started
+	slots   [2]chan struct{} // one place per goroutine of slow: for nodes, and for clients
+	synced  atomic.Bool      // has read meta since it started
 	core    atomic.Pointer[core]
 	failure atomic.Pointer[string] // why the node cannot go on
 
@@ -71,7 +71,10 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), slots: make(chan struct{}, slowMax), closed: make(chan struct{})}
+	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), closed: make(chan struct{})}
+	for i := range n.slots {
+		n.slots[i] = make(chan struct{}, slowMax)
+	}
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := n.open(); err != nil {
 		n.shutdown(context.Background(), false)

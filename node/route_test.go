@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/router"
 	"github.com/kiloraft/kiloraft/router/api"
@@ -121,5 +122,25 @@ func TestForward(t *testing.T) {
 		if _, err := ask(t, conn, api.MethodWrite, flags, body); !errors.As(err, &e) || e.Leader != s.Leader || e.Addr == "" {
 			t.Errorf("flags %d: %v", flags, err)
 		}
+	}
+}
+
+// TestClientsTakeNoPlacesOfNodes: when so many requests of clients wait that no more is taken of them, what another node asks is answered.
+func TestClientsTakeNoPlacesOfNodes(t *testing.T) {
+	c := nodetest.Start(t, 2, nodetest.Options{})
+	c.Init(0, 1, 2)
+	conn, err := transport.DialClient(t.Context(), c.Addrs()[0], transport.ClientConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	c.Node(0).FillClientSlots()
+	if _, err := ask(t, conn, api.MethodOps, 0, (&api.OpsRequest{}).Append(nil)); !errors.Is(err, shard.ErrOverloaded) {
+		t.Errorf("a client: %v", err)
+	}
+	var m node.HeatMap
+	getJSON(t, c, 1, "/api/heat", &m)
+	if len(m.Missing) != 0 {
+		t.Errorf("missing %q", m.Missing)
 	}
 }

@@ -40,8 +40,9 @@ type incoming struct {
 	body     []byte
 	reply    reply
 	// Who asks, if it came from outside: nil for what this node asks itself.
-	id   *auth.Identity
-	from string // for the audit log
+	id     *auth.Identity
+	client bool   // and not a peer
+	from   string // for the audit log
 }
 
 func (q *incoming) forwarded() bool { return q.flags&transport.FlagForwarded != 0 }
@@ -77,19 +78,24 @@ func (n *Node) serve(q incoming) {
 	}
 }
 
-// slowMax bounds the goroutines that serve what may wait.
+// slowMax bounds the goroutines that serve what may wait, those for nodes and those for clients: while the meta shard cannot be read clients' wait,
+// and must not take the places of what nodes ask of each other.
 const slowMax = 4096
 
 // slow serves q on a goroutine of its own, which ends with the request's deadline.
 func (n *Node) slow(q incoming, f func(ctx context.Context, q *incoming) ([]byte, error)) {
+	slots := n.slots[0]
+	if q.client {
+		slots = n.slots[1]
+	}
 	select {
-	case n.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		q.reply.err(shard.ErrOverloaded)
 		return
 	}
 	if !n.spawn(func() {
-		defer func() { <-n.slots }()
+		defer func() { <-slots }()
 		ctx, cancel := n.deadline(q.deadline)
 		defer cancel()
 		body, err := f(ctx, &q)
@@ -99,7 +105,7 @@ func (n *Node) slow(q incoming, f func(ctx context.Context, q *incoming) ([]byte
 		}
 		q.reply(uint16(shard.StatusOK), body)
 	}) {
-		<-n.slots
+		<-slots
 		q.reply.err(&shard.UnavailableError{Reason: "the node is stopping"})
 	}
 }
@@ -309,12 +315,11 @@ func (h handler) Request(req transport.Request) {
 		q.reply.err(shard.ErrDenied)
 		return
 	}
-	q.id = id
-	if auditedMethod(q.method) {
-		if from := req.From(); from.Client {
-			q.from = from.Addr.String()
-			h.n.sec.audited(&q)
-		}
+	from := req.From()
+	q.id, q.client = id, from.Client
+	if auditedMethod(q.method) && q.client {
+		q.from = from.Addr.String()
+		h.n.sec.audited(&q)
 	}
 	if err := h.n.sec.admit(&q); err != nil {
 		q.reply.err(err)
