@@ -158,6 +158,16 @@ func (e *Engine) handleCampaign() {
 	e.campaign()
 }
 
+// handleLead takes office in the term that the replica was born in, if nothing has happened to it since. It need not wait until its vote is
+// durable: no later life is sent Lead, and none campaigns in that term.
+func (e *Engine) handleLead() {
+	if e.role != RoleFollower || e.race != nil || e.vote != (Vote{Term: e.applied.Term}) || e.log.last() != e.applied || e.bound() {
+		return
+	}
+	e.vote.Peer = e.cfg.Self
+	e.becomeLeader()
+}
+
 // handleTimeoutNow campaigns at once, without a pre-vote: the leader has ordered it, and the request names its vote, which breaks
 // exactly the promises that were given to it (rule Engine2).
 func (e *Engine) handleTimeoutNow(m *TimeoutNow) {

@@ -37,6 +37,10 @@ type TransferLeader struct {
 // Campaign asks a follower to start an election (with pre-vote) now: the designated first leader of a new shard.
 type Campaign struct{}
 
+// Lead makes a newborn replica the leader of the term in which it was born, without an election: the split that made it says who leads
+// then, and nobody else ever campaigns in that term. Whoever sends it vouches that no other life of any replica of the shard is sent one.
+type Lead struct{}
+
 // Resign asks a leader to give up office, as when its disk stalls or its clock runs ahead. It tells its followers.
 type Resign struct{}
 
@@ -224,6 +228,7 @@ func (*ChangeMembership) event()  {}
 func (*ReadIndex) event()         {}
 func (*TransferLeader) event()    {}
 func (*Campaign) event()          {}
+func (*Lead) event()              {}
 func (*Resign) event()            {}
 func (*Tick) event()              {}
 func (*Flushed) event()           {}

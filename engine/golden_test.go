@@ -163,6 +163,8 @@ func (s *script) event(kind string) Event {
 		return &ChangeMembership{Token: s.num("token"), Target: *s.membership()}
 	case "transfer":
 		return &TransferLeader{Token: s.num("token"), To: peer(int(s.num("to")))}
+	case "lead":
+		return &Lead{}
 	case "campaign":
 		return &Campaign{}
 	case "resign":

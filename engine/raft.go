@@ -65,8 +65,8 @@ func New(cfg Config, rec Recovered) *Engine {
 	}
 	e.io.work = &idle
 	e.recoverCursors(rec)
-	if rec.Vote.Term == 0 && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
-		e.cfg.LeaseStart = 0 // it never held a vote or an entry, so it promised nothing (rule Engine2)
+	if rec.Vote.Term <= 1 && rec.Vote.Peer == (Peer{}) && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
+		e.cfg.LeaseStart = 0 // it never gave a vote or held an entry, so it promised nothing (rule Engine2)
 	}
 	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) && rec.Vote.Peer == cfg.Self {
 		// It promised nothing to anybody else. The last voter of a shrunken shard may have, to a leader that was to leave.
@@ -168,6 +168,8 @@ func (e *Engine) dispatch(ev Event) {
 		e.handleWake()
 	case *Campaign:
 		e.handleCampaign()
+	case *Lead:
+		e.handleLead()
 	case *Resign:
 		e.handleResign()
 	case *ChangeMembership:

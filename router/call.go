@@ -320,7 +320,7 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 			k.pause(0, err)
 		}
 	case errors.As(err, &moved):
-		k.moved(moved)
+		k.moved(node, moved)
 	case errors.Is(err, shard.ErrShardNotFound):
 		m.ForgetLeader(id, node)
 		k.askAgain(err)
@@ -346,9 +346,12 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 	}
 }
 
-// moved: the shard does not own the key any more, or not all of them.
-func (k *call) moved(e *shard.MovedError) {
+// moved: the shard does not own the key any more, or not all of them. Who leads a shard leads at first what is split off it.
+func (k *call) moved(node engine.NodeID, e *shard.MovedError) {
 	news := k.c.m.Update(e.Descriptors...)
+	for i := range e.Descriptors {
+		k.c.m.HintLeader(e.Descriptors[i].Shard, node)
+	}
 	k.mu.Lock()
 	unknown := k.unknown
 	route, ok := k.route()

@@ -163,7 +163,7 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 		done(err)
 		return
 	}
-	r, err := l.initialise(old, rec, m)
+	r, err := l.initialise(old, rec, m, 0)
 	if err != nil {
 		done(err)
 		return

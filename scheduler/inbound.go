@@ -23,6 +23,7 @@ func (l *Lane) receive(f *frame) {
 			continue
 		}
 		l.count.received++
+		l.bearUnborn()
 		r := l.addressee(f.from, m)
 		if r == nil {
 			if m.Kind == wire.KindHeartbeat {

@@ -40,6 +40,7 @@ type Lane struct {
 	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
 	votes     map[store.Key]engine.Vote
 	mergers   []*replica // that are L in a merge
+	unborn    []*birth   // splits that were just applied, whose children are not made yet
 	timers    timers
 	sweeps    []sweep
 	dirtyList []*replica     // with something applied that no checkpoint holds
@@ -62,6 +63,7 @@ type Lane struct {
 	batches batchQueue
 
 	// What waits for the log to be durable: see afterSync.
+	submitNew              []func()
 	syncNew                []func(*Lane)
 	syncWaits              []syncWait
 	lastBatch, syncedBatch uint64
@@ -164,6 +166,7 @@ var (
 	tickEvent   = &engine.Tick{}
 	wakeEvent   = &engine.Wake{}
 	resignEvent = &engine.Resign{}
+	leadEvent   = &engine.Lead{}
 )
 
 // feed hands ev to the engine of r and runs what comes out. What applying leads to follows when all commands of the

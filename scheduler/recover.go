@@ -128,14 +128,15 @@ func (l *Lane) recoverReplica(rec *state.Record, rl *raftlog.ReplicaLog) error {
 		return fmt.Errorf("shard %d: the state has applied entry %d, but the raft log was purged up to %d: the state is older than the log (a restored copy?)",
 			rec.Shard, rec.Applied.Index, rl.Purged.Index)
 	case rl == nil:
-		l.log.Init(rec.Key, engine.Vote{}, rec.Applied)
+		out.Vote = bornIn(rec.Applied.Term, engine.Vote{})
+		l.log.Init(rec.Key, out.Vote, rec.Applied)
 	case !rl.Chains(rec.Applied):
 		l.log.Adopt(rec.Key)
-		l.log.Init(rec.Key, rl.Vote, rec.Applied)
-		out.Vote = rl.Vote
+		out.Vote = bornIn(rec.Applied.Term, rl.Vote)
+		l.log.Init(rec.Key, out.Vote, rec.Applied)
 	default:
 		l.log.Adopt(rec.Key)
-		out.Vote, out.Purged, out.Runs, out.Committed = rl.Vote, rl.Purged, rl.Runs, rl.Committed
+		out.Vote, out.Purged, out.Runs, out.Committed = bornIn(rec.Applied.Term, rl.Vote), rl.Purged, rl.Runs, rl.Committed
 		specials, err := rl.Specials()
 		if err == nil {
 			err = addSpecials(&out, specials)
@@ -224,8 +225,8 @@ func (l *Lane) takeOrphan(key store.Key) *orphan {
 }
 
 // replaying tells whether r may be the parent of an orphan, of which it has not replayed the birth yet: then neither a snapshot nor a
-// removal may come in between, or the child would be silent for ever (rule Log7). What split it is committed in its log, durably, since
-// before the child was made (rule Split1). A Merge that it meets before was not applied in the former life, so nothing behind that was.
+// removal may come in between, or the child would be silent for ever (rule Log7). That the split is committed is in its log before, or with,
+// anything of the child (rule Split1). A Merge that it meets before was not applied in the former life, so nothing behind that was.
 func (l *Lane) replaying(r *replica) bool {
 	return l.s.orphans.Load() > 0 && r.machine != nil && !r.stopped && r.merge == nil && r.machine.Applied().Index < r.replayTo
 }

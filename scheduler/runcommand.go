@@ -229,7 +229,7 @@ func (l *Lane) queueCommit(r *replica, c *engine.Command) {
 		}
 		l.commits = append(l.commits, r)
 	}
-	if r.birth != nil { // the keys have no leader until the followers know
+	if r.birth != nil && r.birth.parent == r { // who follows makes the children when it knows
 		l.commitAt = l.now
 	}
 }

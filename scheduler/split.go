@@ -15,20 +15,32 @@ import (
 
 // A split on one node (rules Split1 to Split4):
 //
-//	apply in P's lane ─► committed(P, split) synced ─► children made, each in its own lane ─► split checkpoint ─► settled
-//	      │                                                     │
-//	      └ P's overlay is frozen                               └ they answer and campaign from here on
+//	apply in P's lane ─► children made, each in its own lane ─► committed(P, split) synced ─► split checkpoint ─► settled
+//	      │                  │
+//	      └ P's overlay      └ they take part from here on; on the node of P's leader they lead
+//	        is frozen
+//
+// The children are made in the turn that applies the split, after which nothing of P or of them has been handed to the log or to a peer:
+// committed(P, split) is in the log before or with anything of theirs, so whatever they say after a sync of their own is said after its.
+//
+// Their first leader is not elected. The process that leads P in the term of the split entry has proposed that entry, and no other life of
+// any replica of P ever leads in that term (rule Engine1): its replicas of the children lead in the term that they all were born in, in which
+// nobody campaigns, for all start in it. So a replay of P, and a later leader of P that commits an inherited split, elect. What
+// applies the split later than its leader finds it in office.
 //
 // From apply to settled, P and the children lie upon P's record and frozen overlay, and neither a cut, a link, a removal nor
-// another barrier entry of any of them gets through (replica.birth). The split checkpoint is written as soon as all children are
-// made: nobody needs to drive it. A crash before it is repaired by replaying P, whose log is kept until then.
+// another barrier entry of any of them gets through (replica.birth). The split checkpoint is written a little later, or as soon as
+// somebody waits for it. A crash before it is repaired by replaying P, whose log is kept until then.
 
 const (
-	// splitCampaignDelay is how long the node of the parent's leader waits before its children campaign: the followers apply the split a
-	// little later, and would be made by the candidates' messages before.
+	// splitCampaignDelay is how long a leader of P that may not appoint its children waits before they campaign: the followers apply the
+	// split a little later, and would be made by the candidates' messages before.
 	splitCampaignDelay = engine.Duration(10e6)
-	// splitFallback is when the parent's leader has the children campaign that have no leader yet.
+	// splitFallback is when P's leader has the children campaign that have no leader yet.
 	splitFallback = engine.Duration(150e6)
+	// splitCheckpointDelay is how long the split checkpoint waits for those who do not wait for it: its flush would hold up the first
+	// syncs of the children, which their clients wait for, here and on the other nodes.
+	splitCheckpointDelay = engine.Duration(250e6)
 )
 
 // FaultHook, for tests in one process, is called at labelled steps of splits, merges, membership changes, snapshots and removals. It must be
@@ -52,7 +64,10 @@ type birth struct {
 	plan    *shard.Birth
 	at      engine.LogID
 	leads   bool // the parent led when it applied the split
-	waiting int  // children whose lanes have not answered
+	appoint bool // and that in the term of the entry: the children lead here, without an election
+	waiting int  // children whose lanes have not answered, and the sync
+	hurry   bool // somebody waits for the split checkpoint
+	queued  bool // it is
 	changes []state.Change
 	born    []*replica
 }
@@ -93,7 +108,9 @@ func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
 		return
 	}
 	l.step(id, "split: propose")
-	l.propose(r, shard.AppendSplitEntry(nil, l.wall, sp), done)
+	led := *sp
+	led.Leader = l.s.cfg.Node
+	l.propose(r, shard.AppendSplitEntry(nil, l.wall, &led), done)
 }
 
 // SampleSplitKeys finds keys that cut a shard of this node into parts of about the same size, by sampling: fewer if it holds too little. What
@@ -219,14 +236,16 @@ func (l *Lane) settling(r *replica) bool {
 // whenSettled calls f when that is over, or at once.
 func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
 	if l.settling(r) {
+		l.hurryBirth(r)
 		r.ckpt.after = append(r.ckpt.after, f)
 		return
 	}
 	f(l)
 }
 
-// expedite has the cut of r written although somebody holds it: a snapshot that streams is abandoned (rule State3).
+// expedite has the cut of r written although somebody holds it: a snapshot that streams is abandoned (rule State3); or the split checkpoint.
 func (l *Lane) expedite(r *replica) {
+	l.hurryBirth(r)
 	c := &r.ckpt
 	if c.cut != nil && !c.queued {
 		l.abandonSnapshots(r)
@@ -239,6 +258,7 @@ func (l *Lane) expedite(r *replica) {
 // splitApplied starts the birth of the children.
 func (l *Lane) splitApplied(r *replica, id engine.LogID, plan *shard.Birth) {
 	b := &birth{parent: r, plan: plan, at: id, leads: r.eng.IsLeader(), changes: []state.Change{plan.Parent}}
+	b.appoint = b.leads && plan.Leader == l.s.cfg.Node && r.eng.Status().Vote.Term == id.Term
 	r.birth = b
 	l.s.metrics.Splits.Add(1)
 	l.step(r.key.Shard, "split: applied")
@@ -250,12 +270,28 @@ func (l *Lane) splitApplied(r *replica, id engine.LogID, plan *shard.Birth) {
 		events = append(events, DescriptorEvent{Shard: d.Shard, Replica: plan.Children[i].Record.Replica, Descriptor: d})
 	}
 	l.announceAll(events)
-	l.afterSync(func(l *Lane) { l.bear(b) })
+	l.unborn = append(l.unborn, b)
 }
 
-// bear has the children made, now that committed(P, split) is durable (rule Split1).
+// bearUnborn makes the children of the splits that were just applied. It is called between events, before the next message is looked
+// at, which may be of a child's leader, and before the turn's log batch and frames are handed out.
+func (l *Lane) bearUnborn() {
+	for len(l.unborn) > 0 {
+		b := l.unborn[0]
+		l.unborn = l.unborn[1:]
+		l.sendCommits() // the followers hear of the split before they hear from the children, and make theirs meanwhile
+		l.sendAll()
+		l.bear(b)
+	}
+}
+
+// bear has the children made, and the split checkpoint written after all are and committed(P, split) is durable (rule Split1).
 func (l *Lane) bear(b *birth) {
-	l.step(b.parent.key.Shard, "split: synced")
+	b.waiting = 1
+	l.afterSync(func(l *Lane) {
+		l.step(b.parent.key.Shard, "split: synced")
+		l.birthAnswered(b)
+	})
 	byLane := make([][]int, len(l.s.lanes))
 	for i := range b.plan.Children {
 		if rec := &b.plan.Children[i].Record; rec.Replica != 0 {
@@ -264,22 +300,18 @@ func (l *Lane) bear(b *birth) {
 			b.waiting++
 		}
 	}
-	if b.waiting == 0 {
-		l.writeBirth(b)
-		return
-	}
 	for at, list := range byLane {
 		switch {
 		case len(list) == 0:
 		case at == l.id:
 			l.bearHere(b, list)
-		default:
-			l.s.lanes[at].box.putCall(func(l *Lane) { l.bearHere(b, list) })
+		default: // what it hands to the log comes behind this turn's batch
+			l.afterSubmit(func() { l.s.lanes[at].box.putCall(func(l *Lane) { l.bearHere(b, list) }) })
 		}
 	}
 }
 
-// bearHere makes the children that belong to this lane.
+// bearHere makes the children that belong to this lane. If P leads here and they may not be appointed, they campaign.
 func (l *Lane) bearHere(b *birth, list []int) {
 	for _, i := range list {
 		l.bearChild(b, i)
@@ -287,13 +319,17 @@ func (l *Lane) bearHere(b *birth, list []int) {
 	if !b.leads {
 		return
 	}
-	l.later(splitFallback, func(l *Lane) {
+	campaign := func(l *Lane) {
 		for _, i := range list {
 			if r := l.byShard[b.plan.Children[i].Record.Shard]; r != nil && r.machine != nil && r.eng.Leader() == (engine.Peer{}) {
 				l.feed(r, &engine.Campaign{})
 			}
 		}
-	})
+	}
+	if !b.appoint {
+		l.later(splitCampaignDelay, campaign)
+	}
+	l.later(splitFallback, campaign)
 }
 
 // bearChild makes one child, unless it exists or was removed (rule Split3): then its half of the data is garbage.
@@ -314,7 +350,7 @@ func (l *Lane) bearChild(b *birth, i int) {
 		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))
 		return
 	}
-	r, err := l.initialise(old, &c.Record, m)
+	r, err := l.initialise(old, &c.Record, m, c.Record.Applied.Term)
 	if err != nil {
 		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))
 		return
@@ -323,54 +359,64 @@ func (l *Lane) bearChild(b *birth, i int) {
 	l.step(key.Shard, "split: child made")
 	l.answerBirth(b, i, r)
 	l.feed(r, tickEvent)
-	switch node := l.designated(c.Desc); {
-	case node == l.s.cfg.Node && !b.leads, b.leads && node != l.s.cfg.Node && !l.s.live.up(node):
-		l.feed(r, &engine.Campaign{})
-	case node == l.s.cfg.Node:
-		l.later(splitCampaignDelay, func(l *Lane) {
-			if r.eng.Leader() == (engine.Peer{}) {
-				l.feed(r, &engine.Campaign{})
-			}
-		})
+	if b.appoint {
+		l.feed(r, leadEvent)
 	}
-}
-
-// designated names the node whose replica should lead a child first: spread over the voters by a hash.
-func (l *Lane) designated(d *shard.Descriptor) engine.NodeID {
-	var voters []engine.NodeID
-	for _, r := range d.Replicas {
-		if r.Role == shard.RoleVoter {
-			voters = append(voters, r.Node)
-		}
-	}
-	if len(voters) == 0 {
-		return 0
-	}
-	return voters[(uint64(d.Shard)*0x9e3779b97f4a7c15>>32)%uint64(len(voters))]
 }
 
 // answerBirth tells the parent's lane that child i was made, or not (nil).
 func (l *Lane) answerBirth(b *birth, i int, r *replica) {
+	answer := func(l *Lane) {
+		if r != nil {
+			b.changes = append(b.changes, state.Change{Record: b.plan.Children[i].Record})
+			b.born = append(b.born, r)
+		}
+		l.birthAnswered(b)
+	}
 	if home := b.parent.lane; home != l {
-		home.box.putCall(func(l *Lane) { l.birthAnswered(b, i, r) })
+		home.box.putCall(answer)
 		return
 	}
-	l.birthAnswered(b, i, r)
+	answer(l)
 }
 
-func (l *Lane) birthAnswered(b *birth, i int, r *replica) {
-	if r != nil {
-		b.changes = append(b.changes, state.Change{Record: b.plan.Children[i].Record})
-		b.born = append(b.born, r)
+// birthAnswered has the split checkpoint written soon, when the last of what it needs has come.
+func (l *Lane) birthAnswered(b *birth) {
+	if b.waiting--; b.waiting > 0 {
+		return
 	}
-	if b.waiting--; b.waiting == 0 {
-		l.writeBirth(b)
-	}
-}
-
-// writeBirth hands the split checkpoint to the checkpointer.
-func (l *Lane) writeBirth(b *birth) {
 	l.step(b.parent.key.Shard, "split: born")
+	if b.hurry {
+		l.writeBirth(b)
+		return
+	}
+	l.later(splitCheckpointDelay, func(l *Lane) { l.writeBirth(b) })
+}
+
+// hurryBirth has the split checkpoint that r settles with written now: somebody waits for it (rule Split2).
+func (l *Lane) hurryBirth(r *replica) {
+	if r.birth == nil {
+		return
+	}
+	b := r.birth
+	hurry := func(l *Lane) {
+		if b.hurry = true; b.waiting == 0 {
+			l.writeBirth(b)
+		}
+	}
+	if home := b.parent.lane; home != l {
+		home.box.putCall(hurry)
+		return
+	}
+	hurry(l)
+}
+
+// writeBirth hands the split checkpoint to the checkpointer, once.
+func (l *Lane) writeBirth(b *birth) {
+	if b.queued {
+		return
+	}
+	b.queued = true
 	l.s.ckpt.put(ckptItem{r: b.parent, change: b.plan.Parent, birth: b})
 }
 
@@ -418,8 +464,8 @@ func (l *Lane) runAfter(r *replica) {
 
 // initialise gives a new replica its state machine and engine. old is the uninitialised one that a message has made before, or nil. Its
 // vote is kept, and so is the promise that it may have given; what the log holds of a replica without a record is taken over
-// (rules Split3, Log7).
-func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*replica, error) {
+// (rules Split3, Log7). It starts in the given term, if its vote is of none later.
+func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine, term uint64) (*replica, error) {
 	rc := engine.Recovered{Purged: rec.Applied, Committed: rec.Applied, Applied: rec.Applied,
 		Membership: rec.Membership, Previous: rec.Previous, Incarnation: l.s.cfg.Incarnation, Newborn: true}
 	if o := l.takeOrphan(rec.Key); o != nil && old == nil && o.log.Chains(rec.Applied) {
@@ -440,6 +486,7 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*r
 		}
 		l.log.Init(rec.Key, rc.Vote, rec.Applied)
 	}
+	rc.Vote = bornIn(term, rc.Vote)
 	r := old
 	if r == nil {
 		r = l.newReplica(rec.Key, rc)
@@ -454,6 +501,14 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine) (*r
 		l.tellFilled(r, v)
 	}
 	return r, nil
+}
+
+// bornIn returns the vote of a replica whose state begins, or stands, in a term: its leader may have been appointed, so nobody campaigns in it.
+func bornIn(term uint64, v engine.Vote) engine.Vote {
+	if v.Term < term {
+		return engine.Vote{Term: term}
+	}
+	return v
 }
 
 // tellFilled tells the leader of v, which has been told that this replica holds nothing, that it is there now.
@@ -473,11 +528,19 @@ type syncWait struct {
 // afterSync calls do when all that this lane has handed to the log until the end of this turn is durable.
 func (l *Lane) afterSync(do func(*Lane)) { l.syncNew = append(l.syncNew, do) }
 
+// afterSubmit calls do at the end of this turn, when all that this lane has for the log is handed to it. It needs an afterSync in the same turn.
+func (l *Lane) afterSubmit(do func()) { l.submitNew = append(l.submitNew, do) }
+
 // noteSubmitted is called at the end of a turn; batch is 0 if there was nothing to submit.
 func (l *Lane) noteSubmitted(batch uint64) {
 	if batch != 0 {
 		l.lastBatch = batch
 	}
+	for i, do := range l.submitNew {
+		l.submitNew[i] = nil
+		do()
+	}
+	l.submitNew = l.submitNew[:0]
 	for i, do := range l.syncNew {
 		l.syncNew[i] = nil
 		if l.lastBatch <= l.syncedBatch {

@@ -59,6 +59,7 @@ func (l *Lane) Turn() engine.Instant {
 	l.mail.clear()
 	l.proposeAll()
 	l.readAll()
+	l.bearUnborn()
 	l.sendCommits()
 	l.submitLog()
 	l.sendAll()

@@ -17,6 +17,9 @@ import (
 type Split struct {
 	Version     uint64
 	ConfVersion uint64
+	// Leader is the node whose leader of the parent proposes the split. If it still leads in the entry's term when it applies it, its
+	// replicas lead the children in their first term, without an election; else, or if it is 0, they elect.
+	Leader engine.NodeID
 	// Children are in order of Start. The parent keeps what is below the first one's, each child what is up to the next one's.
 	Children []SplitChild
 }
@@ -35,14 +38,19 @@ type SplitReplica struct {
 	Replica engine.ReplicaID
 }
 
-// AppendSplitEntry appends the payload of a split: kind, stamp and [version, confVersion, [[shard, start, [node, replica …]] …]].
+// AppendSplitEntry appends the payload of a split: kind, stamp and [version, confVersion, [[shard, start, [node, replica …]] …], leader].
+// Without a leader there is no such element, as in all that was written before there was one: who does not know it must not apply the entry.
 func AppendSplitEntry(b []byte, stampMs int64, s *Split) []byte {
 	return AppendSplit(appendEntryHeader(b, CommandSplit, stampMs), s)
 }
 
 // AppendSplit appends the body of a split.
 func AppendSplit(b []byte, s *Split) []byte {
-	b = mp.AppendUint(mp.AppendUint(mp.AppendArray(b, 3), s.Version), s.ConfVersion)
+	n := 3
+	if s.Leader != 0 {
+		n = 4
+	}
+	b = mp.AppendUint(mp.AppendUint(mp.AppendArray(b, n), s.Version), s.ConfVersion)
 	b = mp.AppendArray(b, len(s.Children))
 	for i := range s.Children {
 		c := &s.Children[i]
@@ -52,13 +60,19 @@ func AppendSplit(b []byte, s *Split) []byte {
 			b = mp.AppendUint(mp.AppendUint(b, uint64(r.Node)), uint64(r.Replica))
 		}
 	}
+	if s.Leader != 0 {
+		b = mp.AppendUint(b, uint64(s.Leader))
+	}
 	return b
 }
 
 // DecodeSplit reads the body of a split, strictly, and copies what it keeps.
 func DecodeSplit(b []byte) (*Split, error) {
 	r := mp.NewReader(b)
-	r.ArrayOf(3)
+	elements := r.Array()
+	if elements != 3 && elements != 4 {
+		r.Fail("elements of a split")
+	}
 	s := &Split{Version: r.Uint(), ConfVersion: r.Uint()}
 	for n := boundedArray(&r, SplitChildrenMax); n > 0 && r.Err() == nil; n-- {
 		r.ArrayOf(3)
@@ -71,6 +85,11 @@ func DecodeSplit(b []byte) (*Split, error) {
 			c.Replicas = append(c.Replicas, SplitReplica{Node: engine.NodeID(r.Uint()), Replica: engine.ReplicaID(r.Uint())})
 		}
 		s.Children = append(s.Children, c)
+	}
+	if elements == 4 {
+		if s.Leader = engine.NodeID(r.Uint()); s.Leader == 0 {
+			r.Fail("leader of a split")
+		}
 	}
 	if err := r.Finish(); err != nil {
 		return nil, fmt.Errorf("%w: %w", &InvalidError{What: "malformed split"}, err)
@@ -91,6 +110,7 @@ type Base struct {
 type Birth struct {
 	Parent   state.Change
 	Children []Child
+	Leader   engine.NodeID // as in Split
 	// Base and Frozen are what the parent and all children lie upon until then. Frozen may be nil.
 	Base   Base
 	Frozen *state.Overlay
@@ -191,7 +211,7 @@ func (m *Machine) ApplySplit(id engine.LogID, payload []byte, ans *Answer) (*Bir
 // split divides everything but the data.
 func (m *Machine) split(s *Split) *Birth {
 	n := len(s.Children)
-	b := &Birth{Base: m.base, Children: make([]Child, n)}
+	b := &Birth{Base: m.base, Children: make([]Child, n), Leader: s.Leader}
 	m.freezing, m.frozenAt, m.shared = true, m.applied, true
 	m.frozen, m.live = m.live, nil
 	if m.frozen != nil {

@@ -42,14 +42,24 @@ func TestSplitRoundTrip(t *testing.T) {
 	if err != nil || kind != CommandSplit || stamp != 77 {
 		t.Fatal(kind, stamp, err)
 	}
-	got, err := DecodeSplit(body)
-	if err != nil || !reflect.DeepEqual(got, s) {
-		t.Fatalf("%+v, %v", got, err)
-	}
-	for i := range body {
-		if _, err := DecodeSplit(body[:i]); err == nil {
-			t.Fatalf("cut at %d is accepted", i)
+	old := body // without a leader, as all were before there was one
+	s.Leader = 3
+	for _, body := range [][]byte{old, AppendSplit(nil, s)} {
+		got, err := DecodeSplit(body)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if s.Leader = got.Leader; !reflect.DeepEqual(got, s) {
+			t.Fatalf("%+v", got)
+		}
+		for i := range body {
+			if _, err := DecodeSplit(body[:i]); err == nil {
+				t.Fatalf("cut at %d is accepted", i)
+			}
+		}
+	}
+	if s.Leader != 3 {
+		t.Errorf("leader %d", s.Leader)
 	}
 }
 

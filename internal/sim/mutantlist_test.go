@@ -81,7 +81,7 @@ var mutants = []mutant{
 	{name: "segment-gap-ignored", rule: "Log5", file: "store/raftlog/scan.go", old: "if off != end || sc.lastSeq+1 != successor.firstSeq {", new: "if off != end {", pkg: "./store/raftlog", run: "TestSequenceGap"},
 	{name: "frees-what-is-needed", rule: "Log5", file: "store/raftlog/log.go", old: "low = min(low, a.floor.Load())", new: "_ = a.floor.Load()"},
 	{name: "rewrite-adds", rule: "Log6", file: "store/raftlog/recover.go", old: "\t\tr.reset(&p.cache)\n\t\tr.vote, r.committed", new: "\t\tr.vote, r.committed", pkg: "./store/raftlog", run: "."},
-	{name: "vote-dropped-with-entries", rule: "Log7", file: "scheduler/recover.go", old: "\t\tl.log.Init(rec.Key, rl.Vote, rec.Applied)\n\t\tout.Vote = rl.Vote\n", new: "\t\tl.log.Init(rec.Key, engine.Vote{}, rec.Applied)\n"},
+	{name: "vote-dropped-with-entries", rule: "Log7", file: "scheduler/recover.go", old: "\t\tout.Vote = bornIn(rec.Applied.Term, rl.Vote)\n\t\tl.log.Init(rec.Key, out.Vote, rec.Applied)\n\tdefault", new: "\t\tl.log.Init(rec.Key, engine.Vote{}, rec.Applied)\n\tdefault"},
 	{name: "log-dropped-before-the-tombstone", rule: "Log7", file: "scheduler/remove.go", old: "change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}", new: "l.log.Drop(r.key)\n\tchange := state.Change{Record: shard.TombstoneRecord(r.key, applied)}"},
 	// The state
 	{name: "failed-commit-is-survived", rule: "State6", file: "scheduler/checkpoint.go", old: "c.s.fatal(fmt.Errorf(\"checkpoint of %d shards: %w\", len(items), err))", new: "", pkg: "./scheduler", run: "TestFailedCommit"},
@@ -95,6 +95,8 @@ var mutants = []mutant{
 	// Split
 	{name: "two-splits-at-once", rule: "Split2", file: "scheduler/split.go", old: "if l.settling(r) && r.machine.Merge().Role == shard.MergeNone { // rule", new: "if false { // rule"},
 	{name: "split-raises-the-dead", rule: "Split3", file: "scheduler/split.go", old: "if _, dead := l.tombs[key]; dead || l.tombAbove(key) || old != nil &&", new: "if old != nil &&", pkg: "./scheduler/simrt", run: "TestSplit"},
+	{name: "inherited-split-appoints", rule: "Engine1", file: "scheduler/split.go", old: " && r.eng.Status().Vote.Term == id.Term", new: "", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
+	{name: "campaigns-in-the-term-of-birth", rule: "Engine1", file: "scheduler/split.go", old: "if v.Term < term {", new: "if false {", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
 	{name: "vote-of-the-unborn-forgotten", rule: "Split3", file: "scheduler/split.go", old: "rc.Vote = old.eng.Status().Vote", new: "rc.Vote = engine.Vote{}"},
 	{name: "split-of-another-version", rule: "Split3", file: "shard/split.go", old: "case s.Version != m.desc.Version || s.ConfVersion != m.desc.ConfVersion:", new: "case false:", pkg: "./shard", run: "."},
 	{name: "split-while-joint", rule: "Split3", file: "shard/split.go", old: "if m.joint() {", new: "if false {", pkg: "./shard", run: "."},
