@@ -72,6 +72,38 @@ func (n *Node) PutShardInMeta(ctx context.Context, d *shard.Descriptor) error {
 	return n.core.Load().meta.write(ctx, nil, []shard.Op{put(placement.ShardKey(d.Shard), rec.Append(nil))})
 }
 
+// DeadInMeta names the shard that has absorbed this one as meta has it, 0 if it is not known to be dead.
+func (n *Node) DeadInMeta(ctx context.Context, id engine.ShardID) (engine.ShardID, error) {
+	value, version, err := n.core.Load().meta.get(ctx, placement.DeadKey(id))
+	if err != nil || version == 0 {
+		return 0, err
+	}
+	absorber, _, err := placement.DecodeDead(value)
+	return absorber, err
+}
+
+// Bury writes to meta that the first shard was absorbed by the second, that one by the third, and so on; and has the node look whether it
+// holds a replica of the first.
+func (n *Node) Bury(ctx context.Context, chain []engine.ShardID) error {
+	c := n.core.Load()
+	ops := []shard.Op{del(placement.ShardKey(chain[0]))}
+	for i, id := range chain[:len(chain)-1] {
+		ops = append(ops, put(placement.DeadKey(id), placement.AppendDead(nil, id, chain[i+1], 2)))
+	}
+	err := c.meta.write(ctx, nil, ops)
+	c.strays.forget(chain[0])
+	c.strays.note(chain[0], 0)
+	return err
+}
+
+// Unreported returns how many descriptors wait to be reported to meta.
+func (n *Node) Unreported() int {
+	r := n.core.Load().reports
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.queue)
+}
+
 // CancelOp asks an operation to stop.
 func (n *Node) CancelOp(ctx context.Context, id uint64) error {
 	_, err := n.core.Load().updateOp(ctx, id, func(o *placement.Op) bool { o.Cancel = true; return true })

@@ -73,7 +73,11 @@ func (r *reporter) onDescriptors(events []scheduler.DescriptorEvent) {
 	}
 	r.mu.Lock()
 	for _, ev := range events {
-		if ev.Descriptor != nil && ev.Absorber == 0 && r.news(ev.Descriptor) {
+		switch {
+		case ev.Descriptor == nil || !r.news(ev.Descriptor):
+		case ev.Absorber != 0:
+			r.meta[ev.Shard] = ev.Descriptor // whether meta has it or not: it is to be buried with the absorber's report
+		default:
 			r.queue[ev.Shard] = ev.Descriptor
 		}
 	}
@@ -171,8 +175,10 @@ func (r *reporter) report(ctx context.Context, list []*shard.Descriptor) error {
 	for len(list) > 0 {
 		part := list[:min(len(list), reportMax)]
 		list = list[len(part):]
+		var dead []engine.ShardID
 		for {
-			err := r.reportPart(ctx, part)
+			var err error
+			dead, err = r.reportPart(ctx, part)
 			if isConditionFailed(err) {
 				continue // somebody else has reported as well: compare again
 			}
@@ -190,20 +196,29 @@ func (r *reporter) report(ctx context.Context, list []*shard.Descriptor) error {
 				delete(r.queue, d.Shard)
 			}
 		}
+		for _, id := range dead {
+			delete(r.meta, id)
+			delete(r.queue, id)
+		}
 		r.mu.Unlock()
 		r.c.spread(ctx, part)
 	}
 	return nil
 }
 
-func (r *reporter) reportPart(ctx context.Context, part []*shard.Descriptor) error {
+// reportPart writes what meta does not have, and returns the shards that are dead as it knows now.
+func (r *reporter) reportPart(ctx context.Context, part []*shard.Descriptor) (dead []engine.ShardID, err error) {
 	keys := make([][]byte, len(part))
 	for i, d := range part {
 		keys[i] = placement.ShardKey(d.Shard)
 	}
 	entries, err := r.c.meta.getMany(ctx, keys)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	graves, err := r.graves(ctx, part, entries)
+	if err != nil {
+		return nil, err
 	}
 	var conds []shard.Condition
 	var ops []shard.Op
@@ -211,30 +226,52 @@ func (r *reporter) reportPart(ctx context.Context, part []*shard.Descriptor) err
 		rec := placement.ShardRecord{}
 		if entries[i].Version != 0 {
 			if rec, err = placement.DecodeShard(entries[i].Value); err != nil {
-				return err
+				return nil, err
 			}
 			if !d.Newer(&rec.Descriptor) {
 				continue
 			}
+		} else if grave := graves[d.Shard]; grave.Exists() {
+			dead = append(dead, d.Shard) // it was absorbed before this report came
+			continue
+		} else {
+			conds = append(conds, unchanged(&grave))
 		}
 		rec.Descriptor = *d
-		conds = append(conds, shard.Condition{Kind: shard.ConditionVersion, Key: keys[i], Version: entries[i].Version})
+		conds = append(conds, unchanged(&entries[i]))
 		ops = append(ops, put(keys[i], rec.Append(nil)))
 	}
-	dead, err := r.bury(ctx, part, &conds, &ops)
-	if err != nil || len(ops) == 0 {
-		return err
+	buried, err := r.bury(ctx, part, &conds, &ops)
+	if err != nil {
+		return nil, err
 	}
-	if err := r.c.meta.write(ctx, conds, append(ops, stampsOf(ops)...)); err != nil {
-		return err
+	if len(ops) > 0 {
+		err = r.c.meta.write(ctx, conds, append(ops, stampsOf(ops)...))
 	}
-	r.mu.Lock()
-	for _, id := range dead {
-		delete(r.meta, id)
-		delete(r.queue, id)
+	return append(dead, buried...), err
+}
+
+// graves reads the dead-shard records of those that meta does not have alive: a shard that is dead there stays dead (rule Cluster5).
+func (r *reporter) graves(ctx context.Context, part []*shard.Descriptor, entries []shard.Entry) (map[engine.ShardID]shard.Entry, error) {
+	var ids []engine.ShardID
+	var keys [][]byte
+	for i, d := range part {
+		if !entries[i].Exists() {
+			ids, keys = append(ids, d.Shard), append(keys, placement.DeadKey(d.Shard))
+		}
 	}
-	r.mu.Unlock()
-	return nil
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	found, err := r.c.meta.getMany(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	graves := make(map[engine.ShardID]shard.Entry, len(ids))
+	for i, id := range ids {
+		graves[id] = found[i]
+	}
+	return graves, nil
 }
 
 // stampsOf returns the changes that let other nodes see that records of shards have changed, see placement.StampKey.
@@ -254,7 +291,7 @@ func stampsOf(ops []shard.Op) (list []shard.Op) {
 }
 
 // bury adds the changes by which meta takes note of shards that were absorbed: a dead-shard record, which stays for ever, instead of the
-// shard's (rules Split5, Cluster5).
+// shard's, if meta has that at all (rules Split5, Cluster5).
 func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]shard.Condition, ops *[]shard.Op) ([]engine.ShardID, error) {
 	absorbed := map[engine.ShardID]*shard.Descriptor{}
 	r.mu.Lock()
@@ -271,24 +308,28 @@ func (r *reporter) bury(ctx context.Context, part []*shard.Descriptor, conds *[]
 	r.mu.Unlock()
 	var dead []engine.ShardID
 	for id, by := range absorbed {
-		key := placement.ShardKey(id)
-		value, version, err := r.c.meta.get(ctx, key)
+		key, grave := placement.ShardKey(id), placement.DeadKey(id)
+		entries, err := r.c.meta.getMany(ctx, [][]byte{key, grave})
 		if err != nil {
 			return nil, err
+		}
+		if entries[0].Exists() {
+			rec, err := placement.DecodeShard(entries[0].Value)
+			if err != nil {
+				return nil, err
+			}
+			if rec.Descriptor.Version >= by.Version {
+				r.inMeta(&rec.Descriptor) // it lives, and by is old
+				continue
+			}
+			*ops = append(*ops, del(key))
 		}
 		dead = append(dead, id)
-		if version == 0 {
+		if !entries[0].Exists() && entries[1].Exists() {
 			continue
 		}
-		rec, err := placement.DecodeShard(value)
-		if err != nil {
-			return nil, err
-		}
-		if rec.Descriptor.Version >= by.Version {
-			continue
-		}
-		*conds = append(*conds, shard.Condition{Kind: shard.ConditionVersion, Key: key, Version: version})
-		*ops = append(*ops, del(key), put(placement.DeadKey(id), placement.AppendDead(nil, id, by.Shard, by.Version)))
+		*conds = append(*conds, unchanged(&entries[0]))
+		*ops = append(*ops, put(grave, placement.AppendDead(nil, id, by.Shard, by.Version)))
 	}
 	return dead, nil
 }

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // A move that is done is in meta, although the shard's leader has not come to reporting it. The driver once told all nodes of the new
@@ -109,4 +113,104 @@ func TestStampTellsOfMissed(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Reports come late, in any order, or again: what was absorbed meanwhile is dead in meta, and is not put there as if it were alive. One of the
+// two right shards was in meta before, in an older version, and one never was.
+func TestLateReportsOfTheAbsorbed(t *testing.T) {
+	var silent [3]atomic.Bool
+	c := nodetest.Start(t, 3, nodetest.Options{Config: func(i int, cfg *node.Config) {
+		node.SetFault(cfg, func(step string) error {
+			if step == "report" && silent[i].Load() {
+				return errors.New("no time to report")
+			}
+			return nil
+		})
+	}})
+	c.Init(0, 2, 3)
+	const left, right, child = 2, 3, 100
+	ctx := deadline(t, 60*time.Second)
+	lead := func(id engine.ShardID, i int) { // has node i lead
+		t.Helper()
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			if c.Node(i).Sched().Leads(id) {
+				return nil
+			}
+			for j := range 3 {
+				_ = c.Node(j).Sched().Transfer(ctx, id, c.Node(i).ID())
+			}
+			return fmt.Errorf("shard %d is not led by node %d", id, c.Node(i).ID())
+		})
+	}
+	desc := func(i int, id engine.ShardID) *shard.Descriptor {
+		t.Helper()
+		st, err := c.Node(i).Sched().Status(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Descriptor
+	}
+	lead(left, 0)
+	lead(right, 1)
+	for i := range silent {
+		silent[i].Store(true)
+	}
+	d := desc(1, right)
+	sp := &shard.Split{Version: d.Version, ConfVersion: d.ConfVersion, Children: []shard.SplitChild{{Shard: child, Start: append(slices.Clone(d.Start), 'x')}}}
+	for _, r := range d.Replicas {
+		sp.Children[0].Replicas = append(sp.Children[0].Replicas, shard.SplitReplica{Node: r.Node, Replica: 1000 + r.Replica})
+	}
+	try := func(what string, f func(done func(error))) {
+		t.Helper()
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			ch := make(chan error, 1)
+			f(func(err error) { ch <- err })
+			select {
+			case err := <-ch:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}
+	try("split", func(done func(error)) { c.Node(1).Sched().Split(right, sp, done) })
+	lead(child, 2)
+	for _, id := range []engine.ShardID{right, child} {
+		try("merge", func(done func(error)) {
+			l, err := c.Node(0).Sched().Status(ctx, left)
+			r, rerr := c.Node(0).Sched().Status(ctx, id)
+			switch {
+			case errors.Is(rerr, shard.ErrShardNotFound) && l.Descriptor.Contains(d.Start):
+				done(nil) // it was merged by an attempt whose answer was lost
+				return
+			case err != nil || rerr != nil:
+				done(errors.Join(err, rerr))
+				return
+			}
+			c.Node(0).Sched().Merge(scheduler.MergeSpec{Left: left, Right: id, LeftVersion: l.Descriptor.Version, LeftConfVersion: l.Descriptor.ConfVersion,
+				RightVersion: r.Descriptor.Version, RightConfVersion: r.Descriptor.ConfVersion}, done)
+		})
+	}
+	for i := range silent {
+		if i > 0 && c.Node(i).Unreported() == 0 {
+			t.Errorf("node %d has nothing to report: the test tests nothing", i+1)
+		}
+		silent[i].Store(false)
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			if n := c.Node(i).Unreported(); n > 0 {
+				return fmt.Errorf("node %d has %d descriptors to report", i+1, n)
+			}
+			return nil
+		})
+	}
+	for _, id := range []engine.ShardID{right, child} {
+		d, err := c.Node(0).ShardInMeta(ctx, id)
+		by, derr := c.Node(0).DeadInMeta(ctx, id)
+		if err != nil || derr != nil {
+			t.Fatal(err, derr)
+		}
+		if d != nil || by != left {
+			t.Errorf("shard %d is in meta as %v, and dead by shard %d", id, d, by)
+		}
+	}
 }

@@ -186,13 +186,11 @@ func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
 	return nil
 }
 
-// absorbersMax bounds how many shards in a row absorbed each other.
-const absorbersMax = 64
-
 // removeDead removes this node's replica of a shard that was absorbed, unless a replica of its absorber is here, or of that one's: that
-// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5).
+// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5). Each absorber begins further left
+// than the shard, so there is a last one; a thousand shards that were merged from right to left have a thousand.
 func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine.ReplicaID, dead []byte) error {
-	for range absorbersMax {
+	for {
 		absorber, _, err := placement.DecodeDead(dead)
 		if err != nil {
 			return err
@@ -215,7 +213,6 @@ func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine
 		c.strays.forget(id)
 		return nil
 	}
-	return nil
 }
 
 // sweepGone compares this node's replicas with what meta knows, in bulk: a sleeping zombie never asks by itself (rule Cluster5).
