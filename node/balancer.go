@@ -68,13 +68,22 @@ type balancer struct {
 // watchNodes notes which nodes live, and since when.
 func (d *driver) watchNodes() {
 	now := time.Now()
+	var met []engine.NodeID
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	for _, rec := range d.c.view.nodeList() {
 		alive := d.c.alive(rec.ID)
 		s := d.bal.seen[rec.ID]
 		if s == nil || s.alive != alive {
 			d.bal.seen[rec.ID] = &seenNode{alive: alive, since: now, ever: alive || s != nil && s.ever}
+			if alive && rec.ID != d.c.node {
+				met = append(met, rec.ID)
+			}
+		}
+	}
+	d.mu.Unlock()
+	for _, id := range met {
+		if err := d.c.n.facts.metBy(id); err != nil {
+			d.c.n.log.Error("cannot store that a peer knows this start", "node", uint64(id), "err", err)
 		}
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -360,6 +362,48 @@ func TestFailingStartsKeepTheIncarnation(t *testing.T) {
 	}
 	if len(a.incarnations) != 3 || a.incarnations[0] != known {
 		t.Errorf("%x after two shown starts", a.incarnations)
+	}
+}
+
+// A peer that is down while this node starts more often than it remembers must find the start that it knows when it is back.
+func TestManyStartsKeepWhatPeersKnow(t *testing.T) {
+	disk := &memFacts{}
+	start := func() *facts {
+		f, err := loadFacts(disk)
+		if err == nil {
+			err = f.show()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	meet := func(f *facts, id engine.NodeID) uint64 {
+		if err := f.metBy(id); err != nil {
+			t.Fatal(err)
+		}
+		return f.incarnations[len(f.incarnations)-1]
+	}
+	two := meet(start(), 2)
+	for range 10 {
+		start()
+	}
+	three := meet(start(), 3)
+	var f *facts
+	for range 10 * incarnationsMax {
+		f = start()
+		meet(f, 4)
+	}
+	if len(f.incarnations) != incarnationsMax || !slices.Contains(f.incarnations, two) || !slices.Contains(f.incarnations, three) {
+		t.Errorf("%d starts are left, of two: %v, of three: %v", len(f.incarnations), slices.Contains(f.incarnations, two), slices.Contains(f.incarnations, three))
+	}
+	// With more peers than there is room for, each of which knows another start, the newest half stays, known or not.
+	for id := range engine.NodeID(3 * incarnationsMax) {
+		meet(start(), 10+id)
+	}
+	before := start().incarnations
+	if f = start(); len(f.incarnations) != incarnationsMax || !slices.Equal(f.incarnations[incarnationsMax/2:incarnationsMax-1], before[incarnationsMax/2+1:]) {
+		t.Errorf("of %x %x is left", before, f.incarnations)
 	}
 }
 

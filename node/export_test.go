@@ -96,6 +96,19 @@ func (n *Node) Bury(ctx context.Context, chain []engine.ShardID) error {
 	return err
 }
 
+// Met returns how many peers are known to know this start of the node.
+func (n *Node) Met() (known int) {
+	f := n.facts
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, at := range f.met {
+		if at == f.incarnations[len(f.incarnations)-1] {
+			known++
+		}
+	}
+	return known
+}
+
 // Unreported returns how many descriptors wait to be reported to meta.
 func (n *Node) Unreported() int {
 	r := n.core.Load().reports

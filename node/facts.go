@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -32,8 +34,11 @@ const (
 	factRefused      = "refused"      // why this node may not go on (rule Cluster9)
 	factLost         = "lost"         // [node …]: given up by a recovery of last resort; they must not come back
 	factRecovering   = "recovering"   // the plan of a recovery that was begun in this directory and is not finished
+	factMet          = "met"          // [node, incarnation …]: the newest start of this node that each peer is known to know
 )
 
+// incarnationsMax is how many of its starts a node keeps in mind: the newest half in any case, and of the older ones rather those that a
+// peer is known to know.
 const incarnationsMax = 64
 
 // facts are what a node knows durably about itself and its peers. All methods may be called from any goroutine.
@@ -47,6 +52,7 @@ type facts struct {
 	meta         *shard.Descriptor
 	nodes        []byte // encoded factNodes
 	peers        map[engine.NodeID]peerFact
+	met          map[engine.NodeID]uint64
 	lost         []engine.NodeID // does not change while the node runs
 }
 
@@ -67,8 +73,8 @@ type peerFact struct {
 
 // loadFacts reads the facts, makes an identity if there is none, and adds the incarnation of this start.
 func loadFacts(store factStore) (*facts, error) {
-	f := &facts{store: store, peers: map[engine.NodeID]peerFact{}}
-	for _, step := range []func() error{f.loadIdentity, f.loadLost, f.loadIncarnations, f.loadMembership, f.loadHints} {
+	f := &facts{store: store, peers: map[engine.NodeID]peerFact{}, met: map[engine.NodeID]uint64{}}
+	for _, step := range []func() error{f.loadIdentity, f.loadLost, f.loadMet, f.loadIncarnations, f.loadMembership, f.loadHints} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("node: facts: %w", err)
 		}
@@ -122,14 +128,58 @@ func (f *facts) loadIncarnations() error {
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:])
 	f.incarnations = append(f.incarnations, max(1, binary.LittleEndian.Uint64(nonce[:])))
-	if n := len(f.incarnations); n > incarnationsMax {
-		f.incarnations = f.incarnations[n-incarnationsMax:]
-	}
+	f.trimIncarnations()
 	b = mp.AppendArray(nil, len(f.incarnations))
 	for _, n := range f.incarnations {
 		b = mp.AppendUint(b, n)
 	}
 	return f.store.NodePut(factIncarnations, b)
+}
+
+// trimIncarnations forgets old starts. A peer that was down for long has missed all that came since it met this node last: it will ask for
+// the start that it knows, however many there were, and refuse this node for good without it (rule Cluster9).
+func (f *facts) trimIncarnations() {
+	known := map[uint64]bool{}
+	for _, n := range f.met {
+		known[n] = true
+	}
+	for len(f.incarnations) > incarnationsMax {
+		older := f.incarnations[:len(f.incarnations)-incarnationsMax/2]
+		i := max(0, slices.IndexFunc(older, func(n uint64) bool { return !known[n] }))
+		f.incarnations = slices.Delete(f.incarnations, i, i+1)
+	}
+}
+
+func (f *facts) loadMet() error {
+	b, err := f.store.NodeGet(factMet)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	r := mp.NewReader(b)
+	for n := r.Array(); n > 1 && r.Err() == nil; n -= 2 {
+		id := engine.NodeID(r.Uint())
+		f.met[id] = r.Uint()
+	}
+	if err := r.Finish(); err != nil {
+		return fmt.Errorf("starts that peers know: %w", err)
+	}
+	return nil
+}
+
+// metBy notes that a peer knows of this start: it has answered what this process sent.
+func (f *facts) metBy(id engine.NodeID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.incarnations[len(f.incarnations)-1]
+	if f.met[id] == now {
+		return nil
+	}
+	f.met[id] = now
+	b := mp.AppendArray(nil, 2*len(f.met))
+	for _, id := range slices.Sorted(maps.Keys(f.met)) {
+		b = mp.AppendUint(mp.AppendUint(b, uint64(id)), f.met[id])
+	}
+	return f.store.NodePut(factMet, b)
 }
 
 // show must be called before anybody can hear of this start.
