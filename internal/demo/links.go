@@ -30,14 +30,25 @@ type Links struct {
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
-	fault  map[[2]int]Fault  // guarded by mu: from one node to another
-	conns  map[net.Conn]bool // guarded by mu
-	closed bool              // guarded by mu
+	fault  map[[2]int]Fault    // guarded by mu: from one node to another
+	conns  map[net.Conn][2]int // guarded by mu: of the side that has dialled who has dialled whom, see noLink
+	closed bool                // guarded by mu
+	done   Damage              // guarded by mu
+}
+
+// noLink is the link of a connection that is none between two nodes, or not known to be, or the second half of one.
+var noLink = [2]int{-1, -1}
+
+// Damage is what faults have done: one that has done nothing proves nothing.
+type Damage struct {
+	LostBytes int
+	SlowBytes int
+	CutConns  int // ended, and refused
 }
 
 // StartLinks listens at the addresses at, for the nodes that listen at the addresses behind.
 func StartLinks(at, behind []string) (*Links, error) {
-	l := &Links{addrs: at, fault: map[[2]int]Fault{}, conns: map[net.Conn]bool{}}
+	l := &Links{addrs: at, fault: map[[2]int]Fault{}, conns: map[net.Conn][2]int{}}
 	for _, a := range at {
 		end, err := net.Listen("tcp", a)
 		if err != nil {
@@ -70,6 +81,11 @@ func (l *Links) Hurt(a, b int, how Fault) {
 	defer l.mu.Unlock()
 	l.fault[[2]int{a, b}] = how
 	if how == Cut {
+		for _, link := range l.conns {
+			if link == [2]int{a, b} || link == [2]int{b, a} {
+				l.done.CutConns++
+			}
+		}
 		l.sever()
 	}
 }
@@ -98,6 +114,15 @@ func (l *Links) Partition(sides [][]int) {
 // Heal ends all faults. Connections end too: what was lost is gone, and a stream with a hole ends, as it would by a reset.
 func (l *Links) Heal() { l.Partition(nil) }
 
+// Damage tells what the faults have done since it was last asked for.
+func (l *Links) Damage() Damage {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	done := l.done
+	l.done = Damage{}
+	return done
+}
+
 // sever ends all connections; mu is held.
 func (l *Links) sever() {
 	for c := range l.conns {
@@ -105,21 +130,38 @@ func (l *Links) sever() {
 	}
 }
 
-func (l *Links) how(a, b int) Fault {
+// how tells what happens to bytes from a to b, and counts them.
+func (l *Links) how(a, b, bytes int) Fault {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fault[[2]int{a, b}]
+	how := l.fault[[2]int{a, b}]
+	switch how {
+	case Lost:
+		l.done.LostBytes += bytes
+	case Slow:
+		l.done.SlowBytes += bytes
+	}
+	return how
 }
 
 // keep has the connections ended with the links; false if those are closed, or the link of the nodes is cut.
 func (l *Links) keep(from, to int, conns ...net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.fault[[2]int{from, to}] == Cut {
+	if l.fault[[2]int{from, to}] == Cut {
+		l.done.CutConns++
 		return false
 	}
+	if l.closed {
+		return false
+	}
+	link := noLink
+	if from >= 0 {
+		link = [2]int{from, to}
+	}
 	for _, c := range conns {
-		l.conns[c] = true
+		l.conns[c] = link
+		link = noLink
 	}
 	return true
 }
@@ -179,7 +221,7 @@ func (l *Links) pump(dst io.WriteCloser, src io.ReadCloser, a, b int, first []by
 	defer src.Close()
 	buf := make([]byte, 32<<10)
 	for {
-		switch l.how(a, b) {
+		switch l.how(a, b, len(first)) {
 		case Lost:
 		case Slow:
 			time.Sleep(slowBy)

@@ -31,14 +31,19 @@ func TestNetwork(t *testing.T) {
 	both := func(how demo.Fault) func(v, o int) {
 		return func(v, o int) { n.Hurt(v, o, how); n.Hurt(o, v, how) }
 	}
+	cut := func(d demo.Damage) int { return d.CutConns }
+	lost := func(d demo.Damage) int { return d.LostBytes }
+	slowed := func(d demo.Damage) int { return d.SlowBytes }
 	for round := range rounds {
 		for i, f := range []struct {
 			name string
 			hurt func(victim, other int)
+			done func(demo.Damage) int
 		}{
-			{"severed", both(demo.Cut)}, {"half open", both(demo.Lost)}, {"slow", both(demo.Slow)},
-			{"mute", func(v, o int) { n.Hurt(v, o, demo.Lost) }}, {"deaf", func(v, o int) { n.Hurt(o, v, demo.Lost) }},
+			{"severed", both(demo.Cut), cut}, {"half open", both(demo.Lost), lost}, {"slow", both(demo.Slow), slowed},
+			{"mute", func(v, o int) { n.Hurt(v, o, demo.Lost) }, lost}, {"deaf", func(v, o int) { n.Hurt(o, v, demo.Lost) }, lost},
 		} {
+			n.Damage() // what was done before
 			victim := (i + round + int(seed%3)) % 3
 			for o := range c.Nodes {
 				if o != victim {
@@ -46,7 +51,12 @@ func TestNetwork(t *testing.T) {
 				}
 			}
 			time.Sleep(pause)
+			done := n.Damage()
 			n.Heal()
+			t.Logf("%s: node %d: %+v", f.name, victim+1, done)
+			if f.done(done) == 0 {
+				t.Errorf("%s: node %d: nothing was hurt", f.name, victim+1)
+			}
 			c.writable(load, fmt.Sprintf("%s: node %d", f.name, victim+1))
 		}
 		p := c.Nodes[(round+int(seed%3))%3]
