@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -228,7 +229,17 @@ func (s *security) record(id *auth.Identity, from, door, action string, err erro
 	case err != nil:
 		result = "failed: " + err.Error()
 	}
-	s.audit.Info("audit", "user", id.Name, "by", id.How, "from", from, "door", door, "action", action, "result", result)
+	s.audit.Info("audit", "user", id.Name, "by", id.How, "from", from, "door", door, "action", brief(action), "result", brief(result))
+}
+
+// auditTextMax bounds what of a request's own words gets into a line of the audit log: those who may do nothing get lines there, too.
+const auditTextMax = 1 << 10
+
+func brief(text string) string {
+	if len(text) <= auditTextMax {
+		return text
+	}
+	return strings.ToValidUTF8(text[:auditTextMax], "") + fmt.Sprintf("… (%d bytes)", len(text))
 }
 
 // audited has the outcome of an administrator's request recorded.

@@ -342,6 +342,31 @@ func (s *secured) checkAudit() {
 	}
 }
 
+// TestAuditLogIsNotFilled: what somebody asks for who may not do it gets into the audit log, but not all of it.
+func TestAuditLogIsNotFilled(t *testing.T) {
+	s := startSecured(t, 1, 1)
+	q := &api.UserRequest{Action: api.UserGrant, Name: "victim"}
+	for i := range auth.GrantsMax {
+		q.Grants = append(q.Grants, auth.Grant{Role: auth.RoleRead, Prefix: fmt.Appendf(nil, "%d%s", i, strings.Repeat("\n\xff", 1000))})
+	}
+	if _, err := ask(t, s.dial("reader"), api.MethodUserSet, 0, q.Append(nil)); !errors.Is(err, shard.ErrDenied) {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(s.audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	last := lines[len(lines)-1]
+	var line struct{ User, Action, Result string }
+	if err := json.Unmarshal([]byte(last), &line); err != nil || line.User != "reader" || line.Result != "denied" || !strings.HasPrefix(line.Action, `change roles of user "victim"`) {
+		t.Errorf("%v in %.200s", err, last)
+	}
+	if len(last) > 4<<10 {
+		t.Errorf("a line of %d bytes", len(last))
+	}
+}
+
 // respMay says who may use each Redis command, at least, with arguments. A new command without an entry fails the test.
 var respMay = map[string]string{
 	"auth x y z": "nobody", "hello 9": "nobody", "reset": "nobody", "quit": "nobody",
