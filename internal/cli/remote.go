@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -219,6 +220,23 @@ func (r *remote) prefer(server string) {
 
 // Init implements client.Cluster. One node does it; asking another after a lost answer completes what the first began.
 func (r *remote) Init(ctx context.Context, shards, replicas int) (client.InitResult, error) {
+	for began := time.Now(); ; {
+		res, err := r.init(ctx, shards, replicas)
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(began) > initListenMax {
+			return res, err
+		}
+		select {
+		case <-ctx.Done():
+			return res, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// initListenMax is how long cluster init waits for nodes that do not listen yet: people start them with the command before.
+const initListenMax = 5 * time.Second
+
+func (r *remote) init(ctx context.Context, shards, replicas int) (client.InitResult, error) {
 	body := (&api.InitRequest{Shards: uint64(shards), Replicas: uint64(replicas)}).Append(nil)
 	var errs []error
 	for _, s := range r.order() {
