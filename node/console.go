@@ -2,14 +2,12 @@ package node
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/escape"
-	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -76,24 +74,9 @@ func (c *core) leaderless(t *loadTable) (n int) {
 
 // statusJSON is the health of a cluster at a glance: what `kiloraft cluster status -o json` prints, and who says so.
 type statusJSON struct {
-	ClusterID string `json:"cluster_id"`
-	Node      uint64 `json:"node"` // who answers
-	Version   string `json:"version"`
-	Nodes     struct {
-		Total int `json:"total"`
-		Up    int `json:"up"`
-	} `json:"nodes"`
-	Shards struct {
-		Total           int `json:"total"`
-		WithLeader      int `json:"with_leader"`
-		UnderReplicated int `json:"under_replicated"`
-		Unavailable     int `json:"unavailable"`
-	} `json:"shards"`
-	Replicas   int `json:"replicas"`
-	Operations struct {
-		Running int `json:"running"`
-	} `json:"operations"`
-	Problems []string `json:"problems"`
+	*api.Status
+	Node    uint64 `json:"node"`
+	Version string `json:"version"`
 }
 
 // member calls f, or says that the node is in no cluster.
@@ -112,55 +95,10 @@ func (n *Node) apiStatus(c *core, w http.ResponseWriter, _ *http.Request) {
 	respond(w, n.console.status.get(func() *statusJSON {
 		ctx, cancel := context.WithTimeout(n.ctx, consoleAsk)
 		defer cancel()
-		out := &statusJSON{ClusterID: hex.EncodeToString(c.cluster[:]), Node: uint64(c.node), Version: Version(), Problems: []string{}}
-		n.console.withLoads(c, func(t *loadTable) {
-			said := c.statusOf(ctx, t)
-			out.Operations.Running = int(said.Running)
-			out.Problems = append(out.Problems, said.Problems...)
-			c.count(out, t, int(said.Replicas))
-		})
+		out := &statusJSON{Node: uint64(c.node), Version: Version()}
+		n.console.withLoads(c, func(t *loadTable) { out.Status = c.statusOf(ctx, t) })
 		return out
 	}))
-}
-
-// count counts nodes and user shards. want is how many replicas each shard should have, 0 if that is not known.
-func (c *core) count(out *statusJSON, t *loadTable, want int) {
-	for _, rec := range c.view.nodeList() {
-		if rec.State != placement.NodeRemoved {
-			out.Nodes.Total++
-			if c.alive(rec.ID) {
-				out.Nodes.Up++
-			}
-		}
-	}
-	list := c.view.byStart()
-	out.Shards.Total = len(list)
-	for _, d := range list {
-		live, voters, all := 0, 0, 0
-		for _, r := range d.Replicas {
-			alive := c.alive(r.Node)
-			if alive {
-				live++
-			}
-			if r.Role == shard.RoleVoter {
-				all++
-				if alive {
-					voters++
-				}
-			}
-		}
-		led := c.living(t, d.Shard) != nil
-		out.Replicas += len(d.Replicas)
-		if led {
-			out.Shards.WithLeader++
-		}
-		if live < max(len(d.Replicas), want) {
-			out.Shards.UnderReplicated++
-		}
-		if !led || 2*voters <= all {
-			out.Shards.Unavailable++
-		}
-	}
 }
 
 // nodeJSON is a node: what `kiloraft node ls -o json` prints, and more.

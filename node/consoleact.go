@@ -105,7 +105,7 @@ func (c *core) actOp(ctx context.Context, w http.ResponseWriter, r *http.Request
 		return "start an operation", nil, err
 	}
 	err = c.startOp(ctx, o)
-	return o.String(), newOpJSON(o), err
+	return o.String(), o.View(time.Now()), err
 }
 
 // actCancel asks an operation to stop.
@@ -118,7 +118,7 @@ func (c *core) actCancel(ctx context.Context, _ http.ResponseWriter, r *http.Req
 	if err != nil {
 		return fmt.Sprintf("cancel operation %d", id), nil, err
 	}
-	return fmt.Sprintf("cancel operation %d", id), newOpJSON(o), nil
+	return fmt.Sprintf("cancel operation %d", id), o.View(time.Now()), nil
 }
 
 // actUndrain lets a node take replicas again.

@@ -40,12 +40,12 @@ func (c *core) shardOf(w http.ResponseWriter, r *http.Request) *shard.Descriptor
 
 // shardPageJSON is all about one shard.
 type shardPageJSON struct {
-	Shard      shardJSON    `json:"shard"`
-	Meta       bool         `json:"meta"`
-	Replicas   []memberJSON `json:"replicas"`
-	Operations []opJSON     `json:"operations"` // newest first
-	Left       uint64       `json:"left"`       // the neighbours, 0: none
-	Right      uint64       `json:"right"`
+	Shard      shardJSON          `json:"shard"`
+	Meta       bool               `json:"meta"`
+	Replicas   []memberJSON       `json:"replicas"`
+	Operations []placement.OpView `json:"operations"` // newest first
+	Left       uint64             `json:"left"`       // the neighbours, 0: none
+	Right      uint64             `json:"right"`
 }
 
 // memberJSON is a replica as its node sees it. What the descriptor names and no node tells has a Problem.
@@ -75,13 +75,13 @@ func (n *Node) apiShard(c *core, w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), gatherMax)
 	defer cancel()
-	out := shardPageJSON{Meta: d.Shard == shard.MetaShardID, Operations: []opJSON{}}
+	out := shardPageJSON{Meta: d.Shard == shard.MetaShardID, Operations: []placement.OpView{}}
 	n.console.withLoads(c, func(t *loadTable) { out.Shard = c.shardJSON(t, d) })
 	out.Replicas = c.members(ctx, d.Shard, out.Shard.Replicas)
 	out.Left, out.Right = c.view.neighbours(d)
 	_ = c.listOps(ctx, func(o *placement.Op) { // while meta cannot be read the page is of use without
 		if o.Kind != placement.OpDrain && o.Kind != placement.OpRebalance && (o.Shard == d.Shard || o.Other == d.Shard) {
-			out.Operations = append(out.Operations, newOpJSON(o))
+			out.Operations = append(out.Operations, o.View(time.Now()))
 		}
 	})
 	slices.Reverse(out.Operations)
@@ -183,42 +183,6 @@ func namesShard(line []byte, id engine.ShardID) bool {
 	return false
 }
 
-// opJSON is an operation: what `kiloraft op ls -o json` prints.
-type opJSON struct {
-	ID         uint64 `json:"id"`
-	Kind       string `json:"kind"`
-	State      string `json:"state"`
-	What       string `json:"what"`
-	Why        string `json:"why"`
-	Parent     uint64 `json:"parent,omitempty"`
-	Shard      uint64 `json:"shard,omitempty"`
-	From       uint64 `json:"from,omitempty"`
-	To         uint64 `json:"to,omitempty"`
-	Step       string `json:"step"`
-	Done       uint64 `json:"done"`
-	Total      uint64 `json:"total"`
-	BytesDone  uint64 `json:"bytes_done"`
-	BytesTotal uint64 `json:"bytes_total"`
-	Started    string `json:"started"`
-	Updated    string `json:"updated"`
-	Ended      string `json:"ended,omitempty"`
-	Cancel     bool   `json:"cancel,omitempty"`
-	Reason     string `json:"reason,omitempty"`
-	Error      string `json:"error,omitempty"`
-}
-
-func newOpJSON(o *placement.Op) opJSON {
-	when := func(ms int64) string {
-		if ms == 0 {
-			return ""
-		}
-		return time.UnixMilli(ms).UTC().Format(time.RFC3339)
-	}
-	return opJSON{ID: o.ID, Kind: o.Kind.String(), State: o.State.String(), What: o.String(), Why: o.Why, Parent: o.Parent, Shard: uint64(o.Shard),
-		From: uint64(o.From), To: uint64(o.To), Step: o.Step, Done: o.Done, Total: o.Total, BytesDone: o.BytesDone, BytesTotal: o.BytesTotal,
-		Started: when(o.StartMS), Updated: when(o.UpdateMS), Ended: when(o.EndMS), Cancel: o.Cancel, Reason: o.Reason, Error: o.Error}
-}
-
 // consoleOpsMax is how many operations the console is told, unless it asks for another number.
 const consoleOpsMax = 200
 
@@ -238,11 +202,11 @@ func (n *Node) apiOps(c *core, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := struct {
-		Operations []opJSON `json:"operations"`
-	}{[]opJSON{}}
+		Operations []placement.OpView `json:"operations"`
+	}{[]placement.OpView{}}
 	for _, b := range page.Ops {
 		if o, err := placement.DecodeOp(b); err == nil {
-			out.Operations = append(out.Operations, newOpJSON(&o))
+			out.Operations = append(out.Operations, o.View(time.Now()))
 		}
 	}
 	respond(w, &out)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -196,7 +197,7 @@ func (c *core) statusPage(ctx context.Context) (*api.Status, error) {
 // statusOf is statusPage with what the nodes have told of their loads. mctx bounds what is asked of the meta shard.
 func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
 	c.driver.watchNodes()
-	out := &api.Status{}
+	out := &api.Status{ClusterID: hex.EncodeToString(c.cluster[:]), Problems: []string{}}
 	now := time.Now()
 	recorded := map[string]placement.Problem{}
 	list, merr := c.readProblems(mctx)
@@ -204,17 +205,18 @@ func (c *core) statusOf(mctx context.Context, loads *loadTable) *api.Status {
 		recorded[p.Name] = p
 	}
 	if rec, version, err := c.clusterRecord(mctx); err == nil && version != 0 {
-		out.Replicas = uint64(rec.Replicas)
+		out.Want = int(rec.Replicas)
 	}
+	c.count(out, loads)
 	found := c.nodeProblems(recorded, now)
-	found = append(found, c.shardProblems(loads, int(out.Replicas), recorded)...)
+	found = append(found, c.shardProblems(loads, out.Want, recorded)...)
 	found = append(found, othersOf(recorded)...)
 	if merr == nil {
 		merr = c.listOps(mctx, func(o *placement.Op) {
 			if o.State != placement.OpRunning {
 				return
 			}
-			out.Running++
+			out.Operations.Running++
 			if o.Reason != "" && now.UnixMilli()-o.UpdateMS > stuckAfter.Milliseconds() {
 				found = append(found, placement.Problem{Text: fmt.Sprintf("%s is stuck: %s", o, o.Reason), SinceMS: o.UpdateMS})
 			}
@@ -265,6 +267,46 @@ func (c *core) nodeProblems(recorded map[string]placement.Problem, now time.Time
 		list = append(list, placement.Problem{Name: nodeDown(n.ID), Text: text, SinceMS: since.UnixMilli()})
 	}
 	return list
+}
+
+// count counts nodes and user shards.
+func (c *core) count(out *api.Status, t *loadTable) {
+	for _, rec := range c.view.nodeList() {
+		if rec.State != placement.NodeRemoved {
+			out.Nodes.Total++
+			if c.alive(rec.ID) {
+				out.Nodes.Up++
+			}
+		}
+	}
+	list := c.view.byStart()
+	out.Shards.Total = len(list)
+	for _, d := range list {
+		live, voters, all := 0, 0, 0
+		for _, r := range d.Replicas {
+			alive := c.alive(r.Node)
+			if alive {
+				live++
+			}
+			if r.Role == shard.RoleVoter {
+				all++
+				if alive {
+					voters++
+				}
+			}
+		}
+		led := c.living(t, d.Shard) != nil
+		out.Replicas += len(d.Replicas)
+		if led {
+			out.Shards.WithLeader++
+		}
+		if live < max(len(d.Replicas), out.Want) {
+			out.Shards.UnderReplicated++
+		}
+		if !led || 2*voters <= all {
+			out.Shards.Unavailable++
+		}
+	}
 }
 
 // leaderlessMax is how many shards without a leader a status names; the rest are counted.

@@ -109,19 +109,7 @@ func toOp(b []byte) (client.Op, error) {
 	if err != nil {
 		return client.Op{}, err
 	}
-	when := func(ms int64) string {
-		if ms == 0 {
-			return ""
-		}
-		return time.UnixMilli(ms).UTC().Format(time.RFC3339)
-	}
-	out := client.Op{ID: o.ID, Kind: o.Kind.String(), State: o.State.String(), What: o.String(), Why: o.Why, Parent: o.Parent, Shard: uint64(o.Shard),
-		From: uint64(o.From), To: uint64(o.To), Step: o.Step, Done: o.Done, Total: o.Total, BytesDone: o.BytesDone, BytesTotal: o.BytesTotal,
-		Started: when(o.StartMS), Updated: when(o.UpdateMS), Ended: when(o.EndMS), Cancel: o.Cancel, Reason: o.Reason, Error: o.Error}
-	if left := o.LeftMS(time.Now().UnixMilli()); left > 0 {
-		out.LeftS = max(1, left/1000)
-	}
-	return out, nil
+	return o.View(time.Now()), nil
 }
 
 // Undrain implements client.Admin.

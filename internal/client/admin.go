@@ -1,6 +1,10 @@
 package client
 
-import "context"
+import (
+	"context"
+
+	"github.com/kiloraft/kiloraft/placement"
+)
 
 // Admin is what changes the shape of a cluster. A Cluster may implement it.
 type Admin interface {
@@ -26,32 +30,7 @@ type OpSpec struct {
 }
 
 // Op is an operation.
-type Op struct {
-	ID         uint64 `json:"id"`
-	Kind       string `json:"kind"`
-	State      string `json:"state"` // running done failed cancelled
-	What       string `json:"what"`
-	Why        string `json:"why"`
-	Parent     uint64 `json:"parent,omitempty"`
-	Shard      uint64 `json:"shard,omitempty"`
-	From       uint64 `json:"from,omitempty"`
-	To         uint64 `json:"to,omitempty"`
-	Step       string `json:"step"`
-	Done       uint64 `json:"done"`
-	Total      uint64 `json:"total"`
-	BytesDone  uint64 `json:"bytes_done"`
-	BytesTotal uint64 `json:"bytes_total"`
-	Started    string `json:"started"`
-	Updated    string `json:"updated"`
-	Ended      string `json:"ended,omitempty"`
-	LeftS      int64  `json:"left_s,omitempty"` // estimated seconds until it ends
-	Cancel     bool   `json:"cancel,omitempty"` // asked to stop
-	Reason     string `json:"reason,omitempty"` // why it does not advance
-	Error      string `json:"error,omitempty"`
-}
-
-// Over tells whether the operation has ended.
-func (o *Op) Over() bool { return o.State != "running" }
+type Op = placement.OpView
 
 // Plan is what a rebalance would do.
 type Plan struct {

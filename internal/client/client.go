@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/kiloraft/kiloraft/router/api"
 )
 
 var (
@@ -73,24 +75,7 @@ type InitResult struct {
 }
 
 // Status is the health of a cluster at a glance.
-type Status struct {
-	ClusterID string `json:"cluster_id"`
-	Nodes     struct {
-		Total int `json:"total"`
-		Up    int `json:"up"`
-	} `json:"nodes"`
-	Shards struct {
-		Total           int `json:"total"`
-		WithLeader      int `json:"with_leader"`
-		UnderReplicated int `json:"under_replicated"`
-		Unavailable     int `json:"unavailable"`
-	} `json:"shards"`
-	Replicas   int `json:"replicas"`
-	Operations struct {
-		Running int `json:"running"`
-	} `json:"operations"`
-	Problems []string `json:"problems"`
-}
+type Status = api.Status
 
 // Node is one process of the cluster.
 type Node struct {

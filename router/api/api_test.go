@@ -36,7 +36,7 @@ func samples() []Body {
 		&OpRequest{Op: []byte("op")}, &OpsRequest{ID: 1, Limit: 2, Running: true}, &OpsPage{Ops: [][]byte{[]byte("a"), []byte("b")}},
 		&NodeSetRequest{Node: 1, Action: NodeRemove, Force: true}, &PlanRequest{By: []string{"size"}},
 		&Plan{Moves: []PlanMove{{1, 2, 3, true, 4, "w"}}, Bytes: 5, Before: [4]Spread{{1, 2, 3}}, After: [4]Spread{1: {0.5, 1, 0.7}}, Stuck: []string{"s"}},
-		&Status{Problems: []string{"p"}, Running: 3},
+		&Status{ClusterID: "c", Problems: []string{"p"}, Want: 3, Replicas: 12},
 		&UserRequest{Action: UserAdd, Name: "n", Password: []byte("p"), Grants: []auth.Grant{{Role: auth.RoleWrite, Prefix: []byte("x")}}},
 		&PasswordRequest{Password: []byte("p")},
 		&UsersPage{Users: []UserInfo{{Name: "n", HasPassword: true, Grants: []auth.Grant{{Role: auth.RoleAdmin}}, Created: 1, Updated: 2}}},
@@ -95,4 +95,13 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%T: %v", body, err)
 		}
 	})
+}
+
+// A status of before the counts were told is read, and seen to have none.
+func TestOlderStatus(t *testing.T) {
+	old := mp.AppendUint(mp.AppendUint(appendTexts(fields(nil, 3), []string{"p"}), 2), 3)
+	var s Status
+	if err := Decode(old, &s); err != nil || s.ClusterID != "" || s.Operations.Running != 2 || s.Want != 3 || len(s.Problems) != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }

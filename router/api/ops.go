@@ -85,11 +85,31 @@ type PlanMove struct {
 // Spread tells how even something is.
 type Spread struct{ Min, Max, Mean float64 }
 
-// Status tells what is wrong, in words, and how many operations run.
+// Status is the health of a cluster at a glance, as the node that answers sees it. Its JSON is what `cluster status -o json` and the console tell.
 type Status struct {
-	Problems []string
-	Running  uint64
-	Replicas uint64 // that each shard should have; 0: not known
+	ClusterID string `json:"cluster_id"`
+	Nodes     struct {
+		Total int `json:"total"` // without those that were removed
+		Up    int `json:"up"`
+	} `json:"nodes"`
+	Shards struct { // user shards
+		Total           int `json:"total"`
+		WithLeader      int `json:"with_leader"`
+		UnderReplicated int `json:"under_replicated"`
+		Unavailable     int `json:"unavailable"`
+	} `json:"shards"`
+	Replicas   int `json:"replicas"` // of user shards
+	Operations struct {
+		Running int `json:"running"`
+	} `json:"operations"`
+	Problems []string `json:"problems"` // in words
+	// Want is how many replicas each shard should have; 0: not known.
+	Want int `json:"-"`
+}
+
+// counts are the numbers of the record, in their order in it.
+func (s *Status) counts() []*int {
+	return []*int{&s.Nodes.Total, &s.Nodes.Up, &s.Shards.Total, &s.Shards.WithLeader, &s.Shards.UnderReplicated, &s.Shards.Unavailable, &s.Replicas}
 }
 
 // Append implements Body.
@@ -205,14 +225,25 @@ func (p *Plan) read(r *mp.Reader) {
 
 // Append implements Body.
 func (s *Status) Append(b []byte) []byte {
-	return mp.AppendUint(mp.AppendUint(appendTexts(fields(b, 3), s.Problems), s.Running), s.Replicas)
+	b = mp.AppendUint(mp.AppendUint(appendTexts(fields(b, 4+len(s.counts())), s.Problems), uint64(s.Operations.Running)), uint64(s.Want))
+	b = mp.AppendString(b, s.ClusterID)
+	for _, n := range s.counts() {
+		b = mp.AppendUint(b, uint64(*n))
+	}
+	return b
 }
 
 func (s *Status) read(r *mp.Reader) {
 	extra := r.ArrayMin(2)
-	s.Problems, s.Running = list(r, problemsMax, readText), r.Uint()
+	s.Problems, s.Operations.Running = list(r, problemsMax, readText), int(r.Uint())
 	if extra > 0 {
-		s.Replicas, extra = r.Uint(), extra-1
+		s.Want, extra = int(r.Uint()), extra-1
+	}
+	if counts := s.counts(); extra > len(counts) { // absent in what older nodes send: the ClusterID is empty then
+		s.ClusterID, extra = readText(r), extra-1-len(counts)
+		for _, n := range counts {
+			*n = int(r.Uint())
+		}
 	}
 	r.Skip(extra)
 }
