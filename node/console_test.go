@@ -3,20 +3,24 @@ package node_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/logs"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // What the console reads, as far as the tests look at it.
@@ -278,6 +282,90 @@ func TestConsoleActs(t *testing.T) {
 			t.Errorf("the audit log lacks %s:\n%s", line, audit)
 		}
 	}
+}
+
+// TestConsoleReshapes: what an administrator asks the console for is done: split at a key and into parts, merge, move.
+func TestConsoleReshapes(t *testing.T) {
+	s := startSecured(t, 3, 2)
+	added := s.Node(s.Add()).ID()
+	write(t, s.Cluster, 0, 300, "v")
+	nodetest.Eventually(t, 20*time.Second, func() error { // else there is nowhere to move to
+		for _, n := range s.get("/api/nodes") {
+			if n["id"] == float64(added) && n["state"] == "up" {
+				return nil
+			}
+		}
+		return errors.New("the new node is not up")
+	})
+	do := func(format string, args ...any) {
+		t.Helper()
+		body := fmt.Sprintf(format, args...)
+		var o consoleOp
+		code, text, _ := s.request("POST", "/api/ops", "admin", func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(body)) })
+		if err := json.Unmarshal([]byte(text), &o); err != nil || code != http.StatusOK || o.ID == 0 {
+			t.Fatalf("%s: %d %s %v", body, code, text, err)
+		}
+		s.over(o.ID)
+	}
+	starts := func(want ...string) (list []*shard.Descriptor) {
+		t.Helper()
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			var got []string
+			list, _ = s.Node(0).Ranges(t.Context())
+			for _, d := range list {
+				got = append(got, string(d.Start))
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("shards begin at %q, want %q", got, want)
+			}
+			return nil
+		})
+		return list
+	}
+	left := starts("", "\x80")[0].Shard
+	do(`{"kind":"split","shard":%d,"keys":["\\x10","a/b"]}`, left)
+	list := starts("", "\x10", "a/b", "\x80")
+	do(`{"kind":"merge","shard":%d,"other":%d}`, left, list[1].Shard)
+	list = starts("", "a/b", "\x80")
+	holder := list[1]
+	if !holder.Contains(key(0)) {
+		holder = list[0]
+	}
+	do(`{"kind":"split","shard":%d,"parts":2}`, holder.Shard)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if list, _ = s.Node(0).Ranges(t.Context()); len(list) != 4 {
+			return fmt.Errorf("%d shards, want 4", len(list))
+		}
+		return nil
+	})
+	do(`{"kind":"move","shard":%d,"from":1,"to":%d}`, holder.Shard, added)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		list, _ := s.Node(0).Ranges(t.Context())
+		for _, d := range list {
+			on := func(n engine.NodeID) bool {
+				return slices.ContainsFunc(d.Replicas, func(r shard.ReplicaDesc) bool { return r.Node == n })
+			}
+			if d.Shard == holder.Shard && on(added) && !on(1) && len(d.Replicas) == 3 {
+				return nil
+			}
+		}
+		return errors.New("the replica was not moved")
+	})
+	read(t, s.Cluster, 1, 300, "v")
+	audit, err := os.ReadFile(s.audit)
+	if err != nil || bytes.Count(audit, []byte(`"door":"http","action":"operation `)) != 4 {
+		t.Errorf("the audit log has not four actions: %v\n%s", err, audit)
+	}
+}
+
+// get reads a list of objects as the administrator.
+func (s *secured) get(path string) (list []map[string]any) {
+	s.t.Helper()
+	code, text, _ := s.request("GET", path, "admin")
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != http.StatusOK {
+		s.t.Fatalf("%s: %d %s %v", path, code, text, err)
+	}
+	return list
 }
 
 // TestConsoleChangesNothingUnasked: on a cluster without certificates, where nobody can show who they are, the console looks only.

@@ -1,8 +1,10 @@
 package node_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -234,10 +237,72 @@ func TestConsoleInBrowser(t *testing.T) {
 		b.shot(shots(t, "console-"+v.name+"-phone"))
 		b.screen(1280, 1180, false, false)
 	}
+	s.reshape(b)
 	s.killAndDrain(b)
 	for _, p := range b.problems {
 		t.Error(p)
 	}
+}
+
+// reshape: an administrator splits a shard at a key, merges the parts again and moves a replica, on the shard's page.
+func (s *secured) reshape(b *browser) {
+	s.t.Helper()
+	shards := func() (list []*shard.Descriptor) {
+		list, _ = s.Node(0).Ranges(s.t.Context())
+		return list
+	}
+	id := s.busiest()
+	find := func() *shard.Descriptor {
+		for _, d := range shards() {
+			if uint64(d.Shard) == id {
+				return d
+			}
+		}
+		return nil
+	}
+	ask := func(button, choices string) {
+		s.t.Helper()
+		b.eval(fmt.Sprintf("location.hash = '#/'; location.hash = '#/shard/%d'", id), nil)
+		pick := fmt.Sprintf("[...document.querySelectorAll('button')].find(x => x.innerText === '%s')", button)
+		b.until(pick)
+		b.eval(pick+".click()", nil)
+		b.until("document.querySelector('dialog[open] .main')")
+		b.axe(button + " dialog")
+		b.eval(choices+"; document.querySelector('dialog .main').click()", nil)
+		b.until("!document.querySelector('dialog')")
+	}
+	set := func(nth int, value string) string {
+		return fmt.Sprintf("{ const x = document.querySelectorAll('dialog input, dialog select')[%d]; x.value = %q; x.dispatchEvent(new Event('input')); x.dispatchEvent(new Event('change')) }", nth, value)
+	}
+	wait := func(what string, ok func() bool) {
+		s.t.Helper()
+		nodetest.Eventually(s.t, 20*time.Second, func() error {
+			if !ok() {
+				return errors.New(what)
+			}
+			return nil
+		})
+	}
+	before, d := len(shards()), find()
+	at := string(d.Start) + "x"
+	ask("Split", set(0, at))
+	wait("not split", func() bool { return len(shards()) == before+1 && string(find().End) == at })
+	b.until("document.getElementById('main').innerText.includes(" + fmt.Sprintf("%q", at) + ")")
+	ask("Merge", "0")
+	wait("not merged", func() bool { return len(shards()) == before && bytes.Equal(find().End, d.End) })
+	on := func(n engine.NodeID) bool {
+		return slices.ContainsFunc(find().Replicas, func(r shard.ReplicaDesc) bool { return r.Node == n })
+	}
+	var to engine.NodeID
+	for n := engine.NodeID(1); n <= 4; n++ {
+		if !on(n) {
+			to = n
+		}
+	}
+	from := find().Replicas[0].Node
+	ask("Move", set(0, fmt.Sprint(from))+set(1, fmt.Sprint(to)))
+	wait("not moved", func() bool { return on(to) && !on(from) && len(find().Replicas) == 3 })
+	b.until("/move/.test(document.getElementById('main').innerText)")
 }
 
 // killAndDrain: a node that dies is shown, and so is a drain that cannot go on; the drain is cancelled with the keyboard.

@@ -72,7 +72,7 @@ export function split(s) {
 }
 
 export function merge(s, right) {
-  ask({ title: `Merge shard ${s.id} with ${right}`, text: `Shard ${s.id} absorbs its right neighbour, shard ${right}. Both must have their replicas on the same nodes.`, go: 'Merge',
+  ask({ title: `Merge shard ${s.id} with ${right}`, text: `Shard ${s.id} absorbs its right neighbour, shard ${right}. If they are on different nodes, the replicas of the right one are moved first.`, go: 'Merge',
     command: () => `shard merge ${s.id} ${right}`, request: () => op({ kind: 'merge', shard: s.id, other: right }) });
 }
 
