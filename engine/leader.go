@@ -20,6 +20,8 @@ type leadership struct {
 	// leaseOff: TimeoutNow went out in this term; a late one bypasses leases, so there are none any more (rule Engine3).
 	leaseOff bool
 
+	settled *Membership // a committed membership, not joint, with this leader as a voter: it asks for nothing
+
 	busyAt    Instant // the last time that there was something to do
 	toldAt    Instant // the last time that every follower was sent entries
 	quiesceAt Instant // when the outstanding Quiesce was sent; zero: none

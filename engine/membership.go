@@ -64,7 +64,7 @@ func (e *Engine) caughtUp(p Peer) bool {
 // the departure of a leader that is not a voter any more.
 func (e *Engine) advanceMembership() {
 	m := e.memb.Membership
-	if e.memb.LogID.Index > e.committed.Index || e.committed.Index < e.lead.blank {
+	if m == e.lead.settled || e.memb.LogID.Index > e.committed.Index || e.committed.Index < e.lead.blank {
 		return
 	}
 	if m.Joint() {
@@ -72,7 +72,11 @@ func (e *Engine) advanceMembership() {
 		e.advance()
 		return
 	}
-	if !m.IsVoter(e.cfg.Self) && e.applied.Index >= e.memb.LogID.Index {
+	if m.IsVoter(e.cfg.Self) {
+		e.lead.settled = m
+		return
+	}
+	if e.applied.Index >= e.memb.LogID.Index {
 		e.handleResign()
 	}
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"sync"
 
@@ -14,6 +15,8 @@ import (
 type Map struct {
 	mu     sync.RWMutex
 	pieces []piece // sorted by start, without overlap; may have gaps
+	// prefixes are the first bytes of the starts of pieces: most of a search needs nothing else, and they lie close together.
+	prefixes []uint64
 	// shards holds the newest descriptor known of every shard, also of those that own nothing any more: an older one that
 	// arrives late must not bring back its old range.
 	shards  map[engine.ShardID]*shard.Descriptor
@@ -93,11 +96,27 @@ func (m *Map) Shard(id engine.ShardID) (Route, bool) {
 
 // after returns the index of the first piece that starts after key.
 func (m *Map) after(key []byte) int {
-	i, found := slices.BinarySearchFunc(m.pieces, key, func(p piece, k []byte) int { return bytes.Compare(p.start, k) })
-	if found {
-		i++
+	prefix := prefixOf(key)
+	lo, hi := 0, len(m.prefixes)
+	for lo < hi {
+		i := int(uint(lo+hi) >> 1)
+		if p := m.prefixes[i]; p < prefix || p == prefix && bytes.Compare(m.pieces[i].start, key) <= 0 {
+			lo = i + 1
+		} else {
+			hi = i
+		}
 	}
-	return i
+	return lo
+}
+
+// prefixOf returns the first bytes of a key as a number: of two keys the lower one's is never higher.
+func prefixOf(key []byte) uint64 {
+	if len(key) >= 8 {
+		return binary.BigEndian.Uint64(key)
+	}
+	var b [8]byte
+	copy(b[:], key)
+	return binary.BigEndian.Uint64(b[:])
 }
 
 func (m *Map) route(p *piece) Route {
@@ -160,6 +179,10 @@ func (m *Map) insert(d *shard.Descriptor) {
 	}
 	m.pieces = append(kept, mine...)
 	slices.SortFunc(m.pieces, func(a, b piece) int { return bytes.Compare(a.start, b.start) })
+	m.prefixes = m.prefixes[:0]
+	for i := range m.pieces {
+		m.prefixes = append(m.prefixes, prefixOf(m.pieces[i].start))
+	}
 }
 
 // cut returns what [start, end) leaves of the pieces.
@@ -193,6 +216,7 @@ func (m *Map) fill(d, old *shard.Descriptor) bool {
 		return false
 	}
 	m.pieces = slices.Insert(m.pieces, i, piece{start: d.Start, end: d.End, desc: d})
+	m.prefixes = slices.Insert(m.prefixes, i, prefixOf(d.Start))
 	return true
 }
 

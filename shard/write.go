@@ -90,7 +90,7 @@ type Write struct {
 	Conditions []Condition
 	Ops        []Op
 
-	// Fingerprint is set by DecodeWrite and AppendWrite: a hash of conditions and operations as encoded. It does not cover
+	// Fingerprint is set by DecodeWrite and AppendWrite: a hash of conditions and operations as encoded, 0 without a session. It does not cover
 	// what is in front of them, for that changes when a retry finds another shard.
 	Fingerprint uint64
 }
@@ -137,7 +137,10 @@ func AppendWrite(b []byte, w *Write) []byte {
 	for i := range w.Ops {
 		b = appendOp(b, &w.Ops[i])
 	}
-	w.Fingerprint = xxhash.Sum64(b[body:])
+	w.Fingerprint = 0
+	if !w.Session.IsZero() {
+		w.Fingerprint = xxhash.Sum64(b[body:])
+	}
 	return b
 }
 
@@ -197,7 +200,8 @@ func decodeWrite(r *mp.Reader, b []byte, w *Write) {
 	if len(w.Ops) > 0 && w.Ops[0].Kind == OpDeleteRange && len(w.Ops)+len(w.Conditions) > 1 {
 		r.Fail("a delete-range that does not stand alone")
 	}
-	if r.Err() == nil {
+	w.Fingerprint = 0
+	if r.Err() == nil && !w.Session.IsZero() {
 		w.Fingerprint = xxhash.Sum64(b[body:r.Offset()])
 	}
 }

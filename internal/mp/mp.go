@@ -164,15 +164,29 @@ func (r *Reader) code() (byte, bool) {
 }
 
 func (r *Reader) big(n int) uint64 {
-	var v uint64
-	for _, c := range r.take(n) {
-		v = v<<8 | uint64(c)
+	switch b := r.take(n); len(b) {
+	case 1:
+		return uint64(b[0])
+	case 2:
+		return uint64(binary.BigEndian.Uint16(b))
+	case 4:
+		return uint64(binary.BigEndian.Uint32(b))
+	case 8:
+		return binary.BigEndian.Uint64(b)
 	}
-	return v
+	return 0
 }
 
 // Uint reads an unsigned integer.
 func (r *Reader) Uint() uint64 {
+	if r.off < len(r.b) && r.b[r.off] < 0x80 { // most are small; behind an error nothing is left
+		r.off++
+		return uint64(r.b[r.off-1])
+	}
+	return r.longUint()
+}
+
+func (r *Reader) longUint() uint64 {
 	c, ok := r.code()
 	if !ok {
 		return 0
@@ -199,6 +213,14 @@ func (r *Reader) signed(c byte) int64 {
 
 // Int reads a signed integer.
 func (r *Reader) Int() int64 {
+	if r.off < len(r.b) && r.b[r.off] < 0x80 {
+		r.off++
+		return int64(r.b[r.off-1])
+	}
+	return r.longInt()
+}
+
+func (r *Reader) longInt() int64 {
 	c, ok := r.code()
 	if !ok {
 		return 0

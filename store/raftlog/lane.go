@@ -18,6 +18,7 @@ type Lane struct {
 	log *Log
 
 	replicas map[Key]*replica
+	recent   *replica   // that was looked up last: calls about one replica come together
 	list     []*replica // the same, to walk over
 	cache    cache
 
@@ -57,8 +58,20 @@ func (a *Lane) insert(r *replica) {
 	a.replicas[r.key] = r
 }
 
-func (a *Lane) get(k Key) *replica {
+// lookup returns the replica, nil if there is none.
+func (a *Lane) lookup(k Key) *replica {
+	if a.recent != nil && a.recent.key == k {
+		return a.recent
+	}
 	r := a.replicas[k]
+	if r != nil {
+		a.recent = r
+	}
+	return r
+}
+
+func (a *Lane) get(k Key) *replica {
+	r := a.lookup(k)
 	if r == nil {
 		r = &replica{key: k}
 		a.insert(r)
@@ -116,7 +129,7 @@ func (a *Lane) push(r *replica, run Run) {
 
 // Truncate forgets the entries from first on.
 func (a *Lane) Truncate(k Key, first uint64) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil || first > r.last().Index {
 		return
 	}
@@ -161,7 +174,7 @@ func (a *Lane) Purge(k Key, id engine.LogID) {
 
 // Refresh writes what is known of a replica besides its entries again, so that it does not pin an old segment (rule Log5).
 func (a *Lane) Refresh(k Key) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return
 	}
@@ -185,7 +198,7 @@ func (a *Lane) Init(k Key, vote engine.Vote, purged engine.LogID) {
 
 // Drop forgets a replica.
 func (a *Lane) Drop(k Key) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return
 	}
@@ -193,6 +206,7 @@ func (a *Lane) Drop(k Key) {
 	a.buf = appendKey(a.buf, recDrop, k)
 	r.reset(&a.cache)
 	delete(a.replicas, k)
+	a.recent = nil
 	end := len(a.list) - 1
 	a.list[r.slot] = a.list[end]
 	a.list[r.slot].slot = r.slot
@@ -296,7 +310,7 @@ func (a *Lane) Pinned(buf []Key, limit int) []Key {
 
 // Stats tells what the log holds of k.
 func (a *Lane) Stats(k Key) Stats {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return Stats{First: 1}
 	}
@@ -305,7 +319,7 @@ func (a *Lane) Stats(k Key) Stats {
 
 // Terms returns the entries of k by term.
 func (a *Lane) Terms(k Key) []engine.TermRun {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return nil
 	}
@@ -314,7 +328,7 @@ func (a *Lane) Terms(k Key) []engine.TermRun {
 
 // Purged returns the last log id that is not in the log any more.
 func (a *Lane) Purged(k Key) engine.LogID {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return engine.LogID{}
 	}

@@ -10,7 +10,7 @@ import (
 // Entries appends to runs the entries first..last, or as many from first on as fit into maxBytes (at least one entry). It fails
 // with ErrCold if the first of them is not cached, or with ErrPurged. Bodies are aliased and must not be modified.
 func (a *Lane) Entries(k Key, first, last uint64, maxBytes int, runs []Run) ([]Run, error) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil || first <= r.purged.Index || first > r.last().Index {
 		return runs, ErrPurged
 	}
@@ -61,7 +61,7 @@ type coldRef struct {
 
 // Locate prepares to read what Entries has refused with ErrCold. What is read are the runs from first on that begin within maxBytes.
 func (a *Lane) Locate(k Key, first, last uint64, maxBytes int) (ColdRead, error) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil || first <= r.purged.Index || first > r.last().Index {
 		return ColdRead{}, ErrPurged
 	}
@@ -94,7 +94,7 @@ func (a *Lane) locate(ref *runRef) (coldRef, error) {
 
 // LocateAll prepares to read what Rewrite needs.
 func (a *Lane) LocateAll(k Key) (ColdRead, error) {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil || len(r.live()) == 0 {
 		return ColdRead{}, nil
 	}
@@ -142,7 +142,7 @@ func (c *coldRef) read(k Key) (Run, error) {
 // Rewrite copies all that is live of k to the end of the log, as one record (rule Log6). ErrCold: bodies must be read first with
 // LocateAll, and are given as cold. ErrTooBig: checkpoint and purge instead. An idle replica costs some 30 bytes.
 func (a *Lane) Rewrite(k Key, cold []Run) error {
-	r := a.replicas[k]
+	r := a.lookup(k)
 	if r == nil {
 		return nil
 	}

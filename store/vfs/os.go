@@ -89,18 +89,25 @@ func (f osFile) Size() (int64, error) {
 // not wait long behind it.
 const allocateChunk = 4 << 20
 
+// zerosBytes is how much it writes at a time, a divisor of allocateChunk: what is written should not drive everything else out of the caches.
+const zerosBytes = 128 << 10
+
 func (f osFile) Allocate(size int64) error {
 	// Reserving first makes a full disk fail at once, before anything was written, and keeps the file in few pieces.
 	if err := ignoringEINTR(func() error { return reserve(f.File, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("allocate %s: %w", f.Name(), err)
 	}
-	zeros := make([]byte, min(size, allocateChunk))
-	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(size-off, int64(len(zeros)))], off); err != nil {
+	zeros := make([]byte, min(size, zerosBytes))
+	for off := int64(0); off < size; {
+		n, err := f.WriteAt(zeros[:min(size-off, int64(len(zeros)))], off)
+		if err != nil {
 			return err
 		}
-		if err := f.Datasync(); err != nil {
-			return err
+		off += int64(n)
+		if off%allocateChunk == 0 || off == size {
+			if err := f.Datasync(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
