@@ -433,6 +433,9 @@ func (c *client) answered(k *call, attempt int, from engine.NodeID, answer []byt
 
 func (c *client) refused(k *call, attempt int, from engine.NodeID, err error) {
 	s := c.s
+	if errors.Is(err, shard.ErrAmbiguous) {
+		s.happened("ambiguous")
+	}
 	if c.call != k || k.attempt != attempt {
 		return
 	}
@@ -475,7 +478,6 @@ func (c *client) refused(k *call, attempt int, from engine.NodeID, err error) {
 		k.session.open[k.seq] = true
 		c.retry(k, time.Millisecond)
 	case errors.Is(err, shard.ErrAmbiguous):
-		s.happened("ambiguous")
 		k.tried++
 		c.retry(k, time.Millisecond)
 	default:

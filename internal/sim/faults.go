@@ -112,6 +112,9 @@ func (s *sim) onStep(node engine.NodeID, id engine.ShardID, step string) {
 	case "split: settled":
 		s.check.splitSettled(node, id)
 	}
+	if s.aim != nil && s.aim.step != nil && !s.settling {
+		s.aim.step(s, node, step)
+	}
 	if step == s.stepAt && s.doomed == 0 {
 		s.stepAt, s.doomed = "", node
 		s.happened("crash at a step of an operation")
@@ -276,8 +279,8 @@ func (s *sim) faults() {
 	s.c.After(between(s.rng, s.knobs.faultEvery/4, 2*s.knobs.faultEvery), s.faults)
 	t := s.knobs.electionTimeout
 	n, o := s.randomNode(), s.randomNode()
-	if s.knobs.loseDisk && n.Up && len(s.lost) == 0 && s.rng.IntN(4) == 0 && s.redundant() {
-		if s.knobs.loseDisk = false; s.rng.IntN(2) == 0 {
+	if s.knobs.loseDisk && n.Up && len(s.lost) == 0 && (s.knobs.lose != "" || s.rng.IntN(4) == 0) && s.redundant() {
+		if s.knobs.loseDisk = false; s.knobs.lose == "all" || s.knobs.lose == "" && s.rng.IntN(2) == 0 {
 			s.loseDisk(n)
 		} else {
 			s.crash(n)
@@ -286,7 +289,11 @@ func (s *sim) faults() {
 		}
 		return
 	}
-	switch s.rng.IntN(22) {
+	kind := s.rng.IntN(22)
+	if s.aim != nil && len(s.aim.faults) > 0 && s.rng.IntN(2) == 0 {
+		kind = pick(s.rng, s.aim.faults...)
+	}
+	switch kind {
 	case 0, 1:
 		if n.Up && (s.alive() > len(s.c.Nodes)/2+1 || s.rng.IntN(4) == 0) {
 			s.crash(n)
@@ -349,10 +356,7 @@ func (s *sim) faults() {
 		s.tracef("node %d: clock at rate %f, wall off by %d ms", n.ID, rate, wall)
 		n.SetClock(rate, wall)
 	case 9, 10:
-		s.tracef("isolate %d", n.ID)
-		s.happened("isolation")
-		s.c.Isolate(n.ID, true)
-		s.c.After(between(s.rng, t/4, 6*t), func() { s.c.Isolate(n.ID, false) })
+		s.isolate(n.ID, between(s.rng, t/4, 6*t))
 	case 11, 12:
 		if n != o {
 			s.tracef("cut %d to %d", n.ID, o.ID)

@@ -63,6 +63,16 @@ func (s *sim) damaged() bool {
 	return false
 }
 
+// namesLost tells whether a disk of one of the voters is gone.
+func (s *sim) namesLost(replicas []shard.ReplicaDesc) bool {
+	for _, r := range replicas {
+		if r.Role == shard.RoleVoter && s.lost[r.Node] {
+			return true
+		}
+	}
+	return false
+}
+
 func votersOf(replicas []shard.ReplicaDesc) (n int) {
 	for _, r := range replicas {
 		if r.Role == shard.RoleVoter {
@@ -75,8 +85,8 @@ func votersOf(replicas []shard.ReplicaDesc) (n int) {
 // change orders a change of members.
 func (s *sim) change(d *shard.Descriptor, replicas []shard.ReplicaDesc) {
 	l := s.leads(d)
-	if l == nil || replicas == nil || s.damaged() && votersOf(replicas) < 3 {
-		return
+	if l == nil || replicas == nil || votersOf(replicas) < 3 && (s.damaged() || s.namesLost(replicas)) {
+		return // what is left could not elect anybody
 	}
 	ch := scheduler.MembershipChange{Shard: d.Shard, Version: d.Version, ConfVersion: d.ConfVersion, Replicas: replicas}
 	s.crashAt("move")

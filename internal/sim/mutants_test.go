@@ -113,7 +113,7 @@ func (m *mutant) try(t *testing.T, src []byte) {
 	}
 	first := strings.TrimSpace(why[len(why)-1])
 	if seed := regexp.MustCompile(`seed (\d+)`).FindStringSubmatch(first); m.pkg == "" && seed != nil {
-		if r := Run(parseSeeds(t, seed[1])[0], Options{Pace: "busy"}); r.Err != nil {
+		if r := Run(parseSeeds(t, seed[1])[0].seed, Options{Pace: "busy"}); r.Err != nil {
 			t.Fatalf("%s: seed %s fails without the bug too: %v", m.name, seed[1], r.Err)
 		}
 	}

@@ -167,7 +167,7 @@ func (s *sim) awake() engine.ShardID {
 			continue
 		}
 		for _, st := range n.Statuses() {
-			if d := newest[st.Shard]; !st.Quiesced && d != nil {
+			if d := newest[st.Shard]; !st.Quiesced && d != nil && len(d.Replicas) > 1 { // a lone voter has nobody to sleep with, and no timer
 				if r, member := d.Replica(st.Replica); member && r.Role == shard.RoleVoter { // an awake learner does nothing either
 					return st.Shard
 				}

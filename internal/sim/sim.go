@@ -22,6 +22,8 @@ type Options struct {
 	Span time.Duration
 	// Pace, if set, is used instead of what the seed has: see knobs.
 	Pace string
+	// Aim, if set, is one of aims.
+	Aim string
 	// Calm makes a run without faults.
 	Calm bool
 }
@@ -49,6 +51,7 @@ type sim struct {
 	seed  uint64
 	rng   *rand.Rand
 	knobs knobs
+	aim   *aim
 	c     *simrt.Cluster
 	check *checker
 	dir   *directory
@@ -98,6 +101,7 @@ type knobs struct {
 	moveEvery                     time.Duration
 	wildClocks                    bool // monotonic clocks jump by more than leases allow for: reads promise nothing then
 	loseDisk                      bool
+	lose                          string // all, or a bit, which is as much once it is noticed; empty: as it comes
 	think                         time.Duration
 	answersLost                   float64
 	valueMax                      int
@@ -164,6 +168,10 @@ func Run(seed uint64, opt Options) *Result {
 	s := &sim{opt: opt, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6b696c6f)), sometimes: map[string]int{}, disks: map[engine.NodeID]*disk{},
 		durable: map[engine.NodeID]durable{}, lost: map[engine.NodeID]bool{}, nextShard: 10_000}
 	s.knobs = drawKnobs(s.rng, opt.Pace)
+	if s.aim = aimOf(opt.Aim); s.aim != nil {
+		s.knobs = drawKnobs(rand.New(rand.NewPCG(seed, 0x61696d)), "busy")
+		s.aim.apply(&s.knobs)
+	}
 	if opt.Span != 0 {
 		s.knobs.span = opt.Span
 	}
