@@ -29,12 +29,6 @@ const (
 	textBytesMax      = 512
 )
 
-// Versions of the protocol that this package speaks.
-const (
-	ProtocolMin = 1
-	ProtocolMax = 1
-)
-
 const (
 	kindHello   byte = 1
 	kindWelcome byte = 2

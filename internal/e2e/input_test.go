@@ -74,11 +74,11 @@ func (deaf) PeerDisconnected(engine.NodeID, uint64)                            {
 
 // wrongVersion is a peer of another protocol version: it is refused, with the reason.
 func wrongVersion(t *testing.T, c *cluster) {
-	refusals := make(chan transport.Reason, 100)
+	refusals := make(chan *transport.Refused, 100)
 	tr, err := transport.New(transport.Config{ClusterID: transport.ID{1}, Node: 77, Identity: transport.ID{2}, Incarnations: []uint64{3}, VersionMin: 98, VersionMax: 99,
 		AdvertiseAddr: "127.0.0.1:1", OnRefused: func(_ string, r *transport.Refused) {
 			select {
-			case refusals <- r.Reason:
+			case refusals <- r:
 			default:
 			}
 		}}, deaf{})
@@ -89,12 +89,18 @@ func wrongVersion(t *testing.T, c *cluster) {
 	tr.SetPeer(1, c.Servers[0])
 	select {
 	case r := <-refusals:
-		if r != transport.ReasonVersion {
+		if r.Reason != transport.ReasonVersion || !r.Remote || !strings.Contains(r.Error(), "98 to 99") {
 			t.Errorf("a peer of another version is refused: %v", r)
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("a peer of another version is not refused")
 	}
+	eventually(t, 10*time.Second, func() error { // and the other side says so too
+		if text := c.Nodes[0].LogTail(1000); !strings.Contains(text, "no common protocol version") || !strings.Contains(text, "98 to 99") {
+			return fmt.Errorf("the log of %s does not say why it refused a peer of another version", c.Nodes[0].LogFile())
+		}
+		return nil
+	})
 }
 
 // behindHandshake does a proper handshake and then sends garbage, and a frame that claims to be 4 GiB long.

@@ -12,9 +12,6 @@ import (
 
 // The on-disk encodings; docs/state.md describes them.
 
-// formatVersion is stored in the file; a file of another version is refused.
-const formatVersion = 1
-
 // recordVersion begins every record.
 const recordVersion = 1
 

@@ -195,11 +195,24 @@ func (db *DB) checkFormat() error {
 	case format == formatVersion:
 		return nil
 	case format != 0:
-		return fmt.Errorf("format %d is not supported, this program writes %d", format, formatVersion)
+		if err := readable(format); err != nil {
+			return err
+		}
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	return db.update(need{keys: 1, bytes: 64}, func(tx kvTx) error { return putNumber(tx, nodeFormat, formatVersion) })
+}
+
+// readable tells whether this program reads files of a format.
+func readable(format uint64) error {
+	switch {
+	case format > formatVersion:
+		return fmt.Errorf("format %d is not supported: a newer version of kiloraft wrote it, this one writes %d; start that one again", format, formatVersion)
+	case format < formatMin:
+		return fmt.Errorf("format %d is not supported: this version of kiloraft reads %d and newer", format, formatMin)
+	}
+	return nil
 }
 
 // SyncedSeq returns the highest sequence of the raft log given to a Write (rule Log3).

@@ -120,8 +120,8 @@ func verifyFacts(tx *boltTx, r *Report) (found []error) {
 		}
 	}
 	format, err := getNumber(tx, nodeFormat)
-	if err == nil && format != formatVersion {
-		err = fmt.Errorf("format %d is not supported", format)
+	if err == nil {
+		err = readable(format)
 	}
 	var serr error
 	r.SyncedSeq, serr = getNumber(tx, nodeSynced)
