@@ -146,7 +146,8 @@ Every node answers ` + "`GET /metrics`" + ` (` + "`serve --http`" + `) in the fo
 
 - No metric has a label for the shard, so a scrape stays small with any number of shards. Which shards are hot is told by ` + "`GET /api/heat`" + `.
 - Counters begin at 0 with the process. Sums over nodes make sense, except where a line says "of one".
-- Histograms have one bucket per power of two.
+- Histograms have one bucket per power of two. There are no native histograms: the text format does not carry them, and a request
+  here adds to an array with a place per power of two, without a lock or a map. A factor of two is what the alerts and the dashboard need.
 - Beside these there are the ` + "`go_*` and `process_*`" + ` metrics of the Prometheus client.
 - Metrics of members of a cluster are absent while a node waits for one; those of Redis clients while there is no ` + "`--redis`" + ` address.
 - Alerts and recording rules: ` + "`deploy/prometheus/kiloraft.rules.yml`" + `; dashboard: ` + "`deploy/grafana/kiloraft.json`" + `; what to do when an alert

@@ -413,6 +413,26 @@ func TestHelpAndCompletion(t *testing.T) {
 	}
 }
 
+// Shells complete the ids of nodes, shards and operations; where there is no cluster, nothing.
+func TestCompletesIDs(t *testing.T) {
+	s := newShell(t)
+	if got := s.completes("shard show"); got != ":36\n" {
+		t.Errorf("of no cluster: %q", got)
+	}
+	s.want(0, "cluster init --shards 4")
+	for line, want := range map[string]string{"node drain": "1\t", "shard show": "2\t", "shard merge": "2\t", "shard merge 2": "2\t", "shard move 2 --to": "1\t", "shard transfer --to": "1\t"} {
+		got := s.completes(line)
+		if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "\n:36\n") {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+	for _, line := range []string{"shard show 2", "node ls", "shard locate", "op ls"} {
+		if got := s.completes(line); got != ":36\n" {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+}
+
 // A mistake in what was typed says so (exit 2) before a node is asked, and how it is meant.
 func TestMistakesSayWhatIsWanted(t *testing.T) {
 	s := newShell(t)
@@ -454,4 +474,14 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	if len(v.Problems) != 1 {
 		t.Error(v.Problems)
 	}
+}
+
+// completes is what a shell asks when Tab is pressed behind a blank.
+func (s *shell) completes(line string) string {
+	s.t.Helper()
+	code, out, errs := s.run(append(append([]string{"__complete"}, strings.Fields(line)...), "")...)
+	if code != 0 {
+		s.t.Errorf("completing %q: exit %d\n%s", line, code, errs)
+	}
+	return out
 }

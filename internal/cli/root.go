@@ -100,7 +100,9 @@ func (a *app) root() *cobra.Command {
 	config.AddFileFlag(root.PersistentFlags())
 	root.PersistentPreRunE = a.prepare
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), a.nodeCmd(), a.shardCmd(), a.opCmd(), a.kvCmd(), a.benchCmd(), a.configCmd(),
+	node, shard, op := a.nodeCmd(), a.shardCmd(), a.opCmd()
+	a.completeIDs(node, shard, op)
+	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), node, shard, op, a.kvCmd(), a.benchCmd(), a.configCmd(),
 		a.certCmd(), a.userCmd(), a.debugCmd(), a.versionCmd(), a.manCmd(), a.topCmd(), a.backupCmd())
 	return root
 }
