@@ -8,7 +8,8 @@ import (
 // take a few syncs, and a client that is sent away with "try again in 50 ms" sees a pause of that length, or of twice that. It has had no
 // effect meanwhile, so it may be answered in any way at any time.
 
-// leaderWaitersMax bounds the requests of a lane that wait for leaders; their bytes are bounded by InflightBytesMax.
+// leaderWaitersMax bounds the requests of a lane that wait for leaders. The bytes of writes are bounded by InflightBytesMax, those of all by what
+// the transport lets a connection have in flight.
 const leaderWaitersMax = 64 << 10
 
 // leaderWait is how long a request waits for a leader to be known before its client is sent away: to another replica, which may know one.
