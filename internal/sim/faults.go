@@ -406,6 +406,9 @@ func (s *sim) forget(a, c *simrt.Node) {
 	s.c.Cut(a.ID, c.ID, true)
 	s.c.Cut(c.ID, a.ID, true)
 	s.c.After(between(s.rng, t, 4*t), func() {
+		if s.settling {
+			return
+		}
 		s.crash(b)
 		s.c.After(time.Millisecond, func() { s.restart(b) })
 	})
