@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/demo"
 )
 
 // block is a fenced block of commands of a page: "sh" holds what a reader pastes, "console" what one sees: commands behind "$ ", and their output.
@@ -111,16 +113,22 @@ var (
 
 // ports replaces the ports of a page by free ones, the same by the same.
 func ports(t *testing.T, script string, known map[string]string) string {
+	t.Helper()
+	var missing []string
+	for _, m := range port.FindAllStringSubmatch(script, -1) {
+		if known[m[2]] == "" && !slices.Contains(missing, m[2]) {
+			missing = append(missing, m[2])
+		}
+	}
+	free, err := demo.FreeAddrs(len(missing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range missing {
+		_, known[p], _ = net.SplitHostPort(free[i])
+	}
 	return port.ReplaceAllStringFunc(script, func(s string) string {
 		m := port.FindStringSubmatch(s)
-		if known[m[2]] == "" {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			_, known[m[2]], _ = net.SplitHostPort(l.Addr().String())
-		}
 		return m[1] + known[m[2]]
 	})
 }
