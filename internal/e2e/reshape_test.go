@@ -211,6 +211,7 @@ func TestSplitThousand(t *testing.T) {
 	t.Logf("%d MB into %d parts: %v", megabytes, parts, end.Sub(begin).Round(time.Millisecond))
 	t.Logf("meanwhile: %s", p.between(begin.Add(-50*time.Millisecond), end))
 	t.Logf("2 s after: %s", p.between(end, end.Add(2*time.Second)))
+	t.Logf("from 2 s before to 2 s after: %s", p.between(begin.Add(-2*time.Second), end.Add(2*time.Second)))
 	t.Logf("slowest, from the start of the split:%s", p.slow(begin, 12))
 	eventually(t, 30*time.Second, func() error { return c.tiled(parts) })
 	n := 0
