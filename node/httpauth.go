@@ -30,8 +30,13 @@ type door struct {
 // newDoor puts the routes behind the question who asks.
 func (n *Node) newDoor(routes []route) http.Handler {
 	d := &door{n: n, mux: http.NewServeMux()}
+	slots := make(chan struct{}, httpBusyMax)
 	for _, r := range routes {
-		d.mux.HandleFunc(r.pattern, d.guard(r.need, r.handler))
+		h := d.guard(r.need, r.handler)
+		if r.need != auth.NeedNone {
+			h = bounded(slots, h)
+		}
+		d.mux.HandleFunc(r.pattern, h)
 	}
 	return http.NewCrossOriginProtection().Handler(d)
 }
@@ -53,6 +58,11 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")
+	var deadline time.Time // of the one before, on the same connection: forget it
+	if !strings.HasPrefix(r.URL.Path, profilePath) {
+		deadline = time.Now().Add(httpAnswerMax)
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(deadline) // an error says that the connection is gone: writing to it tells the same
 	id, err := d.n.identifyHTTP(r)
 	if err != nil {
 		d.refuse(w, r, err)

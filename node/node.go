@@ -209,6 +209,7 @@ func (n *Node) openTransport() error {
 		Authenticate:  n.sec.authenticate,
 		Accept:        n.acceptPeer,
 		OnRefused:     n.onRefused,
+		Expect:        expected,
 	}, handler{n})
 	if err != nil {
 		n.tr = nil

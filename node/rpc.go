@@ -78,6 +78,17 @@ func (n *Node) serve(q incoming) {
 	}
 }
 
+// expected is how big the answer of a method that reads or writes keys may be; 0 for all other methods.
+func expected(method uint16) int {
+	switch method {
+	case api.MethodRead, api.MethodWrite, api.MethodRouteRead, api.MethodRouteWrite:
+		return 64 << 10
+	case api.MethodScan, api.MethodRouteScan:
+		return 1 << 20
+	}
+	return 0
+}
+
 // slowMax bounds the goroutines that serve what may wait, those for nodes and those for clients: while the meta shard cannot be read clients' wait,
 // and must not take the places of what nodes ask of each other.
 const slowMax = 4096
@@ -258,7 +269,7 @@ func passOn(r reply, method uint16, body []byte, err error) {
 	switch {
 	case err == nil:
 		r(uint16(shard.StatusOK), body)
-	case errors.As(err, &status) && status.Status != transport.StatusExpired:
+	case errors.As(err, &status) && status.Status != transport.StatusExpired && status.Status != transport.StatusBusy:
 		r(status.Status, status.Body)
 	case method == api.MethodWrite && !notSent(err):
 		r.err(fmt.Errorf("%w: forwarded: %v", shard.ErrAmbiguous, err))

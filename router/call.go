@@ -12,6 +12,7 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/transport"
 )
 
 // redirectsMax is how many times in a row a request follows a redirect without a pause.
@@ -336,6 +337,8 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 		k.pause(0, err)
 	case errors.Is(err, shard.ErrSessionExpired):
 		k.sessionExpired(err)
+	case errors.As(err, &lost) && k.w == nil && isBusy(err):
+		k.pause(k.c.cfg.BackoffMin*5, err)
 	case errors.As(err, &lost):
 		m.ForgetLeader(id, node)
 		k.lostAnswer(lost.Sent, err)
@@ -344,6 +347,12 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 	default:
 		k.finish(nil, err)
 	}
+}
+
+// isBusy tells whether a peer had an answer and no room to send it.
+func isBusy(err error) bool {
+	var status *transport.StatusError
+	return errors.As(err, &status) && status.Status == transport.StatusBusy
 }
 
 // moved: the shard does not own the key any more, or not all of them. Who leads a shard leads at first what is split off it.

@@ -46,7 +46,7 @@ func AnswerError(err error) error {
 		return nil
 	case errors.As(err, &refused) && refused.Reason == transport.ReasonDenied:
 		return fmt.Errorf("%w: %s", shard.ErrDenied, refused.Text)
-	case errors.As(err, &status) && status.Status == transport.StatusExpired:
+	case errors.As(err, &status) && (status.Status == transport.StatusExpired || status.Status == transport.StatusBusy):
 		return &SendError{Sent: true, Err: err}
 	case errors.As(err, &status):
 		return shard.DecodeError(shard.Status(status.Status), status.Body)

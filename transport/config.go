@@ -42,6 +42,9 @@ type Config struct {
 	// Attesting, if set, tells whether this incarnation of the node is alive; a newer one is refused that long (rule Cluster9).
 	// Nil means that something was received from it within AttestMax.
 	Attesting func(node engine.NodeID, incarnation uint64) bool
+	// Expect, if set, tells which methods are answered at once, and how big an answer to them may be, as far as one knows: 0 for all others. Of
+	// those a client may have few in flight until it is known how big its answers are. It may be called from any goroutine.
+	Expect func(method uint16) int
 	// OnRefused, if set, is told when a peer refuses this node, so that a refusal can be made durable (rule Cluster9).
 	OnRefused func(addr string, r *Refused)
 
@@ -103,6 +106,8 @@ type Limits struct {
 	SnapshotChunkMax   int           // largest chunk of a snapshot (16 MiB)
 	SnapshotsMax       int           // snapshots received at a time per session (8)
 	ClientsMax         int           // client connections (10000)
+	ClientsBytesMax    int           // frames, requests and answers of all clients together, over which the one that holds most is closed (256 MiB)
+	BigBytesMax        int           // answers in the making for clients that are known for big ones, which wait for each other (16 MiB)
 	HandshakesMax      int           // handshakes of others in progress, over which the oldest is given up (256)
 	PeerWindow         int           // yamux receive window of a peer's stream (4 MiB)
 	ClientWindow       int           // yamux receive window of a client's stream (1 MiB)
@@ -140,6 +145,8 @@ func (l *Limits) defaults() {
 	def(&l.SnapshotChunkMax, 16*mib)
 	def(&l.SnapshotsMax, 8)
 	def(&l.ClientsMax, 10000)
+	def(&l.ClientsBytesMax, 256<<20)
+	def(&l.BigBytesMax, 16<<20)
 	def(&l.HandshakesMax, 256)
 	def(&l.PeerWindow, 4*mib)
 	def(&l.ClientWindow, mib)

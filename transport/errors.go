@@ -28,6 +28,7 @@ var (
 	errSlow       = errors.New("a write took too long")
 	errReplaced   = errors.New("replaced by another connection")
 	errRemoved    = errors.New("peer removed")
+	errGreedy     = errors.New("the clients hold too much, and this one most of it")
 	errNotReading = errors.New("the other side does not read its answers")
 	errExpired    = errors.New("the client's credentials have expired")
 )
@@ -116,4 +117,6 @@ const (
 	StatusExpired uint16 = 65535
 	// StatusTooLarge: the answer is over the limit of a frame.
 	StatusTooLarge uint16 = 65534
+	// StatusBusy: there was an answer, but too many bytes of answers are waiting to be sent to the same peer. A read may be asked again after a pause.
+	StatusBusy uint16 = 65533
 )

@@ -37,6 +37,8 @@ type frameReader struct {
 	// header alone cannot make us hold much.
 	eager int
 	hdr   [frameHeader]byte
+	// hold, if set, is told of the bytes of a body as they are allocated.
+	hold func(n int)
 }
 
 func newFrameReader(r io.Reader, max, eager int) *frameReader {
@@ -67,6 +69,7 @@ func (f *frameReader) next() ([]byte, error) {
 
 func (f *frameReader) body(size int) ([]byte, error) {
 	body := make([]byte, min(size, f.eager))
+	f.holds(len(body))
 	if _, err := io.ReadFull(f.r, body); err != nil {
 		return nil, err
 	}
@@ -74,12 +77,19 @@ func (f *frameReader) body(size int) ([]byte, error) {
 		n := len(body)
 		grown := make([]byte, min(size, 2*n+1))
 		copy(grown, body)
+		f.holds(len(grown) - n)
 		body = grown
 		if _, err := io.ReadFull(f.r, body[n:]); err != nil {
 			return nil, err
 		}
 	}
 	return body, nil
+}
+
+func (f *frameReader) holds(n int) {
+	if f.hold != nil {
+		f.hold(n)
+	}
 }
 
 // outbox collects what is to be written to one stream while a write is in progress, as frames in the making: each buffer
@@ -90,6 +100,8 @@ type outbox struct {
 	wake chan struct{}
 	// cond, if set, is told whenever bytes fell or the outbox was closed.
 	cond *sync.Cond
+	// hold, if set, is told of bytes that are added or were written.
+	hold func(n int)
 
 	cur   []byte // the frame being filled, or nil
 	queue [][]byte
@@ -183,6 +195,9 @@ func (o *outbox) take() []byte {
 func (o *outbox) done(b []byte) {
 	o.mu.Lock()
 	o.bytes -= len(b) - frameHeader
+	if o.hold != nil {
+		o.hold(frameHeader - len(b))
+	}
 	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
 		o.spare = append(o.spare, b[:frameHeader])
 	}

@@ -236,15 +236,20 @@ func (c *caller) fail() {
 type flight struct {
 	theirs uint64 // its id at the caller
 	bytes  int
+	quick  bool
+	credit int64 // of core.big
 }
 
 // server is the answering end of a request stream.
 type server struct {
-	outbox  // its lock guards the rest too
-	w       waiters[flight]
-	flying  int // bytes of the requests in flight
-	s       *session
-	handler requestHandler
+	outbox // its lock guards the rest too
+	w      waiters[flight]
+	flying int // bytes of the requests in flight
+	// Of a client's quick requests (Config.Expect): how many are in flight, how many were answered, InFlightMax at most, and what an answer has
+	// had of late.
+	quick, answered, answerSize int
+	s                           *session
+	handler                     requestHandler
 }
 
 // requestHandler is the part of Handler that a server needs.
@@ -258,6 +263,7 @@ func newServer(s *session, h requestHandler) *server {
 	}
 	v := &server{s: s, handler: h, outbox: newOutbox(l.AnswerBytesMax, l.FrameBytesMax, target)}
 	v.cond = sync.NewCond(&v.mu)
+	v.hold = s.hold
 	return v
 }
 
@@ -314,7 +320,11 @@ func (v *server) frame(b []byte) error {
 		}
 		left := v.s.core.limits.RequestDeadlineMax
 		left = time.Duration(min(ms, uint64(left/time.Millisecond))) * time.Millisecond
-		id, ok := v.admit(theirs, len(body), left)
+		expect := 0
+		if v.s.held != nil && v.s.core.expect != nil {
+			expect = v.s.core.expect(uint16(method))
+		}
+		id, ok := v.admit(flight{theirs: theirs, bytes: len(body), quick: expect > 0}, expect, left)
 		if !ok {
 			return nil // closed
 		}
@@ -327,31 +337,83 @@ func (v *server) frame(b []byte) error {
 // expireGrace is how long after its deadline a request that nobody answered is given up.
 const expireGrace = time.Second
 
-// admit waits until one more request of n bytes may be in flight: what is not read, the other side cannot send.
-func (v *server) admit(theirs uint64, n int, left time.Duration) (uint64, bool) {
+// admit waits until one more request may be in flight: what is not read, the other side cannot send.
+func (v *server) admit(f flight, expect int, left time.Duration) (uint64, bool) {
 	l := &v.s.core.limits
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for v.err == nil && (v.w.used() >= l.InFlightMax || v.flying > 0 && v.flying+n > l.InFlightBytesMax || v.bytes > l.AnswerBytesMax/2) {
+	for v.err == nil && (v.w.used() >= l.InFlightMax || f.quick && v.quick >= quickMin+2*v.answered || v.flying > 0 && v.flying+f.bytes > l.InFlightBytesMax || v.bytes > l.AnswerBytesMax/2) {
 		v.cond.Wait()
 	}
+	if v.answered >= strangerAnswers {
+		expect = 0
+	}
+	if n := max(expect, v.answerSize); f.quick && n > bigAnswer && v.err == nil {
+		v.mu.Unlock()
+		f.credit = v.s.core.big.Take(int64(n), v.s.done)
+		v.mu.Lock()
+	}
 	if v.err != nil {
+		v.s.core.big.Give(f.credit)
 		return 0, false
 	}
-	v.flying += n
-	return v.w.add(v.s.core.clock.now()+int64(left+expireGrace), flight{theirs: theirs, bytes: n}), true
+	v.flying += f.bytes
+	if f.quick {
+		v.quick++
+	}
+	v.s.hold(f.bytes)
+	return v.w.add(v.s.core.clock.now()+int64(left+expireGrace), f), true
+}
+
+const (
+	// bigAnswer is the size of answers over which a client's requests need credits, and over which an answer may be refused to a busy peer.
+	bigAnswer = 64 << 10
+	// quickMin is how many quick requests a client may have in flight before it has had an answer. Each answer adds two, so that what its requests
+	// cost is known before there are many.
+	quickMin = 4
+	// strangerAnswers is after how many answers what was seen counts, and not what is expected.
+	strangerAnswers = 8
+)
+
+// landed gives back what a request had in flight. v.mu is held.
+func (v *server) landed(f *flight, answer int) {
+	v.flying -= f.bytes
+	v.s.hold(-f.bytes)
+	if f.quick {
+		v.quick--
+		v.s.core.big.Give(f.credit)
+		v.answered = min(v.answered+1, v.s.core.limits.InFlightMax)
+		v.answerSize += (answer - v.answerSize) / 4
+	}
+	v.cond.Signal()
+}
+
+// end is called when the session is over and nothing of it runs any more: answers that come now go nowhere.
+func (v *server) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range v.w.slots {
+		if s := &v.w.slots[i]; s.used {
+			v.landed(&s.v, 0)
+		}
+	}
+	v.w = waiters[flight]{}
 }
 
 func (v *server) reply(id uint64, status uint16, body []byte) {
 	v.mu.Lock()
 	f, ok := v.w.remove(id)
+	if ok {
+		v.landed(&f, len(body))
+	}
 	if !ok || v.err != nil {
 		v.mu.Unlock()
 		return
 	}
-	v.flying -= f.bytes
-	v.cond.Signal()
 	n := envelopeMax + len(body)
+	if v.s.held == nil && status == StatusOK && n > bigAnswer && v.bytes+n > v.bytesMax/2 {
+		status, body, n = StatusBusy, nil, envelopeMax // this much at a time can only be reads: the link to a peer is not worth them
+	}
 	if n > v.frameMax {
 		status, body, n = StatusTooLarge, nil, envelopeMax
 	}
@@ -367,6 +429,7 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	b = mp.AppendUint(b, uint64(status))
 	v.cur = mp.AppendBin(b, body)
 	v.bytes += len(v.cur) - before
+	v.s.hold(len(v.cur) - before)
 	v.mu.Unlock()
 	v.signal()
 }

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/mp"
 )
 
 // server starts a node that serves clients with f.
@@ -367,5 +370,34 @@ func BenchmarkCalls(b *testing.B) {
 	}
 	for range cap(slots) {
 		slots <- struct{}{}
+	}
+}
+
+// A peer that does not take big answers gets an error for more of them, and small ones all the same; its session stays.
+func TestBusy(t *testing.T) {
+	var m Metrics
+	c := newCore(Limits{AnswerBytesMax: 1 << 20, FrameBytesTarget: 100}, nil, &m)
+	v := newServer(&session{core: c}, handlerFunc(func(q Request) { q.Reply(StatusOK, make([]byte, int(q.Method)<<10)) }))
+	var b []byte
+	for i, kib := range []uint64{200, 200, 200, 1, 200} {
+		b = mp.AppendArray(b, requestFields)
+		b = mp.AppendUint(mp.AppendUint(mp.AppendUint(mp.AppendUint(b, uint64(i)), kib), 1000), 0)
+		b = mp.AppendBin(b, nil)
+	}
+	if err := v.frame(b); err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	for f := v.take(); f != nil; f = v.take() {
+		r := mp.NewReader(f[frameHeader:])
+		for r.Len() > 0 {
+			r.Array()
+			r.Uint()
+			got = append(got, r.Uint())
+			r.Bin()
+		}
+	}
+	if want := []uint64{uint64(StatusOK), uint64(StatusOK), uint64(StatusBusy), uint64(StatusOK), uint64(StatusBusy)}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/kiloraft/kiloraft/internal/budget"
 )
 
 // core is what all sessions of a Transport or ClientConn share.
@@ -21,6 +23,9 @@ type core struct {
 	log     *slog.Logger
 	clock   clock
 	metrics *Metrics
+	held    *budget.Budget  // what clients hold
+	big     *budget.Credits // for big answers to clients
+	expect  func(method uint16) int
 }
 
 // The streams of a session. The dialler opens one of each of the first four, in this order, and writes its kind as the first
@@ -72,6 +77,7 @@ type session struct {
 	hbSent   atomic.Int64
 	calls    *caller
 	srv      *server
+	held     *budget.Account // of a client that calls this node; else nil
 	watches  [4]atomic.Int64 // when the write in progress of each writer began, or zero
 	snaps    snapshotWindow
 	snapsIn  atomic.Int32
@@ -183,6 +189,12 @@ func (s *session) run() {
 	s.calls.fail()
 	s.snaps.close()
 	s.wg.Wait()
+	if s.srv != nil {
+		s.srv.end()
+	}
+	if s.held != nil {
+		s.held.Close()
+	}
 	if began && s.end != nil {
 		s.end()
 	}
@@ -212,6 +224,9 @@ func (s *session) setup() ([]func(), error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.client && !s.dialled {
+		s.held = s.core.held.Open(func() { s.kill(errGreedy) })
 	}
 	kinds := []byte{streamHeartbeat, streamRaft, streamAsk, streamAskBack}
 	if s.client {
@@ -286,6 +301,7 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 		bytesMax, eager = l.ClientFrameMax, 64<<10
 	}
 	f := newFrameReader(st, bytesMax, eager)
+	f.hold = s.hold
 	for {
 		b, err := f.next()
 		if err == nil {
@@ -295,10 +311,18 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 				err = fmt.Errorf("%w: %w", ErrMalformed, err)
 			}
 		}
+		s.hold(-len(b))
 		if err != nil {
 			s.kill(err)
 			return
 		}
+	}
+}
+
+// hold counts bytes that a client holds.
+func (s *session) hold(n int) {
+	if s.held != nil {
+		s.held.Add(int64(n))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/budget"
 )
 
 // Transport is a node's end of all its connections.
@@ -56,6 +57,7 @@ func New(cfg Config, h Handler) (*Transport, error) {
 	t := &Transport{cfg: cfg, handler: h, peers: map[engine.NodeID]*peer{}, sessions: map[*session]struct{}{},
 		leaving: map[engine.NodeID]*session{}, listeners: map[net.Listener]struct{}{}}
 	t.core = newCore(cfg.Limits, cfg.Logger, &t.metrics)
+	t.core.expect = cfg.Expect
 	t.core.versions(cfg.VersionMin, cfg.VersionMax)
 	if t.cfg.Dial == nil {
 		t.cfg.Dial = dialTCP
@@ -75,7 +77,8 @@ func newCore(l Limits, log *slog.Logger, m *Metrics) *core {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &core{limits: l, log: log, clock: clock{base: time.Now()}, metrics: m}
+	return &core{limits: l, log: log, clock: clock{base: time.Now()}, metrics: m,
+		held: budget.New(int64(l.ClientsBytesMax)), big: budget.NewCredits(int64(l.BigBytesMax))}
 }
 
 func (c *core) versions(lo, hi uint64) {

@@ -2,6 +2,7 @@ package resp_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -187,5 +188,60 @@ func TestLargeTransactionIsAtomic(t *testing.T) {
 	value := strings.Repeat("2", 3<<20)
 	if got := r.read(); got != fmt.Sprintf("[%q %q]", value, value) {
 		t.Errorf("%d bytes, a is %.5s…, b is …%s", len(got), got[1:], got[max(len(got)-6, 0):])
+	}
+}
+
+// TestGreedyGoes: over the bound of all connections together the one goes that holds most, and nobody else notices.
+func TestGreedyGoes(t *testing.T) {
+	c, _ := cluster(t, 1, 2)
+	s, addr := serve(t, resp.Config{KV: c.Node(0).Client(), HeldBytesMax: 8 << 20})
+	modest, greedy, half := dial(t, addr), dial(t, addr), dial(t, addr)
+	keys := strings.Fields("a b c d e f g h i j k l")
+	for _, k := range keys {
+		if got := modest.do("SET", k, strings.Repeat("v", 1<<20)); got != "+OK" {
+			t.Fatal(got)
+		}
+	}
+	greedy.send(encode(append([]string{"MGET"}, keys...)...))
+	gone := func(r *raw) {
+		t.Helper()
+		_ = r.c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		var timeout net.Error
+		if _, err := io.Copy(io.Discard, r.br); errors.As(err, &timeout) && timeout.Timeout() {
+			t.Error("it was not closed")
+		}
+	}
+	gone(greedy)
+	if got := modest.do("STRLEN", "a"); got != ":1048576" {
+		t.Error(got)
+	}
+	go func() { // a request that never ends; writing it fails half-way
+		_, _ = io.WriteString(half.c, "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$16000000\r\n"+strings.Repeat("x", 15_900_000))
+	}()
+	gone(half)
+	if got := modest.do("STRLEN", "a"); got != ":1048576" {
+		t.Error(got)
+	}
+	for end := time.Now().Add(20 * time.Second); s.Metrics().Dropped != 2 || s.Metrics().Connections != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%+v: want two dropped and one left", s.Metrics())
+		}
+	}
+}
+
+// TestIdleGivesWay: when there are too many connections the silent ones go.
+func TestIdleGivesWay(t *testing.T) {
+	c, _ := cluster(t, 1, 1)
+	_, addr := serve(t, resp.Config{KV: c.Node(0).Client(), ConnsMax: 3, IdleMin: time.Millisecond})
+	first := dial(t, addr)
+	for range 10 {
+		r := dial(t, addr)
+		if got := r.do("PING"); got != "+PONG" {
+			t.Fatal(got)
+		}
+		time.Sleep(5 * time.Millisecond) // longer than IdleMin: it is silent now
+	}
+	if _, err := first.br.ReadByte(); err == nil {
+		t.Error("the oldest is still there")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/auth"
+	"github.com/kiloraft/kiloraft/internal/budget"
 )
 
 // conn is one connection. What is not said to be guarded belongs to the reader.
@@ -38,6 +39,11 @@ type conn struct {
 	ctxEnds context.CancelFunc
 	ctxMade time.Time
 
+	life     context.Context // ends when the connection is cut off: nobody waits any more for what it wanted
+	lifeEnds context.CancelFunc
+	reading  int64           // credits for the request being read
+	held     *budget.Account // requests being read and in flight, replies in the making and not taken
+
 	mu                    sync.Mutex
 	wake                  sync.Cond  // of the writer
 	space                 sync.Cond  // of the reader
@@ -46,6 +52,8 @@ type conn struct {
 	finished              []*request // whose waiters are to be told
 	replyBytes            int        // of finished replies, and reserved
 	requestBytes          int
+	answered              int // requests, InflightMax at most
+	replySize             int // what a reply has had of late, per key
 	keys                  map[string]*keyState
 	ended                 bool // the reader has ended: write what is left, then close
 	broken                bool // replies go nowhere any more
@@ -65,7 +73,8 @@ type request struct {
 	silent bool
 	keys   [][]byte
 	start  func(*request)
-	size   int // about how many bytes the arguments are
+	size   int   // about how many bytes the arguments are
+	credit int64 // of Server.big
 
 	// Guarded by conn.mu.
 	reply   []byte
@@ -87,7 +96,10 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 		c.nc = tls.Server(nc, s.cfg.TLS)
 	}
 	c.wake.L, c.space.L = &c.mu, &c.mu
-	c.p = parser{src: c.nc, limits: limitsStranger, beforeRead: c.beforeRead}
+	c.life, c.lifeEnds = context.WithCancel(s.ctx)
+	c.held = s.held.Open(c.kill)
+	c.replySize = max(bigReply, int(s.replySize.Load()))
+	c.p = parser{src: c.nc, limits: limitsStranger, beforeRead: c.beforeRead, hold: func(n int) { c.held.Add(int64(n)) }, admit: c.admit}
 	c.last.Store(nowMs())
 	return c
 }
@@ -127,7 +139,10 @@ func (c *conn) readLoop() {
 			break
 		}
 		c.dispatch(args)
+		c.letGo()
 	}
+	c.letGo()
+	c.setMulti(nil)
 	c.mu.Lock()
 	c.ended = true
 	c.wake.Signal()
@@ -141,6 +156,7 @@ func (c *conn) kill() {
 	c.wake.Signal()
 	c.space.Broadcast()
 	c.mu.Unlock()
+	c.lifeEnds()
 	_ = c.raw.Close()
 }
 
@@ -149,10 +165,32 @@ func (c *conn) context() context.Context {
 	now := time.Now()
 	if c.ctx == nil || now.Sub(c.ctxMade) > c.s.cfg.Timeout/8 {
 		// The one before ends by itself: its commands may still run.
-		c.ctx, c.ctxEnds = context.WithTimeout(c.s.ctx, c.s.cfg.Timeout)
+		c.ctx, c.ctxEnds = context.WithTimeout(c.life, c.s.cfg.Timeout)
 		c.ctxMade = now
 	}
 	return c.ctx
+}
+
+// bigRequestTime is how long a big request may take to arrive, once its turn has come.
+const bigRequestTime = 30 * time.Second
+
+// admit waits until a request of n bytes or more may be read, which others wait for meanwhile.
+func (c *conn) admit(n int) error {
+	c.reading = c.s.reading.Take(int64(n), c.life.Done())
+	if c.reading == 0 {
+		return net.ErrClosed
+	}
+	return c.nc.SetReadDeadline(time.Now().Add(bigRequestTime))
+}
+
+// letGo is called when a request was taken over, or was not read to its end.
+func (c *conn) letGo() {
+	c.p.letGo()
+	if c.reading > 0 {
+		c.s.reading.Give(c.reading)
+		c.reading = 0
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
 }
 
 // submit puts a request into the queue, and starts it if no other must go first. A request without start is done.
@@ -162,9 +200,16 @@ func (c *conn) submit(r *request) {
 		c.wake.Signal()
 		c.space.Wait()
 	}
+	if n := c.expected(r); n > bigReply && !c.broken {
+		c.wake.Signal()
+		c.mu.Unlock()
+		r.credit = c.s.big.Take(n, c.life.Done())
+		c.mu.Lock()
+	}
 	if c.broken {
 		c.quit = true
 		c.mu.Unlock()
+		r.giveBack()
 		return
 	}
 	c.queue = append(c.queue, r)
@@ -184,9 +229,51 @@ func (c *conn) submit(r *request) {
 	}
 }
 
+const (
+	// bigReply is how big a reply is expected to be for its request to need credits.
+	bigReply = 64 << 10
+	// windowMin is how many requests a connection may have in flight before it has had a reply. Each reply adds two, so that what its requests
+	// cost is known before there are many.
+	windowMin = 4
+)
+
+// expected is how big the reply to r may be. Of a new connection the worst is expected of commands with many keys. c.mu is held.
+func (c *conn) expected(r *request) int64 {
+	perKey := c.replySize
+	if len(r.keys) > 1 && c.answered < strangerReplies {
+		perKey = max(perKey, strangerReply)
+	}
+	return int64(perKey) * int64(len(r.keys))
+}
+
+const (
+	strangerReplies = 8
+	strangerReply   = 256 << 10 // per key
+)
+
+// learn notes the size of a reply, of what was read for it if that is more. c.mu is held.
+func (c *conn) learn(r *request, n int) {
+	if c.broken { // there was no reply
+		return
+	}
+	c.answered = min(c.answered+1, c.s.cfg.InflightMax)
+	if n = max(n, r.held); len(r.keys) > 0 {
+		c.replySize += (n/len(r.keys) - c.replySize) / 2
+		c.s.replySize.Store(int64(c.replySize))
+	}
+}
+
+// giveBack gives back the credits of a request.
+func (r *request) giveBack() {
+	if r.credit > 0 {
+		r.c.s.big.Give(r.credit)
+		r.credit = 0
+	}
+}
+
 // full tells whether r must wait until less is in flight. c.mu is held.
 func (c *conn) full(r *request) bool {
-	return len(c.queue) >= c.s.cfg.InflightMax || c.replyBytes > c.s.cfg.ReplyBytesMax/64 || c.requestBytes > 0 && c.requestBytes+r.size > c.s.cfg.RequestBytesMax
+	return len(c.queue) >= min(c.s.cfg.InflightMax, windowMin+2*c.answered) || c.replyBytes > c.s.cfg.ReplyBytesMax/64 || c.requestBytes > 0 && c.requestBytes+r.size > c.s.cfg.RequestBytesMax
 }
 
 // sizeOf is about what arguments take.
@@ -251,7 +338,9 @@ func (c *conn) forget(r *request) {
 // finish is called once per started request, on any goroutine, maybe a lane: it does little and starts nothing.
 func (r *request) finish(reply []byte) {
 	c := r.c
+	r.giveBack()
 	c.mu.Lock()
+	c.learn(r, len(reply))
 	if r.silent || c.broken {
 		reply = nil
 	}
@@ -278,12 +367,14 @@ func (r *request) finish(reply []byte) {
 // account counts bytes of replies, and tells whether they are too many. c.mu is held.
 func (c *conn) account(n int) bool {
 	c.replyBytes += n
+	c.held.Add(int64(n))
 	c.s.stats.replyBytes.Add(int64(n))
 	return n > 0 && c.replyBytes > c.s.cfg.ReplyBytesMax
 }
 
 func (c *conn) accountRequest(n int) {
 	c.requestBytes += n
+	c.held.Add(int64(n))
 	c.s.stats.requestBytes.Add(int64(n))
 }
 

@@ -26,6 +26,9 @@ const (
 )
 
 func (c *conn) setMulti(t *transaction) {
+	if c.multi != nil {
+		c.held.Add(-int64(c.multi.bytes))
+	}
 	c.multi = t
 	c.mu.Lock()
 	c.inMulti = t != nil
@@ -43,6 +46,7 @@ func (c *conn) enqueue(sp *spec, args [][]byte) {
 	default:
 		t.queue = append(t.queue, queued{sp, args})
 		t.bytes += size
+		c.held.Add(int64(size))
 		o := c.out()
 		o.simple("QUEUED")
 		c.replyNow(o)

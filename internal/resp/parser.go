@@ -42,6 +42,14 @@ type parser struct {
 	limits parseLimits
 	// beforeRead is called before every read of src, which may block.
 	beforeRead func()
+	// hold, if set, is told how many bytes more, or less, the request at hand takes.
+	hold func(n int)
+
+	// admit, if set, is asked before a request is read that may take n bytes, bigRequest or more. It may block.
+	admit func(n int) error
+
+	held    int // what hold was told
+	pending int // and what not yet
 
 	buf   []byte
 	r, w  int // buf[r:w] is unread
@@ -156,6 +164,11 @@ func (p *parser) multibulk(count []byte) ([][]byte, error) {
 		if total += int(size); total > p.limits.requestBytes {
 			return nil, protocolError("too big request")
 		}
+		if before := total - int(size); before < bigRequest && total >= bigRequest && p.admit != nil {
+			if err := p.admit(min(total+(int(n)-len(args)-1)*int(size), limitsFull.requestBytes)); err != nil {
+				return nil, err
+			}
+		}
 		arg, err := p.bulk(int(size))
 		if err != nil {
 			return nil, noEOF(err)
@@ -163,6 +176,29 @@ func (p *parser) multibulk(count []byte) ([][]byte, error) {
 		args = append(args, arg)
 	}
 	return args, nil
+}
+
+// bigRequest is from when on requests are read one after the other, by and large, of all connections.
+const bigRequest = 1 << 20
+
+// countStep is how many bytes of a request in small arguments need not be counted.
+const countStep = 64 << 10
+
+// count counts bytes of the request at hand, unless there are fewer than least that are not counted yet.
+func (p *parser) count(n, least int) {
+	if p.pending += n; p.pending >= least && p.hold != nil {
+		p.held += p.pending
+		p.hold(p.pending)
+		p.pending = 0
+	}
+}
+
+// letGo is called when the request that next has returned has been taken over.
+func (p *parser) letGo() {
+	if p.pending = 0; p.held > 0 {
+		p.hold(-p.held)
+		p.held = 0
+	}
 }
 
 func firstByte(line []byte) byte {
@@ -213,15 +249,18 @@ const bulkStep = 64 << 10
 func (p *parser) bulk(n int) ([]byte, error) {
 	var arg []byte
 	if n <= bulkStep {
+		p.count(n, countStep)
 		arg = p.alloc(n)
 		if err := p.full(arg); err != nil {
 			return nil, err
 		}
 	} else {
 		arg = make([]byte, 0, bulkStep)
+		p.count(bulkStep, 0)
 		for len(arg) < n {
 			if len(arg) == cap(arg) {
 				grown := make([]byte, len(arg), min(2*cap(arg), n))
+				p.count(cap(grown)-cap(arg), 0)
 				copy(grown, arg)
 				arg = grown
 			}

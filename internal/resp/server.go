@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/budget"
 	"github.com/kiloraft/kiloraft/router"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -29,8 +31,10 @@ type Config struct {
 	KV KV
 	// Timeout bounds how long a command tries. Default 5 s.
 	Timeout time.Duration
-	// ConnsMax bounds the connections; default 10,000.
+	// ConnsMax bounds the connections; default 10,000. For one more some of those go that have been silent for longest, and for IdleMin at
+	// least; default 10 s. If there are none it is refused.
 	ConnsMax int
+	IdleMin  time.Duration
 	// InflightMax bounds the requests of one connection that have no reply yet; it is not read further until then. Default 1024.
 	InflightMax int
 	// RequestBytesMax bounds the arguments of the requests of one connection that are in flight; it is not read further until they are less.
@@ -39,6 +43,12 @@ type Config struct {
 	// ReplyBytesMax bounds the replies of one connection that its client has not taken, and what is read to make them. A command that
 	// needs more gets an error, and over it the connection is closed. Default 256 MiB. From a 64th of it on no further requests are read.
 	ReplyBytesMax int
+	// HeldBytesMax bounds what all connections hold together: requests being read and in flight, replies in the making and not taken. Over it
+	// the one that holds most is closed. Default 256 MiB.
+	HeldBytesMax int64
+	// BigBytesMax bounds the replies in the making for connections that are known for big ones: these wait for each other, and the others go
+	// on meanwhile. Default 16 MiB.
+	BigBytesMax int64
 	// WriteTimeout bounds how long a client may take nothing of its replies. Default 30 s.
 	WriteTimeout time.Duration
 	// IdleTimeout ends connections that send nothing; 0: never.
@@ -75,6 +85,15 @@ func (c *Config) fill() {
 	}
 	def(&c.RequestBytesMax, 64<<20)
 	def(&c.ReplyBytesMax, 256<<20)
+	if c.IdleMin <= 0 {
+		c.IdleMin = 10 * time.Second
+	}
+	if c.HeldBytesMax <= 0 {
+		c.HeldBytesMax = 256 << 20
+	}
+	if c.BigBytesMax <= 0 {
+		c.BigBytesMax = 16 << 20
+	}
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
 	}
@@ -97,6 +116,11 @@ type Server struct {
 	cancel  context.CancelFunc
 	cursors *cursors
 	stats   stats
+	held    *budget.Budget
+	big     *budget.Credits // for replies in the making
+	reading *budget.Credits // for big requests being read
+	// replySize is what a reply has had of late, per key: what is expected of a connection that has had none.
+	replySize atomic.Int64
 
 	mu     sync.Mutex
 	conns  map[uint64]*conn
@@ -119,6 +143,8 @@ type stats struct {
 func New(cfg Config) *Server {
 	cfg.fill()
 	s := &Server{cfg: cfg, began: time.Now(), cursors: newCursors(), conns: map[uint64]*conn{}}
+	s.held, s.big = budget.New(cfg.HeldBytesMax), budget.NewCredits(cfg.BigBytesMax)
+	s.reading = budget.NewCredits(2 * int64(limitsFull.requestBytes))
 	s.stats.calls = make([]atomic.Uint64, len(table))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -161,6 +187,9 @@ func (s *Server) Serve(l net.Listener) error {
 
 func (s *Server) accept(nc net.Conn) {
 	s.mu.Lock()
+	if !s.closed && len(s.conns) >= s.cfg.ConnsMax {
+		s.dropIdle()
+	}
 	if s.closed || len(s.conns) >= s.cfg.ConnsMax {
 		s.mu.Unlock()
 		s.stats.refused.Add(1)
@@ -187,7 +216,27 @@ func (s *Server) accept(nc net.Conn) {
 		delete(s.conns, c.id)
 		s.mu.Unlock()
 		s.stranger(c, false)
+		c.lifeEnds()
+		c.held.Close()
 	}()
+}
+
+// dropIdle closes some of the connections that have been silent for longest, so that who only holds connections does not keep others out.
+// s.mu is held.
+func (s *Server) dropIdle() {
+	var idle []*conn
+	before := time.Now().Add(-s.cfg.IdleMin).UnixMilli()
+	for _, c := range s.conns {
+		if c.last.Load() < before {
+			idle = append(idle, c)
+		}
+	}
+	slices.SortFunc(idle, func(a, b *conn) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
+	for _, c := range idle[:min(len(idle), 1+s.cfg.ConnsMax/100)] {
+		delete(s.conns, c.id)
+		s.stats.dropped.Add(1)
+		s.wg.Go(c.kill)
+	}
 }
 
 // stranger puts a connection among those that have not shown who they are, or takes it out. Over the bound the oldest is closed: it is
@@ -265,7 +314,7 @@ func (s *Server) Metrics() Metrics {
 	n := len(s.conns)
 	s.mu.Unlock()
 	return Metrics{Connections: int64(n), ReplyBytes: s.stats.replyBytes.Load(), RequestBytes: s.stats.requestBytes.Load(), Accepted: s.stats.accepted.Load(),
-		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load(), Denied: s.stats.denied.Load()}
+		Refused: s.stats.refused.Load(), Malformed: s.stats.malformed.Load(), Dropped: s.stats.dropped.Load() + s.held.Evicted(), Denied: s.stats.denied.Load()}
 }
 
 // Commands yields, for each command that was used, how often.
