@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -231,6 +232,52 @@ func TestMergeAbort(t *testing.T) {
 			x.check(2)
 		})
 	}
+}
+
+// TestMergeNeedsSnapshot has R told to freeze when that cannot be committed before the only other voter that is alive has got a snapshot of R: the
+// Freeze that is proposed may not keep it from being cut.
+func TestMergeNeedsSnapshot(t *testing.T) {
+	x := newReshape(t, Options{Seed: 1200, Config: smallLogs}, 15)
+	ids := x.splitFirst(3)
+	n := x.c.Leader(ids[0])
+	if r := x.c.Leader(ids[1]); r != n {
+		if err := r.Transfer(ids[1], n.ID); err != nil {
+			t.Fatal(err)
+		}
+		x.until(5*time.Second, "one leader of both", func() bool { return x.c.Leader(ids[1]) == n })
+	}
+	l, r := x.desc(ids[0]), x.desc(ids[1])
+	x.clients = slices.DeleteFunc(x.clients, func(k *counter) bool { return !r.Contains(k.key) }) // L's log stays as it is
+	x.run(time.Second)
+	lagging, other := n.ID%3+1, (n.ID+1)%3+1
+	x.c.Isolate(lagging, true)
+	x.run(6 * time.Second) // R's log is purged beyond what it has
+	if x.c.Leader(ids[0]) != n || x.c.Leader(ids[1]) != n {
+		t.Fatal("a leader has changed: the test tests nothing")
+	}
+	x.c.Isolate(lagging, false)
+	sent := n.Sched.Metrics().SnapshotsSent.Load()
+	x.until(5*time.Second, "the node that is back", func() bool { return n.Sched.PeerAlive(lagging) })
+	x.c.Crash(other) // it is not known to be dead for a while
+	x.until(5*time.Second, "a merge that begins", func() bool {
+		if x.steps["merge: propose"] == 0 {
+			n.Sched.Merge(scheduler.MergeSpec{Left: ids[0], Right: ids[1], LeftVersion: l.Version, LeftConfVersion: l.ConfVersion,
+				RightVersion: r.Version, RightConfVersion: r.ConfVersion}, func(error) {})
+			n.pump()
+		}
+		return x.steps["merge: prepared"] > 0
+	})
+	if n.Sched.Metrics().SnapshotsSent.Load() != sent {
+		t.Fatal("the snapshot came before: the test tests nothing")
+	}
+	x.until(20*time.Second, "the freeze", func() bool { return x.steps["merge: frozen"] > 0 })
+	if n.Sched.Metrics().SnapshotsSent.Load() == sent {
+		t.Error("no snapshot was sent: the test tests nothing")
+	}
+	x.heal()
+	x.leaders(ids...)
+	x.merge(ids[0], ids[1])
+	x.check(2)
 }
 
 // TestMergeLaggard lets a node miss all that comes after the freeze: it catches up by L's log, or by a snapshot of L that ends R.
