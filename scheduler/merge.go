@@ -507,6 +507,11 @@ func (l *Lane) buried(r *replica) {
 	}
 	l.log.Drop(r.key)
 	l.step(r.key.Shard, "merge: right buried")
+	after := r.ckpt.after // whoever waited for it to settle finds it gone
+	r.ckpt.after = nil
+	for _, f := range after {
+		f(l)
+	}
 }
 
 // finishMerge makes the Merge visible, after its transaction.

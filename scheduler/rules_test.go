@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -213,5 +214,33 @@ func TestMergingShardKeepsItsMembers(t *testing.T) {
 	}
 	if !roles[shard.MergePreparing] || !roles[shard.MergeAborting] {
 		t.Errorf("roles met: %v", roles)
+	}
+}
+
+// TestBuriedEndsWaiters: a backup that waits for the cut of a shard hears of it when the shard is absorbed, and gives its slot back.
+func TestBuriedEndsWaiters(t *testing.T) {
+	n := newStoreNode(t)
+	r := n.r
+	if err := n.put(0, 10); err != nil {
+		t.Fatal(err)
+	}
+	if !n.l.hold(r) {
+		t.Fatal("it cannot be cut")
+	}
+	if err := n.put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+	var got error
+	answers := 0
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n.l.cutFor(&Cut{s: n.s, lane: n.l, ctx: ctx, stop: cancel}, 1, func(err error) { got = err; answers++ })
+	n.spin(2)
+	if answers != 0 {
+		t.Fatalf("an older cut was given out, or refused: %v", got)
+	}
+	n.l.buried(r)
+	if n.spin(2); answers != 1 || !errors.Is(got, shard.ErrShardNotFound) {
+		t.Fatalf("%d answers, %v", answers, got)
 	}
 }
