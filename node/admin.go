@@ -52,7 +52,7 @@ func (c *core) serveAdmin(ctx context.Context, q *incoming) ([]byte, error) {
 		if err := c.syncNodes(ctx); err != nil {
 			return nil, err
 		}
-		made, err := c.syncShards(ctx, r)
+		made, err := c.syncShards(ctx, r, func(*shard.Descriptor) {})
 		return mp.AppendUint(mp.AppendArray(nil, 1), uint64(made)), err
 	}
 	return c.serveOps(ctx, q)

@@ -117,6 +117,12 @@ func (n *Node) Unreported() int {
 	return len(r.queue)
 }
 
+// BuryInMeta records that a shard was absorbed by another one, and tells nobody.
+func (n *Node) BuryInMeta(ctx context.Context, id, by engine.ShardID) error {
+	ops := []shard.Op{{Kind: shard.OpDelete, Key: placement.ShardKey(id)}, put(placement.DeadKey(id), placement.AppendDead(nil, id, by, 9))}
+	return n.core.Load().meta.write(ctx, nil, append(ops, stampsOf(ops)...))
+}
+
 // CancelOp asks an operation to stop.
 func (n *Node) CancelOp(ctx context.Context, id uint64) error {
 	_, err := n.core.Load().updateOp(ctx, id, func(o *placement.Op) bool { o.Cancel = true; return true })

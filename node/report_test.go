@@ -214,3 +214,34 @@ func TestLateReportsOfTheAbsorbed(t *testing.T) {
 		}
 	}
 }
+
+// A replica of a shard that was absorbed asks nobody while it sleeps, and is removed nevertheless, by the comparison with meta.
+func TestStampTellsOfAbsorbed(t *testing.T) {
+	c := nodetest.Start(t, 4, nodetest.Options{Config: func(_ int, cfg *node.Config) { node.SetSyncEvery(cfg, 100*time.Millisecond) }})
+	c.Init(0, 4, 3)
+	holds := func(i int, id engine.ShardID) bool {
+		_, err := c.Node(i).Sched().Status(deadline(t, 5*time.Second), id)
+		if err != nil && !errors.Is(err, shard.ErrShardNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	for left := engine.ShardID(2); left < 5; left++ {
+		for i := range 4 {
+			if holds(i, left) || !holds(i, left+1) {
+				continue
+			}
+			if err := c.Node(0).BuryInMeta(deadline(t, 10*time.Second), left+1, left); err != nil {
+				t.Fatal(err)
+			}
+			nodetest.Eventually(t, 20*time.Second, func() error {
+				if holds(i, left+1) {
+					return fmt.Errorf("node %d still holds a replica of shard %d", i+1, left+1)
+				}
+				return nil
+			})
+			return
+		}
+	}
+	t.Fatal("no two neighbours are on different nodes")
+}

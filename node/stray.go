@@ -78,6 +78,20 @@ func (s *strays) noteLocked(id engine.ShardID, in time.Duration) {
 	}
 }
 
+// hasten has meta asked about a replica at once, although it was asked a while ago: what it knows has changed since.
+func (s *strays) hasten(id engine.ShardID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.at[id]; x != nil {
+		x.next, x.wait = time.Now(), s.patience()
+	}
+	s.noteLocked(id, 0)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
 func (s *strays) forget(id engine.ShardID) {
 	s.mu.Lock()
 	delete(s.at, id)
@@ -215,8 +229,9 @@ func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine
 	}
 }
 
-// sweepGone compares this node's replicas with what meta knows, in bulk: a sleeping zombie never asks by itself (rule Cluster5).
-func (c *core) sweepGone(ctx context.Context) error {
+// sweepGone compares this node's replicas of the shards of q with what meta knows, in bulk: a sleeping zombie never asks by itself (rule
+// Cluster5). inMeta are those of them that have a record.
+func (c *core) sweepGone(ctx context.Context, q *syncRequest, inMeta map[engine.ShardID]bool) error {
 	list, err := c.sched.Statuses(ctx)
 	if err != nil {
 		return err
@@ -224,13 +239,16 @@ func (c *core) sweepGone(ctx context.Context) error {
 	var errs []error
 	for i := range list {
 		st := &list[i]
+		if st.Shard < q.First || st.Shard > q.Last {
+			continue
+		}
 		c.reports.mu.Lock()
 		d := c.reports.meta[st.Shard]
 		c.reports.mu.Unlock()
 		switch {
 		case st.Descriptor == nil:
-		case d == nil:
-			c.strays.note(st.Shard, 0) // dead, or not reported yet
+		case d == nil, !inMeta[st.Shard]:
+			c.strays.hasten(st.Shard) // dead, or not reported yet
 		default:
 			if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
 				errs = append(errs, c.removeGone(ctx, d))

@@ -129,11 +129,11 @@ func (c *core) syncAll(ctx context.Context, shards bool, stamps map[string]uint6
 		return err
 	}
 	if shards {
-		if _, err = c.syncShards(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll}); err != nil {
+		if err := c.compare(ctx, syncRequest{First: 0, Last: ^engine.ShardID(0), Phase: syncAll}); err != nil {
 			return err
 		}
 		maps.Copy(stamps, now)
-		return c.sweepGone(ctx)
+		return nil
 	}
 	for key, version := range now {
 		if stamps[key] == version {
@@ -143,12 +143,22 @@ func (c *core) syncAll(ctx context.Context, shards bool, stamps map[string]uint6
 		if err != nil {
 			return err
 		}
-		if _, err := c.syncShards(ctx, syncRequest{First: first, Last: last, Phase: syncAll}); err != nil {
+		if err := c.compare(ctx, syncRequest{First: first, Last: last, Phase: syncAll}); err != nil {
 			return err
 		}
 		stamps[key] = version
 	}
 	return nil
+}
+
+// compare brings this node in line with meta as to some shards: it makes the replicas that it should have, and removes those that it should
+// not have.
+func (c *core) compare(ctx context.Context, q syncRequest) error {
+	inMeta := map[engine.ShardID]bool{}
+	if _, err := c.syncShards(ctx, q, func(d *shard.Descriptor) { inMeta[d.Shard] = true }); err != nil {
+		return err
+	}
+	return c.sweepGone(ctx, &q, inMeta)
 }
 
 // readStamps reads the versions of all stamps.
@@ -228,8 +238,8 @@ func (c *core) updateOwn(ctx context.Context, rec placement.NodeRecord) error {
 }
 
 // syncShards reads the records of a range of shards and makes this node's replicas of new ones (rule Split6). It returns how many it
-// asked for.
-func (c *core) syncShards(ctx context.Context, q syncRequest) (int, error) {
+// asked for. saw is told of each record.
+func (c *core) syncShards(ctx context.Context, q syncRequest, saw func(*shard.Descriptor)) (int, error) {
 	var list []scheduler.NewReplica
 	made := 0
 	end := placement.PrefixEnd(placement.PrefixShard)
@@ -244,6 +254,7 @@ func (c *core) syncShards(ctx context.Context, q syncRequest) (int, error) {
 		if r, ok := c.wanted(&rec, q.Phase); ok {
 			list = append(list, r)
 		}
+		saw(&rec.Descriptor)
 		c.view.learn(&rec.Descriptor)
 		c.reports.inMeta(&rec.Descriptor)
 		if rec.Descriptor.Shard == shard.MetaShardID {

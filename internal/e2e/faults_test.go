@@ -48,8 +48,8 @@ func TestFaultPoints(t *testing.T) {
 			if !full && i%3 != int(seed%3) {
 				continue
 			}
-			n++
 			ok := t.Run(label, func(t *testing.T) {
+				n++
 				c := *c
 				c.t = t
 				w.cluster, w.audit.c = &c, &c
