@@ -94,7 +94,7 @@ func (s *redisServer) collect(ch chan<- prometheus.Metric) {
 		gauge("resp_request_bytes", "Arguments of Redis commands in flight.", func() float64 { return float64(m().RequestBytes) }),
 		counter("resp_connections_accepted_total", "Connections of Redis clients accepted.", func() uint64 { return m().Accepted }),
 		counter("resp_connections_refused_total", "Connections of Redis clients refused because there were too many.", func() uint64 { return m().Refused }),
-		counter("resp_connections_dropped_total", "Redis clients cut off because they did not take their replies.", func() uint64 { return m().Dropped }),
+		counter("resp_connections_dropped_total", "Redis clients cut off: they did not take their replies, held most when all held too much, or were silent when others wanted in.", func() uint64 { return m().Dropped }),
 		counter("resp_denied_total", "Wrong passwords of Redis clients.", func() uint64 { return m().Denied }),
 		counter("resp_malformed_total", "Redis connections ended for a protocol error.", func() uint64 { return m().Malformed }),
 	})

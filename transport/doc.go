@@ -11,7 +11,8 @@
 //
 // Each long-lived stream has an outbox. While a frame is being written the next one grows, so frames get big under load and
 // nothing waits when there is none; one frame is one Write (up to Limits.WriteBytesMax, lest a heartbeat wait for it).
-// Every outbox, every table of requests and every frame is bounded in bytes, by a field of Limits.
+// Every outbox, every table of requests and every frame is bounded in bytes, by a field of Limits, and so is what all clients hold together
+// (package budget). Of requests that are answered at once a client has few in flight until it is known how big its answers are.
 //
 // # Guarantees
 //
@@ -37,5 +38,5 @@
 //   - No Handler method and no done function is called while a lock of this package is held.
 //   - A Transport's mu is never taken by senders: they read byNode and peer.live.
 //
-// The format is in docs/wire.md. The package imports engine (for NodeID) and internal/mp.
+// The format is in docs/wire.md. The package imports engine (for NodeID), internal/budget and internal/mp.
 package transport

@@ -18,7 +18,7 @@
 // shards do a part in each, and everything else answers CROSSSLOT.
 //
 // Bounds: connections, bytes and arguments of a request, requests in flight and their bytes, bytes of replies in the making (over it the
-// command fails) and of those that were not read (rule Cluster3: such a client is closed), scan cursors. A parser takes memory as bytes arrive, not as they are announced.
+// command fails) and of those that were not read (rule Cluster3: such a client is closed), scan cursors; and what all connections hold together (package budget). A parser takes memory as bytes arrive, not as they are announced.
 //
 // It may import router, shard, engine and internal packages.
 package resp
