@@ -50,13 +50,13 @@ func TestUpgrade(t *testing.T) {
 	old := c.Nodes[0].Binary
 	for i := range c.Nodes {
 		p := c.Nodes[i]
-		size := int64(len(logged(t, p, 0)))
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		err := p.Stop(ctx)
 		cancel()
 		if err != nil {
 			t.Fatal(err)
 		}
+		size := int64(len(logged(t, p, 0)))
 		p.Spec.Binary = next
 		c.restart(i)
 		c.writable(load, "upgraded: "+p.Name)
