@@ -25,7 +25,11 @@ type embedded struct {
 func startEmbedded(ctx context.Context, s settings, dir, peer string, shards int, ask bool) (cluster, int64, error) {
 	e := &embedded{set: s, ask: ask}
 	var err error
-	if e.ps, err = startOwn(dir, peer, nodes, "GOGC=400"); err != nil {
+	env := []string{"GOGC=400"}
+	if s.Procs > 0 {
+		env = append(env, "GOMAXPROCS="+strconv.Itoa(s.Procs))
+	}
+	if e.ps, err = startOwn(dir, peer, nodes, env...); err != nil {
 		return e, 0, err
 	}
 	if err := e.all(ctx, request{Do: "open"}, nil); err != nil {

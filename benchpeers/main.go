@@ -24,6 +24,7 @@ type settings struct {
 	Keys      int           `json:"keys"`
 	ValueSize int           `json:"value_size"`
 	DurationS float64       `json:"duration_s"`
+	Procs     int           `json:"procs"` // GOMAXPROCS of nodes of kiloraft and dragonboat; 0: as Go chooses
 	IdleS     float64       `json:"idle_s"`
 	SettleS   float64       `json:"settle_s"`
 	Timeout   time.Duration `json:"-"` // of one peer in one round
@@ -106,6 +107,7 @@ func parse(args []string) (s settings, out string, err error) {
 	settle := f.Duration("settle", 10*time.Second, "pause before watching idle nodes")
 	f.IntVar(&s.Keys, "keys", 100_000, "number of keys")
 	f.IntVar(&s.ValueSize, "value-size", 128, "bytes of a value")
+	f.IntVar(&s.Procs, "procs", 0, "GOMAXPROCS of each node of kiloraft and dragonboat (0: as Go chooses): three nodes on two cores lose time when each uses both")
 	f.DurationVar(&s.Timeout, "timeout", 5*time.Minute, "of one peer in one round")
 	f.StringVar(&out, "o", "", "write the report as JSON to this file, too")
 	if err := f.Parse(args); err != nil {

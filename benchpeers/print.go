@@ -91,8 +91,8 @@ func (r *report) print(w io.Writer) error {
 	fmt.Fprintf(w, "three processes, 3 replicas, %d keys, %d-byte values, %d rounds of %g s; median (least…greatest); ratios: kiloraft / peer within a round, of requests/s and of CPU per request with the clients\n",
 		s.Keys, s.ValueSize, s.Rounds, s.DurationS)
 	fmt.Fprintf(w, "Clients run inside the node processes, whose CPU has them, for kiloraft and dragonboat on the shards that their node leads; kiloraft-tcp: serve processes and a client process.\n"+
-		"dragonboat: map without disk, %d ms ticks, one worker each; GOGC=400 for it and kiloraft. etcd: one group, at most %d in flight.\n\n",
-		dragonTickMillis, etcdInflightMax)
+		"dragonboat: map without disk, %d ms ticks, one worker each; GOGC=400, GOMAXPROCS=%s for it and kiloraft. etcd: one group, at most %d in flight.\n\n",
+		dragonTickMillis, procsText(s.Procs), etcdInflightMax)
 	rows := r.rows()
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "SHARDS\tLOAD\tIN FLIGHT\tPEER\tREQUESTS/S\tRATIO\tCPU RATIO\tP50 ms\tP99 ms\tNODE CPU µs\tCLIENT CPU µs\tFAILED\tERROR")
@@ -108,6 +108,13 @@ func (r *report) print(w io.Writer) error {
 		}
 	}
 	return t.Flush()
+}
+
+func procsText(n int) string {
+	if n == 0 {
+		return "all"
+	}
+	return fmt.Sprint(n)
 }
 
 func loadCells(rows []*row, x *row) []string {
