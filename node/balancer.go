@@ -154,7 +154,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	}
 	plan := placement.MakePlan(snap, by, lim)
 	d.planned(plan, time.Since(began), len(running) > 0)
-	if rebalance != nil && rebalance.RebalanceOver(plan, len(snap.Shards)) && !(young && d.awaitsNode()) {
+	if rebalance != nil && rebalance.RebalanceOver(plan, len(snap.Shards)) && !(young && d.awaitsNode()) && !d.awaitsLeader(rebalance, snap) {
 		d.mu.Lock()
 		d.bal.level = rebalance.ID
 		d.mu.Unlock()
@@ -167,6 +167,13 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		err = perr
 	}
 	return err
+}
+
+// awaitsLeader tells whether a rebalance has yet to hear of a leader of some shard: those that a split made a moment ago, which nobody has told
+// of, are in no plan. It does not wait for a shard that has lost its quorum.
+func (d *driver) awaitsLeader(o *placement.Op, snap *placement.Snapshot) bool {
+	return time.Since(time.UnixMilli(o.StartMS)) < max(d.grace(), 3*d.c.n.cfg.loadsEvery()) &&
+		slices.ContainsFunc(snap.Shards, func(b placement.BalanceShard) bool { return b.Leader == 0 })
 }
 
 // due tells whether it is time for a plan: now and then, and soon if something has happened.
