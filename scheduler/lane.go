@@ -37,6 +37,8 @@ type Lane struct {
 	list []*replica
 	// tombs are the replicas that were removed for good: a late message never brings one back.
 	tombs map[store.Key]struct{}
+	// burials are those of them whose tombstone is not durable yet, with who waits for that.
+	burials map[store.Key][]func(error)
 	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
 	votes     map[store.Key]engine.Vote
 	mergers   []*replica // that are L in a merge
@@ -125,6 +127,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		log:     s.log.Lane(id),
 		byShard: map[engine.ShardID]*replica{},
 		tombs:   map[store.Key]struct{}{},
+		burials: map[store.Key][]func(error){},
 		votes:   map[store.Key]engine.Vote{},
 		orphans: map[store.Key]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},

@@ -563,6 +563,7 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 		for _, r := range list {
 			l.s.logger.Info("replica was absorbed", "shard", uint64(r.key.Shard), "by", uint64(desc.Shard))
 			l.tombs[r.key] = struct{}{}
+			l.burials[r.key] = nil
 			l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 			l.drop(r)
 			dead = append(dead, state.Change{Record: shard.TombstoneRecord(r.key, r.machine.Applied())})
@@ -578,6 +579,7 @@ func (s *Scheduler) dropCovered(dead []state.Change) {
 		s.laneOf(key.Shard).box.putCall(func(l *Lane) {
 			l.gravestone(key)
 			l.log.Drop(key)
+			l.answerBurial(key, nil)
 		})
 	}
 }

@@ -31,6 +31,11 @@ func (s *Scheduler) RemoveReplica(ctx context.Context, id engine.ShardID, replic
 func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(error)) {
 	r := l.byShard[id]
 	if r == nil || r.key.Replica != replica {
+		key := store.Key{Shard: id, Replica: replica}
+		if list, pending := l.burials[key]; pending { // it is silent, but its tombstone is not durable yet
+			l.burials[key] = append(list, done)
+			return
+		}
 		done(nil)
 		return
 	}
@@ -69,15 +74,16 @@ func (l *Lane) removeNow(r *replica, done func(error)) {
 	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 	l.drop(r)
 	change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}
-	l.bury(r, change, done)
+	l.burials[r.key] = []func(error){done}
+	l.bury(r, change)
 }
 
 // buryRetry is how long a tombstone waits for space.
 const buryRetry = engine.Duration(1e9)
 
 // bury writes the tombstone of a replica that is silent already. On a full disk it tries again and again, for until then the replica's log
-// must be kept, and a start brings it back; done hears of the first attempt.
-func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
+// must be kept, and a start brings it back; whoever waits hears of each attempt.
+func (l *Lane) bury(r *replica, change state.Change) {
 	l.s.spawn(func() {
 		l.s.step(r.key.Shard, "remove: tombstone")
 		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
@@ -95,13 +101,24 @@ func (l *Lane) bury(r *replica, change state.Change, done func(error)) {
 				}
 			case errors.Is(err, state.ErrClosed):
 			case errors.Is(err, state.ErrNoSpace):
-				l.later(buryRetry, func(l *Lane) { l.bury(r, change, func(error) {}) })
+				l.later(buryRetry, func(l *Lane) { l.bury(r, change) })
 			default:
 				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", r.key.Shard, r.key.Replica, err))
 			}
-			done(err)
+			l.answerBurial(r.key, err)
 		})
 	})
+}
+
+// answerBurial tells those who wait for the tombstone of a replica how its writing went. Until it is durable more may come.
+func (l *Lane) answerBurial(key store.Key, err error) {
+	list := l.burials[key]
+	if l.burials[key] = nil; err == nil {
+		delete(l.burials, key)
+	}
+	for _, done := range list {
+		done(err)
+	}
 }
 
 // gravestone tells the probe that the tombstone of a replica is durable.

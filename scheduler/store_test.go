@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -509,6 +510,36 @@ func TestStoppedReplicaPinsNothing(t *testing.T) {
 	n.s.cfg.ShardLogBytesMax = 100_000
 	if !n.l.takesNoEntries(r, req) {
 		t.Fatal("it takes entries without bound")
+	}
+}
+
+// TestRemovedTwiceAtOnce: who asks for a removal while its tombstone is being written is not told that it is done before it is (rule Log7).
+func TestRemovedTwiceAtOnce(t *testing.T) {
+	n := newStoreNode(t)
+	r := n.create(2)
+	n.db.full = true
+	n.l.remove(2, 1, func(error) {})
+	n.spin(3)
+	var got []error
+	n.l.remove(2, 1, func(err error) { got = append(got, err) })
+	if n.spin(3); len(got) > 0 {
+		t.Fatalf("answered %v before the tombstone is durable", got)
+	}
+	n.db.full = false
+	n.clock.now += 2e9
+	n.spin(3)
+	n.clock.now += 2e9
+	n.spin(3)
+	recs, err := n.db.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(recs, func(rec state.Record) bool { return rec.Key == r.key }); i < 0 || !recs[i].Tombstone || len(got) != 1 || got[0] != nil {
+		t.Fatalf("records %v, answers %v", recs, got)
+	}
+	n.l.remove(2, 1, func(err error) { got = append(got, err) })
+	if len(got) != 2 || got[1] != nil || len(n.l.burials) > 0 {
+		t.Fatalf("answers %v, %d burials", got, len(n.l.burials))
 	}
 }
 
