@@ -133,7 +133,7 @@ func TestLateReportsOfTheAbsorbed(t *testing.T) {
 	lead := func(id engine.ShardID, i int) { // has node i lead
 		t.Helper()
 		nodetest.Eventually(t, 20*time.Second, func() error {
-			if c.Node(i).Sched().Leads(id) {
+			if st, err := c.Node(i).Sched().Status(ctx, id); err == nil && st.LeaseValid && st.Leader.Node == c.Node(i).ID() {
 				return nil
 			}
 			for j := range 3 {
