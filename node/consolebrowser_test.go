@@ -328,8 +328,10 @@ func (s *secured) killAndDrain(b *browser) {
 	b.screen(1280, 800, false, true)
 	b.shot(shots(s.t, "console-problems-dark"))
 	b.eval("location.hash = '#/operations'", nil)
-	b.until("document.querySelector('td button')")
-	b.eval("document.querySelector('td button').focus()", nil)
+	// Not the first button there is: what a drain has moved has rows, too.
+	const button = "[...document.querySelectorAll('tr')].find(r => /drain node 3/.test(r.innerText) && r.querySelector('td button'))?.querySelector('td button')"
+	b.until(button)
+	b.eval(button+".focus()", nil)
 	b.press("Enter")
 	b.until("document.querySelector('dialog[open]')")
 	b.axe("dialog")
