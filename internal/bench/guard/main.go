@@ -72,14 +72,19 @@ func run(ctx context.Context, args []string) error {
 	if r.GoBench, err = goBenchmarks(ctx, *count); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(r, "", " ")
+	return writeJSON(*out, r)
+}
+
+// writeJSON writes a result where people and compare read it.
+func writeJSON(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(*out, append(b, '\n'), 0o644)
+	return os.WriteFile(name, append(b, '\n'), 0o644)
 }
 
 // loadAverage of the last minute; 0 where the system does not tell.

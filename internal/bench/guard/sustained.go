@@ -96,14 +96,7 @@ func runSustained(ctx context.Context, args []string, w io.Writer) (err error) {
 	}
 	r.Checkpoints.finish()
 	r.summary(w)
-	b, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(*out, append(b, '\n'), 0o644)
+	return writeJSON(*out, r)
 }
 
 // watch runs the load and looks at the nodes once a second until it ends.
