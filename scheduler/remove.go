@@ -36,6 +36,10 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 			l.burials[key] = append(list, done)
 			return
 		}
+		if o := l.takeOrphan(key); o != nil { // else its parent, once replayed, would bring it back
+			l.entomb(key, nil, o.log.Purged, done)
+			return
+		}
 		done(nil)
 		return
 	}
@@ -70,12 +74,16 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 func (l *Lane) removeNow(r *replica, done func(error)) {
 	applied := r.eng.Status().Applied
 	l.cancelMerge(r)
-	l.tombs[r.key] = struct{}{}
 	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 	l.drop(r)
-	change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}
-	l.burials[r.key] = []func(error){done}
-	l.bury(r, change)
+	l.entomb(r.key, r.machine, applied, done)
+}
+
+// entomb gives a replica that is silent, and has applied so much, its tombstone.
+func (l *Lane) entomb(key store.Key, m *shard.Machine, applied engine.LogID, done func(error)) {
+	l.tombs[key] = struct{}{}
+	l.burials[key] = []func(error){done}
+	l.bury(key, m, state.Change{Record: shard.TombstoneRecord(key, applied)})
 }
 
 // buryRetry is how long a tombstone waits for space.
@@ -83,29 +91,29 @@ const buryRetry = engine.Duration(1e9)
 
 // bury writes the tombstone of a replica that is silent already. On a full disk it tries again and again, for until then the replica's log
 // must be kept, and a start brings it back; whoever waits hears of each attempt.
-func (l *Lane) bury(r *replica, change state.Change) {
+func (l *Lane) bury(key store.Key, m *shard.Machine, change state.Change) {
 	l.s.spawn(func() {
-		l.s.step(r.key.Shard, "remove: tombstone")
+		l.s.step(key.Shard, "remove: tombstone")
 		err := l.s.state.Write([]state.Change{change}, l.s.log.Synced())
 		if err == nil {
-			l.s.step(r.key.Shard, "remove: tombstone written")
+			l.s.step(key.Shard, "remove: tombstone written")
 		}
 		l.box.putCall(func(l *Lane) {
 			switch {
 			case err == nil:
-				l.gravestone(r.key)
-				l.log.Drop(r.key)
-				l.step(r.key.Shard, "remove: log dropped")
-				if r.machine != nil {
-					r.machine.Close()
+				l.gravestone(key)
+				l.log.Drop(key)
+				l.step(key.Shard, "remove: log dropped")
+				if m != nil {
+					m.Close()
 				}
 			case errors.Is(err, state.ErrClosed):
 			case errors.Is(err, state.ErrNoSpace):
-				l.later(buryRetry, func(l *Lane) { l.bury(r, change) })
+				l.later(buryRetry, func(l *Lane) { l.bury(key, m, change) })
 			default:
-				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", r.key.Shard, r.key.Replica, err))
+				l.s.fatal(fmt.Errorf("shard %d: removing replica %d: %w", key.Shard, key.Replica, err))
 			}
-			l.answerBurial(r.key, err)
+			l.answerBurial(key, err)
 		})
 	})
 }

@@ -81,3 +81,39 @@ func TestSplitOrphanRemoved(t *testing.T) {
 		return slices.ContainsFunc(n.Statuses(), func(st scheduler.ReplicaStatus) bool { return st.Shard == child && st.Descriptor != nil })
 	})
 }
+
+// TestOrphanRemoved removes a child that is still an orphan: what was answered as removed must not be brought back by its parent's replay, nor by
+// another one after a crash.
+func TestOrphanRemoved(t *testing.T) {
+	x, n, child := newOrphan(t, Options{Seed: 482})
+	replica := engine.ReplicaID(0)
+	for _, r := range x.desc(child).Replicas {
+		if r.Node == n.ID {
+			replica = r.Replica
+		}
+	}
+	if err := x.c.Start(n.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := n.has(child); there {
+		t.Fatal("the child is there already: the test tests nothing")
+	}
+	n.remove(t, child, replica)
+	gone := func() {
+		t.Helper()
+		x.until(5*time.Second, "replay of the parent", func() bool {
+			st, there := n.has(parentShard)
+			return there && st.Descriptor != nil && st.Descriptor.Version > 1
+		})
+		x.run(time.Second)
+		if st, there := n.has(child); there {
+			t.Fatalf("the removed replica is back: %+v", st)
+		}
+	}
+	gone()
+	x.c.Crash(n.ID)
+	if err := x.c.Start(n.ID); err != nil {
+		t.Fatal(err)
+	}
+	gone()
+}
