@@ -13,6 +13,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/logs"
 	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/store/raftlog"
 )
 
 // Config says how a node runs. DataDir and Listen must be set; everything else has a default, see the fields.
@@ -54,6 +55,10 @@ type Config struct {
 	LogCacheBytes   int64
 	// LogKeepBytes bounds what the log keeps of a shard behind its checkpoint for followers that lag; 0: the default.
 	LogKeepBytes int64
+	// LogBytesMax is the size of the raft log from which on its oldest segment is freed by checkpoints, and OverlayBytesMax the memory for what
+	// was applied since the last checkpoint, over which shards are checkpointed; 0: the scheduler's default.
+	LogBytesMax     int64
+	OverlayBytesMax int64
 
 	// RepairAfter is how long a node may be down before its replicas are replaced; default 5 min.
 	RepairAfter time.Duration
@@ -164,6 +169,18 @@ func (c *Config) fill() error {
 		}
 	}
 	return nil
+}
+
+// logSegmentsMax is LogBytesMax in segments.
+func (c *Config) logSegmentsMax() int {
+	if c.LogBytesMax == 0 {
+		return 0
+	}
+	size := c.LogSegmentBytes
+	if size == 0 {
+		size = raftlog.SegmentBytesDefault
+	}
+	return int(max(2, c.LogBytesMax/size))
 }
 
 // hostOf returns the host of an address.

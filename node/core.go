@@ -85,6 +85,8 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		HeartbeatInterval:  engine.Duration(n.cfg.HeartbeatInterval),
 		QuiesceAfter:       engine.Duration(n.cfg.QuiesceAfter),
 		ShardLogBytesMax:   n.cfg.LogKeepBytes,
+		LogSegmentsMax:     n.cfg.logSegmentsMax(),
+		CheckpointBytes:    n.cfg.OverlayBytesMax,
 		SlowAfter:          engine.Duration(n.cfg.SlowAfter),
 		Logger:             n.log,
 		Fatal:              n.fatal,

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/store/raftlog"
@@ -55,9 +56,10 @@ type checkpointer struct {
 	s    *Scheduler
 	wake chan struct{}
 
-	mu    sync.Mutex
-	queue []ckptItem
-	step1 sync.Mutex // one step at a time
+	mu     sync.Mutex
+	urgent []ckptItem // cuts, splits and merges that somebody waits for: before the others, and without a rest
+	queue  []ckptItem
+	step1  sync.Mutex // one step at a time
 
 	full atomic.Bool // the last step found no space
 	// hinted: the store holds some sequence of the raft log, so that a log that is lost is noticed (rule Log3).
@@ -89,35 +91,101 @@ func (s *Scheduler) LookForCheckpoints() { s.ckpt.look() }
 // WriteCheckpoint writes one transaction of what was cut, and tells whether there was any.
 func (s *Scheduler) WriteCheckpoint() bool { return s.ckpt.step() }
 
-func (c *checkpointer) put(it ckptItem) {
+// put queues it; urgent: somebody waits for it.
+func (c *checkpointer) put(it ckptItem, urgent bool) {
 	c.mu.Lock()
-	c.queue = append(c.queue, it)
+	if urgent {
+		c.urgent = append(c.urgent, it)
+	} else {
+		c.queue = append(c.queue, it)
+	}
 	c.mu.Unlock()
+	c.ring()
+}
+
+// expedite makes the queued cut of r an urgent one.
+func (c *checkpointer) expedite(r *replica) {
+	c.mu.Lock()
+	i := slices.IndexFunc(c.queue, func(it ckptItem) bool { return it.r == r })
+	if i >= 0 {
+		c.urgent = append(c.urgent, c.queue[i])
+		c.queue = slices.Delete(c.queue, i, i+1)
+	}
+	c.mu.Unlock()
+	if i >= 0 {
+		c.ring()
+	}
+}
+
+func (c *checkpointer) ring() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take removes what fits into one transaction.
+// hurried tells whether somebody waits.
+func (c *checkpointer) hurried() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.urgent) > 0
+}
+
+// take removes what fits into one transaction: what is urgent, if anything is.
 func (c *checkpointer) take() (items []ckptItem, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.queue) > 0 && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
-		it := c.queue[0]
-		c.queue = c.queue[1:]
+	from := &c.queue
+	if len(c.urgent) > 0 {
+		from = &c.urgent
+	}
+	for len(*from) > 0 && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
+		it := (*from)[0]
+		(*from)[0] = ckptItem{}
+		*from = (*from)[1:]
 		items = append(items, it)
-		size += len(it.change.Record.Meta) + 256
-		if it.birth != nil {
-			for i := range it.birth.changes {
-				size += len(it.birth.changes[i].Record.Meta) + 256
-			}
-		}
-		if it.change.Overlay != nil {
-			size += it.change.Overlay.DataBytes()
-		}
+		size += it.bytes()
 	}
 	return items, size
+}
+
+// bytes is about what a transaction writes for it.
+func (it *ckptItem) bytes() int {
+	size := len(it.change.Record.Meta) + 256
+	if it.birth != nil {
+		for i := range it.birth.changes {
+			size += len(it.birth.changes[i].Record.Meta) + 256
+		}
+	}
+	if it.change.Overlay != nil {
+		size += it.change.Overlay.DataBytes()
+	}
+	return size
+}
+
+const (
+	// restMax is how many times as long as a transaction took the checkpointer rests after it while there is room: its writes and the
+	// syncs of the log share a device.
+	restMax = 3
+	// restUntil is how many times its bound the log, or what the overlays hold, may reach before there is no rest any more.
+	restUntil = 1.75
+)
+
+// rest is how long to wait after a transaction that took so long.
+func (c *checkpointer) rest(took time.Duration) time.Duration {
+	cfg := &c.s.cfg
+	if c.full.Load() || c.s.log.Metrics().OutOfSpace.Load() {
+		return cfg.CheckpointPause
+	}
+	oldest, active := c.s.log.Segments()
+	filled := max(float64(active-oldest)/float64(cfg.LogSegmentsMax), float64(c.s.overlayBytes())/float64(cfg.CheckpointBytes))
+	return max(cfg.CheckpointPause, restAfter(took, filled))
+}
+
+// restAfter is the whole rest up to the bound, and shrinks to none at restUntil.
+func restAfter(took time.Duration, filled float64) time.Duration {
+	room := min(max(restUntil-filled, 0)/(restUntil-1), 1)
+	return time.Duration(restMax * room * float64(took))
 }
 
 // step writes one transaction, and tells whether there was anything to write.
@@ -435,7 +503,7 @@ func (l *Lane) letGo(r *replica, gen uint64) {
 		return
 	}
 	c.queued = true
-	l.s.ckpt.put(ckptItem{r: r, change: c.cut.change})
+	l.s.ckpt.put(ckptItem{r: r, change: c.cut.change}, len(c.after) > 0)
 }
 
 // ckptDone takes cuts that were committed.
@@ -482,5 +550,5 @@ func (l *Lane) purgeBelow(r *replica, at engine.LogID) uint64 {
 func (s *Scheduler) CheckpointsWaiting() bool {
 	s.ckpt.mu.Lock()
 	defer s.ckpt.mu.Unlock()
-	return len(s.ckpt.queue) > 0
+	return len(s.ckpt.urgent)+len(s.ckpt.queue) > 0
 }

@@ -483,7 +483,7 @@ func (l *Lane) rightReady(mg *absorb, right *replica, gen uint64, change state.C
 		return
 	}
 	mg.plan, mg.right, mg.rightGen, mg.writing = plan, right, gen, true
-	l.s.ckpt.put(ckptItem{r: r, change: plan.Changes[0], merge: mg})
+	l.s.ckpt.put(ckptItem{r: r, change: plan.Changes[0], merge: mg}, true)
 }
 
 // mergeWritten is called by the checkpointer: L has absorbed R, durably.

@@ -147,17 +147,31 @@ func (s *Scheduler) checkpointLoop() {
 		case <-s.ckpt.wake:
 			s.ckpt.look()
 		}
-		for s.ckpt.step() {
-			select {
-			case <-s.run.stop:
+		for began := time.Now(); s.ckpt.step(); began = time.Now() {
+			if !s.rest(tick, s.ckpt.rest(time.Since(began))) {
 				return
-			case <-tick.C:
-				s.ckpt.look() // a long queue must not hide how much comes behind it
-			case <-time.After(s.cfg.CheckpointPause):
 			}
 		}
 		s.collectGarbage()
 	}
+}
+
+// rest lets the log have the device for so long, or until somebody waits for a checkpoint; false: the scheduler stops.
+func (s *Scheduler) rest(tick *time.Ticker, d time.Duration) bool {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for !s.ckpt.hurried() {
+		select {
+		case <-s.run.stop:
+			return false
+		case <-tick.C:
+			s.ckpt.look() // a long queue must not hide how much comes behind it
+		case <-s.ckpt.wake:
+		case <-over.C:
+			return true
+		}
+	}
+	return true
 }
 
 // Heartbeats sends the node heartbeats that are due every HeartbeatInterval, and looks for a stalled disk.

@@ -237,6 +237,9 @@ func (l *Lane) settling(r *replica) bool {
 func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
 	if l.settling(r) {
 		l.hurryBirth(r)
+		if r.ckpt.queued {
+			l.s.ckpt.expedite(r)
+		}
 		r.ckpt.after = append(r.ckpt.after, f)
 		return
 	}
@@ -247,11 +250,15 @@ func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
 func (l *Lane) expedite(r *replica) {
 	l.hurryBirth(r)
 	c := &r.ckpt
-	if c.cut != nil && !c.queued {
+	switch {
+	case c.cut == nil:
+	case c.queued:
+		l.s.ckpt.expedite(r)
+	default:
 		l.abandonSnapshots(r)
 		c.queued = true
 		r.machine.Share() // the holders go on reading it until they notice
-		l.s.ckpt.put(ckptItem{r: r, change: c.cut.change})
+		l.s.ckpt.put(ckptItem{r: r, change: c.cut.change}, true)
 	}
 }
 
@@ -400,7 +407,10 @@ func (l *Lane) hurryBirth(r *replica) {
 	}
 	b := r.birth
 	hurry := func(l *Lane) {
-		if b.hurry = true; b.waiting == 0 {
+		switch b.hurry = true; {
+		case b.queued:
+			l.s.ckpt.expedite(b.parent)
+		case b.waiting == 0:
 			l.writeBirth(b)
 		}
 	}
@@ -417,7 +427,7 @@ func (l *Lane) writeBirth(b *birth) {
 		return
 	}
 	b.queued = true
-	l.s.ckpt.put(ckptItem{r: b.parent, change: b.plan.Parent, birth: b})
+	l.s.ckpt.put(ckptItem{r: b.parent, change: b.plan.Parent, birth: b}, b.hurry)
 }
 
 // birthWritten is called by the checkpointer: parent and children are durable, each in its own place.

@@ -83,7 +83,8 @@ func nodeConfig(c *config.Loaded, log *logs.Log) node.Config {
 	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Redis: c.Redis, Join: c.Join, Name: c.Name,
 		Labels: map[string]string{}, Lanes: c.Sched.Lanes, ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
 		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
-		LogKeepBytes: int64(c.Store.LogKeepSize), Logs: log, TLSCA: c.TLS.CA, TLSCert: c.TLS.Cert, TLSKey: c.TLS.Key, AuditLog: c.Log.Audit,
+		LogKeepBytes: int64(c.Store.LogKeepSize), LogBytesMax: int64(c.Store.LogSize), OverlayBytesMax: int64(c.Store.OverlaySize),
+		Logs: log, TLSCA: c.TLS.CA, TLSCert: c.TLS.Cert, TLSKey: c.TLS.Key, AuditLog: c.Log.Audit,
 		SlowAfter: c.Log.Slow, Settings: c.Public}
 	nc.AutoSplitSize, nc.AutoSplitLoad, nc.AutoMergeAfter = orNever(int64(c.Auto.SplitSize)), orNever(int64(c.Auto.SplitLoad)), orNever(c.Auto.MergeAfter)
 	nc.NoReplicaBalance, nc.NoLeaderBalance, nc.RepairAfter = !c.Auto.Balance, !c.Auto.BalanceLeaders, c.Auto.RepairAfter

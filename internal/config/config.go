@@ -69,6 +69,8 @@ type Store struct {
 	LogSegmentSize ByteSize `mapstructure:"log-segment-size"`
 	LogCacheSize   ByteSize `mapstructure:"log-cache-size"`
 	LogKeepSize    ByteSize `mapstructure:"log-keep-size"`
+	LogSize        ByteSize `mapstructure:"log-size"`
+	OverlaySize    ByteSize `mapstructure:"overlay-size"`
 }
 
 // Sched sizes the runtime.
@@ -134,6 +136,8 @@ var settings = []setting{
 	{key: "store.log-segment-size", scope: scopeNode, def: ByteSize(0), usage: "size of one file of the raft log (0: the node's own choice)"},
 	{key: "store.log-cache-size", scope: scopeNode, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},
 	{key: "store.log-keep-size", scope: scopeNode, def: ByteSize(0), usage: "log of a shard kept behind its checkpoint for followers that lag (0: the node's own choice)"},
+	{key: "store.log-size", scope: scopeNode, def: ByteSize(0), usage: "size of the raft log from which on shards are checkpointed to free its oldest file; a restart replays up to so much (0: the node's own choice)"},
+	{key: "store.overlay-size", scope: scopeNode, def: ByteSize(0), usage: "memory for what was written since the last checkpoint, over which shards are checkpointed (0: the node's own choice)"},
 	{key: "sched.lanes", scope: scopeNode, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
 	{key: "auto.split-size", scope: scopeNode, def: ByteSize(64 << 20), usage: "a larger shard is split by itself (0: never)"},
 	{key: "auto.split-load", scope: scopeNode, def: 20_000, usage: "a shard with more requests per second is split by itself (0: never)"},
@@ -218,6 +222,9 @@ func (c *Config) validateTuning() error {
 	}
 	if s := c.Store.LogSegmentSize; s != 0 && (s < 1<<20 || s > 4<<30) {
 		return fmt.Errorf("store.log-segment-size %v: want 1MiB to 4GiB", s)
+	}
+	if s := c.Store.OverlaySize; s != 0 && s < 1<<20 {
+		return fmt.Errorf("store.overlay-size %v: want at least 1MiB", s)
 	}
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)

@@ -174,7 +174,7 @@ func (p *replay) check() error {
 }
 
 func (o *Options) defaults() error {
-	o.SegmentBytes = cmp.Or(o.SegmentBytes, 64<<20)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, SegmentBytesDefault)
 	o.CacheBytes = cmp.Or(o.CacheBytes, 32<<20)
 	if o.SegmentBytes < 2*segmentStart || o.SegmentBytes > frameBytesMax {
 		return fmt.Errorf("raft log segments of %d bytes: must be %d to %d", o.SegmentBytes, 2*segmentStart, frameBytesMax)

@@ -32,9 +32,12 @@ type Stats struct {
 	Bytes int64
 }
 
+// SegmentBytesDefault is the size of a segment file, if nobody says otherwise.
+const SegmentBytesDefault = 64 << 20
+
 // Options configure a Log. The zero value of a field means its default.
 type Options struct {
-	// SegmentBytes is the size of a segment file. Default 64 MiB.
+	// SegmentBytes is the size of a segment file. Default SegmentBytesDefault.
 	SegmentBytes int64
 	// CacheBytes bounds the recent bodies that each lane keeps in memory. Bodies that are not flushed yet are kept beyond
 	// it. Default 32 MiB.
