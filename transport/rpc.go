@@ -215,6 +215,12 @@ func (c *caller) expire(now int64) {
 	}
 }
 
+func (c *caller) inFlight() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.w.used()
+}
+
 // fail ends all that waits.
 func (c *caller) fail() {
 	c.outbox.close(ErrNotConnected)

@@ -363,7 +363,7 @@ func (s *session) write(st *yamux.Stream, b []byte, w *atomic.Int64) error {
 	return nil
 }
 
-// tick does what depends on time; the owner calls it every tickInterval.
+// tick does what depends on time; the owner calls it every tickInterval while the session is busy, and every idleInterval.
 func (s *session) tick(now int64) {
 	l := &s.core.limits
 	if !s.ready.Load() {
@@ -397,11 +397,17 @@ func (s *session) tick(now int64) {
 	}
 }
 
-// tickInterval is fine enough for every time-out in limits.
-func (l *Limits) tickInterval() time.Duration {
-	d := min(l.WriteTimeout, l.SilenceMax, l.PingInterval, l.HandshakeTimeout) / 4
-	return min(max(d, 5*time.Millisecond), 50*time.Millisecond)
+// busy tells whether something is under way whose time may be over soon.
+func (s *session) busy() bool {
+	return !s.ready.Load() || s.calls.inFlight() > 0 || s.srv != nil && s.srv.inFlight() > 0
 }
+
+// idleInterval is fine enough for every time-out in limits, tickInterval for those of requests too.
+func (l *Limits) idleInterval() time.Duration {
+	return max(min(l.WriteTimeout, l.SilenceMax, l.PingInterval, l.HandshakeTimeout)/4, 5*time.Millisecond)
+}
+
+func (l *Limits) tickInterval() time.Duration { return min(l.idleInterval(), 50*time.Millisecond) }
 
 func (s *session) heartbeat(body []byte) error {
 	s.hbSent.Store(s.core.clock.now())

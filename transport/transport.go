@@ -285,10 +285,11 @@ func (t *Transport) all() []*session {
 	return out
 }
 
-// housekeep is the one goroutine that looks at the clock.
+// housekeep is the one goroutine that looks at the clock: often while anything is under way, else seldom.
 func (t *Transport) housekeep() {
 	defer t.wg.Done()
-	tick := time.NewTicker(t.core.limits.tickInterval())
+	l := &t.core.limits
+	tick := time.NewTimer(l.tickInterval())
 	defer tick.Stop()
 	for {
 		select {
@@ -296,9 +297,14 @@ func (t *Transport) housekeep() {
 			return
 		case <-tick.C:
 			now := t.core.clock.now()
+			next := l.idleInterval()
 			for _, s := range t.all() {
 				s.tick(now)
+				if s.busy() {
+					next = l.tickInterval()
+				}
 			}
+			tick.Reset(next)
 		}
 	}
 }
