@@ -25,6 +25,11 @@ type liveness struct {
 	seq   uint64          // of published snapshots
 	frame []byte
 
+	// traffic counts what shards had to say to other nodes as of the last tick, busyAt is when that grew last. While nothing does, nodes
+	// send each other heartbeats at quietInterval only. slowUntil is until when the echoes of such ones count, which come later.
+	traffic           uint64
+	busyAt, slowUntil engine.Instant
+
 	links atomic.Pointer[linksSnapshot]
 	// compared: our wall clock was compared with a peer's in this life.
 	compared bool
@@ -57,6 +62,9 @@ type peerLink struct {
 	wall       int64
 	awake      []byte
 	awakeCount int
+	// sentAt is when the last heartbeat was sent to it, promised that it carried a promise.
+	sentAt   engine.Instant
+	promised bool
 }
 
 func newLiveness(s *Scheduler) *liveness {
@@ -183,7 +191,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 	}
 	if echo != 0 && p.attested {
 		p.echoedAt = max(p.echoedAt, echo)
-		if !p.link.Up && now-p.echoedAt <= v.downAfter() {
+		if !p.link.Up && now-p.echoedAt <= v.downAfter(now) {
 			p.link.Up = true
 			v.s.metrics.PeersUp.Add(1)
 			v.s.logger.Info("peer is up", "node", uint64(p.node), "incarnation", p.incarnation)
@@ -214,8 +222,41 @@ func (v *liveness) down(p *peerLink) {
 // downAfter is how long after the sending of the last echoed heartbeat a node counts as dead. The survivors' promises to it count from
 // when its last message came, up to an interval later: a campaign that began before they have ended would be refused, and lose
 // an election timeout.
-func (v *liveness) downAfter() engine.Instant {
-	return engine.Instant(v.s.cfg.ElectionTimeoutMin + 2*v.s.cfg.HeartbeatInterval)
+func (v *liveness) downAfter(now engine.Instant) engine.Instant {
+	interval := v.s.cfg.HeartbeatInterval
+	if now < v.slowUntil {
+		interval = v.quietInterval()
+	}
+	return engine.Instant(v.s.cfg.ElectionTimeoutMin + 2*interval)
+}
+
+// quietInterval is how often nodes send each other heartbeats while no shard has anything to say: an echo is at most two of them
+// old, so the leases of sleepers stand, with a third of an election timeout to spare.
+func (v *liveness) quietInterval() engine.Duration {
+	return max(v.s.cfg.HeartbeatInterval, 3*v.s.cfg.ElectionTimeoutMin/10)
+}
+
+// quiet tells whether no shard of this node has had anything to say to another node for an election timeout. The caller holds mu.
+func (v *liveness) quiet(now engine.Instant) bool {
+	m := &v.s.metrics
+	traffic := m.Frames.Load() + m.FramesReceived.Load() + m.HeartbeatMessages.Load()
+	if traffic != v.traffic {
+		v.traffic, v.busyAt = traffic, now
+	}
+	return now-v.busyAt > engine.Instant(v.s.cfg.ElectionTimeoutMin)
+}
+
+// mayWait tells whether p can do without a heartbeat now although the interval is over: the next one is soon enough for all that it
+// would say. The caller holds mu, and nothing has been said for long.
+func (v *liveness) mayWait(p *peerLink, now engine.Instant) bool {
+	if !p.link.Up || !p.attested || !p.promised || p.awakeCount > 0 {
+		return false
+	}
+	if lane, writer := v.s.ages(now); max(lane, writer) > v.s.cfg.HeartbeatInterval {
+		return false
+	}
+	next := now + engine.Instant(v.s.cfg.HeartbeatInterval)/2 // ticks are not exact
+	return next-p.sentAt < engine.Instant(v.quietInterval())
 }
 
 // gone tells whether the session with p ended so long ago that no promise to it can still stand, with some room for a survivor that
@@ -224,17 +265,21 @@ func (v *liveness) gone(p *peerLink, now engine.Instant) bool {
 	return !p.connected && now-p.endedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin+v.s.cfg.HeartbeatInterval)
 }
 
-// tick sends a heartbeat to every connected peer, and declares dead who has not echoed one for too long.
+// tick sends a heartbeat to every connected peer that needs one, and declares dead who has not echoed one for too long.
 func (v *liveness) tick() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := v.s.clock.Now()
+	quiet := v.quiet(now)
+	if quiet {
+		v.slowUntil = now + engine.Instant(v.s.cfg.ElectionTimeoutMin+2*v.quietInterval())
+	}
 	for _, id := range v.order {
 		p := v.peers[id]
-		if p.link.Up && (now-p.echoedAt > v.downAfter() || v.gone(p, now)) {
+		if p.link.Up && (now-p.echoedAt > v.downAfter(now) || v.gone(p, now)) {
 			v.down(p)
 		}
-		if p.connected {
+		if p.connected && !(quiet && v.mayWait(p, now)) {
 			v.send(p, now)
 		}
 	}
@@ -246,10 +291,11 @@ func (v *liveness) send(p *peerLink, now engine.Instant) {
 	h := nodeHeartbeat{Incarnation: v.s.cfg.Incarnation, SentAt: now, Wall: v.s.clock.Wall(), Awake: p.awake}
 	h.LaneAge, h.WriterAge = v.s.ages(now)
 	h.SyncTime, h.DiskBad = v.s.disk.state()
+	p.sentAt, p.promised = now, false
 	if p.heard {
 		h.EchoIncarnation, h.EchoSentAt = p.incarnation, p.theirSentAt
 		if p.attested && v.s.lanesHaveSeen(p.promiseSeq) {
-			h.Promise = v.s.cfg.ElectionTimeoutMin
+			h.Promise, p.promised = v.s.cfg.ElectionTimeoutMin, true
 		}
 	}
 	v.frame = h.append(v.frame[:0])

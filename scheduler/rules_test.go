@@ -246,3 +246,56 @@ func TestBuriedEndsWaiters(t *testing.T) {
 		t.Fatalf("%d answers, %v", answers, got)
 	}
 }
+
+// TestQuietNodesSayLess: while no shard has anything to say, a peer gets a heartbeat at quietInterval only; a shard that has ends that at
+// once, and so does a peer that is owed a promise.
+func TestQuietNodesSayLess(t *testing.T) {
+	h := newHeartbeats(t)
+	well := func(*nodeHeartbeat) {}
+	sent := func(rounds int, change func(*nodeHeartbeat), each func()) uint64 {
+		before := h.s.metrics.HeartbeatsSent.Load()
+		for range rounds {
+			each()
+			h.get(change)
+			spin(h.s, h.clock) // lanes see the links
+		}
+		return h.s.metrics.HeartbeatsSent.Load() - before
+	}
+	nothing := func() {}
+	sent(30, well, nothing)
+	if n := sent(30, well, nothing); n != 10 {
+		t.Errorf("%d heartbeats in 30 intervals without a word, not 10", n)
+	}
+	if n := sent(30, well, func() { h.s.metrics.Frames.Add(1) }); n != 30 {
+		t.Errorf("%d heartbeats in 30 intervals with frames, not 30", n)
+	}
+	sent(30, well, nothing)
+	if n := sent(3, well, func() { h.s.live.ride(2, []byte{0}, 1) }); n != 3 {
+		t.Errorf("%d heartbeats in 3 intervals with those of awake shards, not 3", n)
+	}
+	sent(30, well, nothing)
+	stuck := func(b *nodeHeartbeat) { b.LaneAge = h.s.cfg.ElectionTimeoutMin + 1 }
+	if n := sent(5, stuck, nothing); n != 5 {
+		t.Errorf("%d heartbeats in 5 intervals to a peer that is stuck, not 5", n)
+	}
+}
+
+// TestQuietNodeDies: a peer that falls silent while nothing is said is down a little later than otherwise, and not before its promise
+// has ended.
+func TestQuietNodeDies(t *testing.T) {
+	h := newHeartbeats(t)
+	for range 60 {
+		h.get(func(*nodeHeartbeat) {})
+		spin(h.s, h.clock)
+	}
+	promised := h.s.live.links.Load().nodes[2].PromisedUntil
+	last := h.clock.now
+	for h.s.PeerAlive(2) && h.clock.now < last+60e9 {
+		h.clock.now += engine.Instant(h.s.cfg.HeartbeatInterval)
+		h.s.Heartbeats()
+	}
+	most := h.s.cfg.ElectionTimeoutMin + 2*h.s.live.quietInterval() + h.s.cfg.HeartbeatInterval
+	if d := engine.Duration(h.clock.now - last); h.clock.now < promised || d > most {
+		t.Errorf("down after %d ns; the promise to it ended after %d, and %d is the most", d, promised-last, most)
+	}
+}

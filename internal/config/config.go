@@ -131,7 +131,7 @@ var settings = []setting{
 	{key: "log.slow", scope: scopeNode, def: time.Second, usage: "log operations that take so long, with the stage that took longest (negative: none)"},
 	{key: "log.audit", scope: scopeNode, def: "", usage: "file for the audit log, a JSON line for each action of an administrator (default: it goes to the log)"},
 	{key: "raft.election-timeout", scope: scopeNode, def: time.Second, usage: "silence of a leader after which followers elect another"},
-	{key: "raft.heartbeat-interval", scope: scopeNode, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes"},
+	{key: "raft.heartbeat-interval", scope: scopeNode, def: 100 * time.Millisecond, usage: "time between the heartbeats of two nodes; while no shard has anything to say, 0.3 election timeouts if that is more"},
 	{key: "raft.quiesce-after", scope: scopeNode, def: time.Duration(0), usage: "how long a shard is idle before it sleeps (0s: the node's own choice, negative: never)"},
 	{key: "store.log-segment-size", scope: scopeNode, def: ByteSize(0), usage: "size of one file of the raft log (0: the node's own choice)"},
 	{key: "store.log-cache-size", scope: scopeNode, def: ByteSize(0), usage: "recent log entries kept in memory, all shards together (0: the node's own choice)"},

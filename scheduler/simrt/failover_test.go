@@ -75,3 +75,45 @@ func TestFollowersTellOfLeaders(t *testing.T) {
 		}
 	}
 }
+
+// TestIsolatedWhileAsleep: a node is cut off while all shards sleep and nodes say little to each other. The others lead its shards within
+// three seconds, and what was written before is there.
+func TestIsolatedWhileAsleep(t *testing.T) {
+	const shards = 30
+	c := newCluster(t, Options{Seed: 13}, shards)
+	for id := engine.ShardID(1); id <= shards; id++ {
+		if _, err := do(t, c, scheduler.KindWrite, id, putBody(id, 1, "before")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Run(10 * time.Second)
+	beats := func() (n uint64) {
+		for _, node := range c.Nodes {
+			n += node.Sched.Metrics().HeartbeatsSent.Load()
+		}
+		return n
+	}
+	before := beats()
+	c.Run(3 * time.Second)
+	if n := beats() - before; n > 6*11 {
+		t.Fatalf("%d node heartbeats in 3 s: the nodes are not quiet, the test tests nothing", n)
+	}
+	c.Isolate(3, true)
+	start := c.Now()
+	if err := c.Until(3*time.Second, func() bool {
+		for id := engine.ShardID(1); id <= shards; id++ {
+			if n := c.Leader(id); n == nil || n.ID == 3 {
+				return false
+			}
+		}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("led by the others after %v", time.Duration(c.Now()-start))
+	for id := engine.ShardID(1); id <= shards; id++ {
+		if _, err := do(t, c, scheduler.KindWrite, id, putBody(id, 2, "after")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
