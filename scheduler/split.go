@@ -3,6 +3,7 @@ package scheduler
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/fault"
@@ -41,6 +42,11 @@ const (
 	// splitCheckpointDelay is how long the split checkpoint waits for those who do not wait for it: its flush would hold up the first
 	// syncs of the children, which their clients wait for, here and on the other nodes.
 	splitCheckpointDelay = engine.Duration(250e6)
+	// splitCheckpointTurn is how much later than the node before it each further one begins, in the order of the parent's replicas: where
+	// not two nodes flush at once, a quorum goes on.
+	splitCheckpointTurn = engine.Duration(500e6)
+	// sampleKeysMax is how many keys of each overlay are sampled at most: on the lane, in about a millisecond.
+	sampleKeysMax = 1 << 14
 )
 
 // FaultHook, for tests in one process, is called at labelled steps of splits, merges, membership changes, snapshots and removals. It must be
@@ -113,8 +119,8 @@ func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
 	l.propose(r, shard.AppendSplitEntry(nil, l.wall, &led), done)
 }
 
-// SampleSplitKeys finds keys that cut a shard of this node into parts of about the same size, by sampling: fewer if it holds too little. What
-// was not checkpointed is frozen for that, and becomes a checkpoint. done is called once, on a lane.
+// SampleSplitKeys finds keys that cut a shard of this node into parts of about the same size, by sampling: fewer if it holds too little.
+// It holds up nobody: samples of what is not checkpointed are copied. done is called once, on a lane.
 func (s *Scheduler) SampleSplitKeys(id engine.ShardID, parts int, done func(keys [][]byte, err error)) {
 	if s.stopped.Load() {
 		done(nil, errStopping)
@@ -132,15 +138,15 @@ func (l *Lane) sampleSplitKeys(id engine.ShardID, parts, tries int, done func([]
 	case parts < 2 || parts > shard.SplitChildrenMax+1:
 		done(nil, &shard.InvalidError{What: fmt.Sprintf("a split into %d parts", parts)})
 		return
-	case !l.hold(r):
+	case l.settling(r) && r.ckpt.cut == nil: // the store does not have it in its own place, or not for long
 		l.whenSettled(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
 		return
 	}
-	gen, base, frozen := r.ckpt.gen, r.ckpt.cut.base, frozenOf(r)
+	base := state.Record{Key: r.key, Applied: r.machine.Persisted(), Extents: r.machine.Extents()}
+	samples := r.machine.Samples(sampleKeysMax)
 	l.s.spawn(func() {
-		keys, err := l.s.state.SplitKeys(base, parts, frozen...)
+		keys, err := l.s.state.SplitKeys(base, parts, samples)
 		l.box.putCall(func(l *Lane) {
-			l.letGo(r, gen)
 			if errors.Is(err, state.ErrMoved) && tries < checksumTries {
 				l.sampleSplitKeys(id, parts, tries+1, done)
 				return
@@ -397,7 +403,13 @@ func (l *Lane) birthAnswered(b *birth) {
 		l.writeBirth(b)
 		return
 	}
-	l.later(splitCheckpointDelay, func(l *Lane) { l.writeBirth(b) })
+	l.later(splitCheckpointDelay+engine.Duration(b.turn())*splitCheckpointTurn, func(l *Lane) { l.writeBirth(b) })
+}
+
+// turn is how many nodes write their split checkpoint before this one.
+func (b *birth) turn() int {
+	list := b.parent.machine.Desc().Replicas
+	return max(0, slices.IndexFunc(list, func(d shard.ReplicaDesc) bool { return d.Replica == b.parent.key.Replica }))
 }
 
 // hurryBirth has the split checkpoint that r settles with written now: somebody waits for it (rule Split2).

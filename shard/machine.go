@@ -249,6 +249,16 @@ func (m *Machine) Freeze() (state.Change, bool) {
 	return state.Change{Record: m.Record(), Overlay: m.frozen}, true
 }
 
+// Samples samples about max keys of each overlay.
+func (m *Machine) Samples(max int) (list []state.Sample) {
+	for _, o := range []*state.Overlay{m.frozen, m.live} {
+		if o != nil {
+			list = o.Samples(list, max)
+		}
+	}
+	return list
+}
+
 // Freezing tells whether a cut was made and not released.
 func (m *Machine) Freezing() bool { return m.freezing }
 

@@ -9,20 +9,43 @@ import (
 	"slices"
 )
 
-// sampled is a key with about how many bytes lie from it up to the next sampled key.
-type sampled struct {
-	key   []byte
-	bytes uint64
+// Sample is a key with about how many bytes lie from it up to the next sampled key.
+type Sample struct {
+	Key   []byte
+	Bytes uint64
+}
+
+// Samples appends about max of the overlay's keys, all if there are no more. The keys are copies, so that the overlay may change or be
+// released meanwhile. They are in no order; what was deleted is not among them.
+func (o *Overlay) Samples(list []Sample, max int) []Sample {
+	every, n := uint64(o.n/max+1), uint64(0)
+	for c := range o.chunks {
+		for at, next := 0, 0; at < len(o.chunks[c]); at = next {
+			e := o.chunks[c][at:]
+			next = at + entrySize(e)
+			if flagsOf(e)&flagCopy != 0 {
+				continue
+			}
+			if n++; n*0x9e3779b97f4a7c15>>32%every != 0 { // mixed, as keys may come in a rhythm
+				continue
+			}
+			if e = o.newest(place(c<<16 | at)); flagsOf(e)&flagDeleted == 0 {
+				key := keyOf(e)
+				list = append(list, Sample{bytes.Clone(key), every * uint64(len(key)+len(itemOf(e).Value))})
+			}
+		}
+	}
+	return list
 }
 
 // samplesPerPart is how many samples a part should at least be made of, else items are counted instead of pages.
 const samplesPerPart = 16
 
 // SplitKeys returns up to parts-1 keys that cut the content of a replica into parts of about the same size: rec as in the store, and
-// its frozen overlays. It looks at the inner pages of the trees, and at the items only of small ones. What an overlay
+// samples of its overlays. It looks at the inner pages of the trees, and at the items only of small ones. What an overlay
 // overwrites is counted twice.
-func (db *DB) SplitKeys(rec Record, parts int, frozen ...*Overlay) ([][]byte, error) {
-	var list []sampled
+func (db *DB) SplitKeys(rec Record, parts int, overlays []Sample) ([][]byte, error) {
+	var list []Sample
 	err := db.kv.view(func(tx kvTx) error {
 		job := ReadJob{Key: rec.Key, Extents: rec.Extents, Applied: rec.Applied}
 		if err := job.verify(tx); err != nil {
@@ -47,25 +70,20 @@ func (db *DB) SplitKeys(rec Record, parts int, frozen ...*Overlay) ([][]byte, er
 	if err != nil {
 		return nil, fmt.Errorf("sample replica %v: %w", rec.Key, err)
 	}
-	for _, o := range frozen {
-		if o == nil {
-			continue
-		}
-		for it := o.Iter(nil, nil, false); it.Next(); {
-			if _, ok := find(rec.Extents, it.Key()); ok && !it.Deleted() {
-				list = append(list, sampled{bytes.Clone(it.Key()), uint64(len(it.Key()) + len(it.Item().Value))})
-			}
+	for _, x := range overlays {
+		if _, ok := find(rec.Extents, x.Key); ok {
+			list = append(list, x)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b sampled) int { return bytes.Compare(a.key, b.key) })
+	slices.SortStableFunc(list, func(a, b Sample) int { return bytes.Compare(a.Key, b.Key) })
 	return cutSamples(list, parts, rec.Extents), nil
 }
 
 // cutSamples chooses the keys at which equal parts of the bytes end.
-func cutSamples(list []sampled, parts int, extents []Extent) [][]byte {
+func cutSamples(list []Sample, parts int, extents []Extent) [][]byte {
 	total, sum := uint64(0), uint64(0)
 	for i := range list {
-		total += list[i].bytes
+		total += list[i].Bytes
 	}
 	var keys [][]byte
 	if len(extents) == 0 || total == 0 {
@@ -74,26 +92,26 @@ func cutSamples(list []sampled, parts int, extents []Extent) [][]byte {
 	last := extents[0].Start
 	for i := range list {
 		// Parts that end before this key: as many as total*n/parts <= sum allows.
-		if n := uint64(len(keys)) + 1; n < uint64(parts) && sum >= total/uint64(parts)*n && bytes.Compare(list[i].key, last) > 0 {
-			keys = append(keys, list[i].key)
-			last = list[i].key
+		if n := uint64(len(keys)) + 1; n < uint64(parts) && sum >= total/uint64(parts)*n && bytes.Compare(list[i].Key, last) > 0 {
+			keys = append(keys, list[i].Key)
+			last = list[i].Key
 		}
-		sum += list[i].bytes
+		sum += list[i].Bytes
 	}
 	return keys
 }
 
-func sampleItems(b kvBucket, e Extent) []sampled {
-	var list []sampled
+func sampleItems(b kvBucket, e Extent) []Sample {
+	var list []Sample
 	c := b.Cursor()
 	for k, v := seek(c, e.Start); k != nil && e.Contains(k); k, v = c.Next() {
-		list = append(list, sampled{bytes.Clone(k), uint64(len(k) + len(v))})
+		list = append(list, Sample{bytes.Clone(k), uint64(len(k) + len(v))})
 	}
 	return list
 }
 
 // samplePages returns the first key of every leaf page of e, as the inner pages name them. None if the backend has no pages.
-func samplePages(b kvBucket, e Extent) ([]sampled, error) {
+func samplePages(b kvBucket, e Extent) ([]Sample, error) {
 	bb, ok := b.(boltBucket)
 	if !ok || bb.kv == nil || bb.kv.file == nil || bb.Root() == 0 { // without a page of its own it is small
 		return nil, nil
@@ -108,7 +126,7 @@ func samplePages(b kvBucket, e Extent) ([]sampled, error) {
 type pageSampler struct {
 	kv   *boltKV
 	e    Extent
-	list []sampled
+	list []Sample
 	bufs [pageDepthMax][]byte
 }
 
@@ -192,7 +210,7 @@ func (s *pageSampler) leaves(kids []pageChild) (bool, error) {
 
 func (s *pageSampler) add(key []byte, size uint64) {
 	if s.e.Contains(key) {
-		s.list = append(s.list, sampled{bytes.Clone(key), size})
+		s.list = append(s.list, Sample{bytes.Clone(key), size})
 	}
 }
 

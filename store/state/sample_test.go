@@ -69,7 +69,7 @@ func TestSplitKeys(t *testing.T) {
 			}
 			frozen := put(c.items / 20)
 			began := time.Now()
-			keys, err := db.SplitKeys(rec, c.parts, frozen)
+			keys, err := db.SplitKeys(rec, c.parts, frozen.Samples(nil, 1000))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,5 +116,50 @@ func TestSplitKeys(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOverlaySamples compares the samples of an overlay, whose entries fill its chunks, moved, and were deleted, with what it holds.
+func TestOverlaySamples(t *testing.T) {
+	var a Arena
+	o := NewOverlay(&a)
+	value := make([]byte, 70000)
+	for i := range 20000 {
+		// header 20, key 12, value 32: a power of two, so that chunks end with an entry
+		o.Put(fmt.Appendf(nil, "k%011d", i), Item{Version: 1, Value: value[:32]})
+	}
+	for i := 0; i < 20000; i += 7 {
+		o.Put(fmt.Appendf(nil, "k%011d", i), Item{Version: 2, Value: value[:100]})
+	}
+	for i := 0; i < 20000; i += 11 {
+		o.Delete(fmt.Appendf(nil, "k%011d", i), 3)
+	}
+	o.Put([]byte("large"), Item{Version: 4, Value: value})
+	want, total := map[string]uint64{}, uint64(0)
+	for it := o.Iter(nil, nil, false); it.Next(); {
+		if !it.Deleted() {
+			want[string(it.Key())] = uint64(len(it.Key()) + len(it.Item().Value))
+			if it.Key()[0] == 'k' {
+				total += want[string(it.Key())]
+			}
+		}
+	}
+	all := o.Samples(nil, 1<<20)
+	if len(all) != len(want) {
+		t.Errorf("%d samples of %d keys", len(all), len(want))
+	}
+	for _, x := range all {
+		if want[string(x.Key)] != x.Bytes {
+			t.Fatalf("%q: %d bytes, want %d", x.Key, x.Bytes, want[string(x.Key)])
+		}
+	}
+	some, sum := o.Samples(nil, 1000), uint64(0)
+	for _, x := range some {
+		if x.Key[0] == 'k' {
+			sum += x.Bytes
+		}
+	}
+	if len(some) < 700 || len(some) > 1100 || sum < total*8/10 || sum > total*12/10 {
+		t.Errorf("%d samples for %d bytes of %d", len(some), sum, total)
 	}
 }

@@ -96,8 +96,8 @@ type Store interface {
 	// Checksum returns the checksum of the replica's content: rec as in the store, and its frozen overlays, newest first.
 	Checksum(rec Record, frozen ...*Overlay) (Content, error)
 	// SplitKeys returns up to parts-1 keys that cut the replica's content into parts of about the same size: rec as in the store, and
-	// its frozen overlays. It samples; it may wait for a disk.
-	SplitKeys(rec Record, parts int, frozen ...*Overlay) ([][]byte, error)
+	// samples of its overlays. It may wait for a disk.
+	SplitKeys(rec Record, parts int, overlays []Sample) ([][]byte, error)
 	// CollectGarbage removes about budget keys of garbage in one transaction, and tells whether more is left.
 	CollectGarbage(budget int) (more bool, err error)
 	// Stats returns sizes and counters.
