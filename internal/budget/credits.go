@@ -51,6 +51,20 @@ func (c *Credits) Take(n int64, done <-chan struct{}) int64 {
 	return 0
 }
 
+// Waiting tells whether anybody waits.
+func (c *Credits) Waiting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0
+}
+
+// Short tells whether who wants n now has to wait.
+func (c *Credits) Short(n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0 || c.free < min(n, c.max)
+}
+
 // Give gives credits back.
 func (c *Credits) Give(n int64) {
 	c.mu.Lock()

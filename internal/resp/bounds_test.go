@@ -88,9 +88,58 @@ func TestReplyBytes(t *testing.T) {
 	if got := transaction(2, "GET", "a"); got != fmt.Sprintf("[%q %q]", value, value) {
 		t.Errorf("%d bytes", len(got))
 	}
-	if m := s.Metrics(); m.Dropped != 0 || m.ReplyBytes != 0 || m.RequestBytes != 0 {
-		t.Errorf("%+v: want nothing dropped, and nothing held any more", m)
+	heldNothing(t, s)
+}
+
+// heldNothing waits until nothing is held any more: that a reply was taken is noted a moment after its client has it.
+func heldNothing(t *testing.T, s *resp.Server) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		m := s.Metrics()
+		if m.Dropped == 0 && m.ReplyBytes == 0 && m.RequestBytes == 0 {
+			return
+		}
+		if m.Dropped != 0 || time.Now().After(deadline) {
+			t.Fatalf("%+v: want nothing dropped, and nothing held any more", m)
+		}
 	}
+}
+
+// TestUnreadBigReplies: what a client does not take of its reply is held, and nobody else is made a big one meanwhile, until those who wait have lost
+// patience with it. Small replies go on.
+func TestUnreadBigReplies(t *testing.T) {
+	c, _ := cluster(t, 1, 2)
+	s, addr := serve(t, resp.Config{KV: c.Node(0).Client(), BigBytesMax: 1 << 20, BigPatience: 50 * time.Millisecond, WriteTimeout: time.Hour})
+	r := dial(t, addr)
+	value := strings.Repeat("v", 8<<20)
+	for _, k := range []string{"a", "b"} {
+		if got := r.do("SET", k, value); got != "+OK" {
+			t.Fatal(got)
+		}
+	}
+	wait := func(what string, cond func(m resp.Metrics) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !cond(s.Metrics()); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v", what, s.Metrics())
+			}
+		}
+	}
+	greedy := dial(t, addr)
+	greedy.send(encode("MGET", "a", "b", "a", "b"))
+	// More than the sockets' buffers take.
+	wait("a reply that is not taken is held", func(m resp.Metrics) bool { return m.ReplyBytes > 16<<20 })
+	if got := r.do("INCR", "n"); got != ":1" {
+		t.Error(got)
+	}
+	if m := s.Metrics(); m.ReplyBytes <= 16<<20 {
+		t.Errorf("%+v: nobody waits, and it was cut off", m)
+	}
+	other := dial(t, addr)
+	if got := other.do("MGET", "a", "b"); got != fmt.Sprintf("[%q %q]", value, value) {
+		t.Errorf("%d bytes", len(got))
+	}
+	wait("it is cut off", func(m resp.Metrics) bool { return m.ReplyBytes == 0 && m.RequestBytes == 0 })
 }
 
 // heldWrites is a client whose writes wait for release.

@@ -203,6 +203,9 @@ func (c *conn) submit(r *request) {
 	if n := c.expected(r); n > bigReply && !c.broken {
 		c.wake.Signal()
 		c.mu.Unlock()
+		if c.s.big.Short(n) {
+			c.s.hurryBig()
+		}
 		r.credit = c.s.big.Take(n, c.life.Done())
 		c.mu.Lock()
 	}
@@ -237,8 +240,11 @@ const (
 	windowMin = 4
 )
 
-// expected is how big the reply to r may be. Of a new connection the worst is expected of commands with many keys. c.mu is held.
+// expected is how big the reply to r may be, or what is read for it. Of a new connection the worst is expected of commands with many keys. c.mu is held.
 func (c *conn) expected(r *request) int64 {
+	if r.spec != nil && !r.spec.readsValues(r.args) {
+		return 0
+	}
 	perKey := c.replySize
 	if len(r.keys) > 1 && c.answered < strangerReplies {
 		perKey = max(perKey, strangerReply)
@@ -253,13 +259,56 @@ const (
 
 // learn notes the size of a reply, of what was read for it if that is more. c.mu is held.
 func (c *conn) learn(r *request, n int) {
-	if c.broken { // there was no reply
+	if c.broken || r.spec != nil && !r.spec.readsValues(r.args) { // there was no reply, or none that tells anything
 		return
 	}
 	c.answered = min(c.answered+1, c.s.cfg.InflightMax)
 	if n = max(n, r.held); len(r.keys) > 0 {
 		c.replySize += (n/len(r.keys) - c.replySize) / 2
 		c.s.replySize.Store(int64(c.replySize))
+	}
+}
+
+// bigBegun notes that the reply to r, for which it has credits, is being written: until it is taken nobody else gets them, so that replies
+// which nobody reads are not made one after the other.
+func (s *Server) bigBegun(c *conn, r *request) {
+	if r.credit == 0 {
+		return
+	}
+	s.bigMu.Lock()
+	s.bigWriting[c] = r.credit
+	s.bigMu.Unlock()
+	r.credit = 0
+}
+
+// bigTaken ends that.
+func (s *Server) bigTaken(c *conn) {
+	s.bigMu.Lock()
+	n, writing := s.bigWriting[c]
+	delete(s.bigWriting, c)
+	s.bigMu.Unlock()
+	if writing {
+		s.big.Give(n)
+	}
+}
+
+// patience is how long the client of c may take nothing of what is written to it.
+func (s *Server) patience(c *conn) time.Duration {
+	s.bigMu.Lock()
+	_, writing := s.bigWriting[c]
+	s.bigMu.Unlock()
+	if writing && s.big.Waiting() {
+		return min(s.cfg.BigPatience, s.cfg.WriteTimeout)
+	}
+	return s.cfg.WriteTimeout
+}
+
+// hurryBig is called by who is about to wait for credits: those who have them must take their replies in time from now on.
+func (s *Server) hurryBig() {
+	s.bigMu.Lock()
+	defer s.bigMu.Unlock()
+	for c := range s.bigWriting {
+		_ = c.nc.SetWriteDeadline(time.Now().Add(min(s.cfg.BigPatience, s.cfg.WriteTimeout)))
 	}
 }
 
@@ -338,11 +387,13 @@ func (c *conn) forget(r *request) {
 // finish is called once per started request, on any goroutine, maybe a lane: it does little and starts nothing.
 func (r *request) finish(reply []byte) {
 	c := r.c
-	r.giveBack()
 	c.mu.Lock()
 	c.learn(r, len(reply))
 	if r.silent || c.broken {
 		reply = nil
+	}
+	if len(reply) < batchBytes { // else when its client has taken it
+		r.giveBack()
 	}
 	r.reply, r.done = reply, true
 	c.unfinished--
@@ -412,7 +463,7 @@ func (c *conn) drain() {
 const batchBytes = 64 << 10
 
 func (c *conn) writeLoop() {
-	var batch []byte
+	var buf []byte
 	var ready []*request
 	for {
 		c.mu.Lock()
@@ -420,16 +471,19 @@ func (c *conn) writeLoop() {
 			c.wake.Wait()
 		}
 		ready = c.release(ready[:0])
-		batch = c.collect(batch[:0])
+		batch, copied := c.collect(buf[:0])
 		last := c.ended && len(c.queue) == 0
 		broken := c.broken
 		c.mu.Unlock()
 		for _, r := range ready {
 			r.start(r)
 		}
-		if len(batch) > 0 && !broken && c.write(batch) != nil {
+		if broken {
+			c.taken(len(batch))
+		} else if c.write(batch) != nil {
 			c.kill()
 		}
+		c.s.bigTaken(c)
 		if last && len(ready) == 0 {
 			if broken {
 				_ = c.raw.Close()
@@ -438,8 +492,8 @@ func (c *conn) writeLoop() {
 			}
 			return
 		}
-		if cap(batch) > 16*batchBytes {
-			batch = nil
+		if copied && cap(batch) <= 16*batchBytes {
+			buf = batch
 		}
 	}
 }
@@ -459,15 +513,22 @@ func (c *conn) release(ready []*request) []*request {
 	return ready
 }
 
-// collect takes replies from the head of the queue.
-func (c *conn) collect(batch []byte) []byte {
+// collect takes replies from the head of the queue. They are copied into buf, but for one that is a batch by itself. Until they are taken they count.
+// c.mu is held.
+func (c *conn) collect(buf []byte) (batch []byte, copied bool) {
 	n := 0
+	batch, copied = buf, true
 	for n < len(c.queue) && c.queue[n].done && len(batch) < batchBytes {
-		batch = append(batch, c.queue[n].reply...)
-		c.account(-len(c.queue[n].reply))
-		c.accountRequest(-c.queue[n].size)
+		r := c.queue[n]
+		c.accountRequest(-r.size)
 		c.queue[n] = nil
 		n++
+		if len(batch) == 0 && len(r.reply) >= batchBytes {
+			batch, copied = r.reply, false
+			c.s.bigBegun(c, r)
+			break
+		}
+		batch = append(batch, r.reply...)
 	}
 	if n > 0 {
 		if c.queue = c.queue[n:]; len(c.queue) == 0 {
@@ -475,20 +536,33 @@ func (c *conn) collect(batch []byte) []byte {
 		}
 		c.space.Signal()
 	}
-	return batch
+	return batch, copied
 }
 
 // write sends b in steps, each of which the client must take in time.
 func (c *conn) write(b []byte) error {
 	for len(b) > 0 {
 		step := b[:min(len(b), 4*batchBytes)]
-		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.WriteTimeout))
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.patience(c)))
 		if _, err := c.nc.Write(step); err != nil {
+			c.taken(len(b)) // or never will be
 			return err
 		}
+		c.taken(len(step))
 		b = b[len(step):]
 	}
 	return nil
+}
+
+// taken counts bytes of replies as taken by the client.
+func (c *conn) taken(n int) {
+	if n == 0 {
+		return
+	}
+	c.mu.Lock()
+	c.account(-n)
+	c.space.Signal()
+	c.mu.Unlock()
 }
 
 // out returns an empty reply in the connection's protocol.

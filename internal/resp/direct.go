@@ -258,22 +258,38 @@ func directMGet(r *request, ctx context.Context) bool {
 			r.fail(err)
 			return
 		}
-		o := out{resp3: r.resp3, r: r}
-		o.array(len(entries))
+		size := 0
 		for i := range entries {
-			if entries[i].Exists() {
-				o.bulk(entries[i].Value)
-			} else {
-				o.null()
-			}
+			size += len(entries[i].Value) + bulkOverhead
 		}
-		if o.over {
-			r.fail(errReplies)
+		if size > bigReply {
+			go r.finishValues(entries, size) // who answers is a lane, or reads what a peer sends: others wait for it
 			return
 		}
-		r.finish(o.b)
+		r.finishValues(entries, size)
 	})
 	return true
+}
+
+// bulkOverhead is at most what the protocol adds to a value.
+const bulkOverhead = 24
+
+// finishValues replies with values, which take about so many bytes.
+func (r *request) finishValues(entries []shard.Entry, size int) {
+	o := out{resp3: r.resp3, r: r, b: make([]byte, 0, size+bulkOverhead)}
+	o.array(len(entries))
+	for i := range entries {
+		if entries[i].Exists() {
+			o.bulk(entries[i].Value)
+		} else {
+			o.null()
+		}
+	}
+	if o.over {
+		r.fail(errReplies)
+		return
+	}
+	r.finish(o.b)
 }
 
 // directExists is EXISTS and TOUCH.

@@ -49,6 +49,8 @@ type Config struct {
 	// BigBytesMax bounds the replies in the making for connections that are known for big ones: these wait for each other, and the others go
 	// on meanwhile. Default 16 MiB.
 	BigBytesMax int64
+	// BigPatience is how long a client may take nothing of a big reply while others wait for theirs. Default 2 s.
+	BigPatience time.Duration
 	// WriteTimeout bounds how long a client may take nothing of its replies. Default 30 s.
 	WriteTimeout time.Duration
 	// IdleTimeout ends connections that send nothing; 0: never.
@@ -91,6 +93,9 @@ func (c *Config) fill() {
 	if c.HeldBytesMax <= 0 {
 		c.HeldBytesMax = 256 << 20
 	}
+	if c.BigPatience <= 0 {
+		c.BigPatience = 2 * time.Second
+	}
 	if c.BigBytesMax <= 0 {
 		c.BigBytesMax = 16 << 20
 	}
@@ -119,6 +124,9 @@ type Server struct {
 	held    *budget.Budget
 	big     *budget.Credits // for replies in the making
 	reading *budget.Credits // for big requests being read
+	// bigWriting are the connections that are being written a reply which has credits, and how many. bigMu may be taken under a connection's lock.
+	bigMu      sync.Mutex
+	bigWriting map[*conn]int64
 	// replySize is what a reply has had of late, per key: what is expected of a connection that has had none.
 	replySize atomic.Int64
 
@@ -143,6 +151,7 @@ type stats struct {
 func New(cfg Config) *Server {
 	cfg.fill()
 	s := &Server{cfg: cfg, began: time.Now(), cursors: newCursors(), conns: map[uint64]*conn{}}
+	s.bigWriting = map[*conn]int64{}
 	s.held, s.big = budget.New(cfg.HeldBytesMax), budget.NewCredits(cfg.BigBytesMax)
 	s.reading = budget.NewCredits(2 * int64(limitsFull.requestBytes))
 	s.stats.calls = make([]atomic.Uint64, len(table))

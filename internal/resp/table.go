@@ -2,6 +2,7 @@ package resp
 
 import (
 	"context"
+	"slices"
 
 	"github.com/kiloraft/kiloraft/internal/auth"
 )
@@ -30,6 +31,14 @@ type spec struct {
 }
 
 func (s *spec) writes() bool { return s.write }
+
+// readsValues tells whether values are read for a command, so that it may hold much memory: not for writes that have a direct form.
+func (s *spec) readsValues(args [][]byte) bool {
+	if !s.write || s.direct == nil {
+		return true
+	}
+	return s.name == "set" && len(args) > 3 && slices.ContainsFunc(args[3:], func(a []byte) bool { return is(a, "GET") })
+}
 
 func (s *spec) arityOK(n int) bool {
 	return s.arity >= 0 && n == s.arity || s.arity < 0 && n >= -s.arity
