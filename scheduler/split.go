@@ -358,11 +358,7 @@ func (l *Lane) bearChild(b *birth, i int) {
 		l.later(createRetry, func(l *Lane) { l.bearChild(b, i) })
 		return
 	}
-	m, err := shard.OpenChild(l.env, c, b.plan)
-	if err != nil {
-		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))
-		return
-	}
+	m := shard.OpenChild(l.env, c, b.plan)
 	r, err := l.initialise(old, &c.Record, m, c.Record.Applied.Term)
 	if err != nil {
 		l.s.fatal(fmt.Errorf("shard %d: child of %d: %w", key.Shard, b.parent.key.Shard, err))

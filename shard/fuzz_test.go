@@ -14,11 +14,11 @@ import (
 func FuzzRecord(f *testing.F) {
 	d := testDescriptor()
 	m := &Machine{desc: &d, counter: 7, time: 1e12}
-	f.Add(m.appendMeta(nil))
+	f.Add(m.appendMeta(nil, nil))
 	w := fullWrite()
 	m.sessions.record(&w, &Result{Version: 5})
 	m.merge = MergeState{Role: MergePreparing}
-	f.Add(m.appendMeta(nil))
+	f.Add(m.appendMeta(nil, nil))
 	key := store.Key{Shard: d.Shard, Replica: 1}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rec := &state.Record{Key: key, Applied: engine.LogID{Term: 1, Index: 1}, Meta: b}
@@ -26,10 +26,10 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		enc := m.appendMeta(nil)
+		enc := m.appendMeta(nil, nil)
 		rec.Meta = enc
 		again, err := Open(&Env{}, rec)
-		if err != nil || !bytes.Equal(again.appendMeta(nil), enc) {
+		if err != nil || !bytes.Equal(again.appendMeta(nil, nil), enc) {
 			t.Fatalf("%x is opened, written as %x and not opened the same: %v", b, enc, err)
 		}
 	})

@@ -100,8 +100,9 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	return m, nil
 }
 
-// appendMeta appends [format, descriptor, counter, time, sessions, estimate], and the merge if there is one.
-func (m *Machine) appendMeta(b []byte) []byte {
+// appendMeta appends [format, descriptor, counter, time, sessions, estimate], and the merge if there is one. table is the sessions as encoded;
+// nil: they are encoded here.
+func (m *Machine) appendMeta(b, table []byte) []byte {
 	n := 6
 	if m.merge.Role != MergeNone {
 		n++
@@ -109,7 +110,11 @@ func (m *Machine) appendMeta(b []byte) []byte {
 	b = mp.AppendUint(mp.AppendArray(b, n), metaFormat)
 	b = AppendDescriptor(b, m.desc)
 	b = mp.AppendInt(mp.AppendUint(b, m.counter), m.time)
-	b = appendSessions(b, &m.sessions)
+	if table != nil {
+		b = append(b, table...)
+	} else {
+		b = appendSessions(b, &m.sessions)
+	}
 	b = appendEstimate(b, &m.estimate)
 	if m.merge.Role != MergeNone {
 		b = appendMergeState(b, &m.merge)
@@ -228,9 +233,11 @@ func overlayBytes(o *state.Overlay) int {
 func (m *Machine) Stopped() error { return m.stopped }
 
 // Record returns the replica's record as of Applied. It shares nothing that changes.
-func (m *Machine) Record() state.Record {
+func (m *Machine) Record() state.Record { return m.record(nil) }
+
+func (m *Machine) record(table []byte) state.Record {
 	return state.Record{Key: m.key, Applied: m.applied, Membership: m.membership, Previous: m.previous,
-		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, 512))}
+		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, 512+len(table)), table)}
 }
 
 // Freeze cuts a checkpoint or snapshot: what was applied until now is frozen, with its record, and new entries go to a

@@ -85,7 +85,7 @@ func TestFrozen(t *testing.T) {
 	put := Write{Ops: []Op{{Kind: OpPut, Key: []byte("c"), Value: []byte("1")}}}
 	r.write(put)
 	r.mergeStepAt(CommandFreeze, MergeStep{Version: 1, ConfVersion: 1, Other: 50})
-	before := r.m.appendMeta(nil)
+	before := r.m.appendMeta(nil, nil)
 	if ans := r.write(put); !errors.Is(ans.Refused, ErrUnavailable) {
 		t.Errorf("a write: %v", ans.Refused)
 	}
@@ -95,7 +95,7 @@ func TestFrozen(t *testing.T) {
 	if b, ans := r.split(splitOf(r.m.Desc(), "d")); b != nil || ans.Refused == nil {
 		t.Errorf("a split: %v", ans.Refused)
 	}
-	if after := r.m.appendMeta(nil); !reflect.DeepEqual(before, after) {
+	if after := r.m.appendMeta(nil, nil); !reflect.DeepEqual(before, after) {
 		t.Error("it has changed")
 	}
 	for _, err := range []error{r.m.CheckWrite(&put), r.m.CheckRead(&Read{Keys: [][]byte{[]byte("c")}}), r.m.CheckScan(&Scan{Start: []byte("b")})} {
@@ -114,9 +114,7 @@ func TestMergeMachine(t *testing.T) {
 	if b == nil {
 		t.Fatal(ans.Refused)
 	}
-	m, err := OpenChild(l.env, &b.Children[0], b)
-	l.must(err)
-	r := &replica{t: t, env: l.env, db: l.db, m: m}
+	r := &replica{t: t, env: l.env, db: l.db, m: OpenChild(l.env, &b.Children[0], b)}
 	l.must(l.db.Write([]state.Change{b.Parent, {Record: b.Children[0].Record}}, 0))
 	l.m.Release()
 	r.m.Release()

@@ -23,6 +23,9 @@ type sessions struct {
 type session struct {
 	id     SessionID
 	lowest uint64
+	// shared: the tables of several shards hold it since a split, maybe in several lanes. It is replaced by a copy instead of changed. It has no
+	// rows.
+	shared bool
 	rows   []row // sorted by seq, all >= lowest
 	// buf is what rows is a piece of, nil until a row was recorded: rows moves towards its end as the oldest are forgotten, and back when it
 	// is there, so that a write moves no other rows.
@@ -125,7 +128,7 @@ func (t *sessions) record(w *Write, res *Result) {
 	if !ok {
 		t.list = slices.Insert(t.list, i, t.newSession(w.Session))
 	}
-	s := t.list[i]
+	s := t.own(i)
 	t.advance(s, w.Lowest)
 	j, _ := s.find(w.Seq)
 	s.makeRoom()
@@ -133,6 +136,14 @@ func (t *sessions) record(w *Write, res *Result) {
 	t.rows++
 	for (len(t.list) > SessionsMax || t.rows > SessionRowsMax) && t.evictOldest(s) {
 	}
+}
+
+// own returns session i to be changed.
+func (t *sessions) own(i int) *session {
+	if s := t.list[i]; s.shared {
+		t.list[i] = &session{id: s.id, lowest: s.lowest}
+	}
+	return t.list[i]
 }
 
 // makeRoom lets rows take one more.
@@ -202,7 +213,7 @@ func (t *sessions) expire(now int64) {
 func (t *sessions) remove(from, to int) {
 	for _, s := range t.list[from:to] {
 		t.rows -= len(s.rows)
-		if cap(s.buf) <= 64 {
+		if cap(s.buf) <= 64 && !s.shared {
 			clear(s.buf[:cap(s.buf)])
 			t.spare = s
 		}
@@ -254,12 +265,17 @@ func appendSessions(b []byte, t *sessions) []byte {
 	}
 	b = mp.AppendArray(b, len(t.list))
 	for _, s := range t.list {
-		b = mp.AppendBin(mp.AppendArray(b, 3), s.id[:])
-		b = mp.AppendUint(b, s.lowest)
-		b = mp.AppendArray(b, len(s.rows))
-		for i := range s.rows {
-			b = appendRow(b, &s.rows[i])
-		}
+		b = appendSession(b, s)
+	}
+	return b
+}
+
+func appendSession(b []byte, s *session) []byte {
+	b = mp.AppendBin(mp.AppendArray(b, 3), s.id[:])
+	b = mp.AppendUint(b, s.lowest)
+	b = mp.AppendArray(b, len(s.rows))
+	for i := range s.rows {
+		b = appendRow(b, &s.rows[i])
 	}
 	return b
 }

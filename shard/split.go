@@ -120,6 +120,7 @@ type Birth struct {
 type Child struct {
 	Desc   *Descriptor
 	Record state.Record
+	born   Machine // as Open would make it of Record, but for sessions that it shares
 }
 
 // CheckSplit tells why a split would be void if it were applied now; nil if it would not.
@@ -223,6 +224,7 @@ func (m *Machine) split(s *Split) *Birth {
 		starts[i] = s.Children[i].Start
 	}
 	tables := m.sessions.partition(starts)
+	shared := encodeShared(&m.sessions)
 	share := m.estimate.share(n + 1)
 	node := engine.NodeID(0)
 	if self, ok := m.desc.Replica(m.key.Replica); ok {
@@ -231,6 +233,7 @@ func (m *Machine) split(s *Split) *Birth {
 	end := m.desc.End
 	rest := m.extents
 	born := make([]*Descriptor, n)
+	var table []byte
 	for i := n - 1; i >= 0; i-- {
 		c := &s.Children[i]
 		d := m.childDesc(c, end)
@@ -244,7 +247,8 @@ func (m *Machine) split(s *Split) *Birth {
 		if here, ok := d.OnNode(node); ok {
 			child.key.Replica = here.Replica
 		}
-		b.Children[i] = Child{Desc: d, Record: child.Record()}
+		table = shared.appendPart(table[:0], &child.sessions)
+		b.Children[i] = Child{Desc: d, Record: child.record(table), born: child}
 	}
 	d := *m.desc
 	d.Version++
@@ -273,15 +277,12 @@ func (m *Machine) childDesc(c *SplitChild, end []byte) *Descriptor {
 }
 
 // OpenChild makes the machine of a child that is not in the store yet: it reads what lies below in the parent's place, and is frozen
-// until Release, after the split checkpoint.
-func OpenChild(env *Env, c *Child, b *Birth) (*Machine, error) {
-	m, err := Open(env, &c.Record)
-	if err != nil {
-		return nil, err
-	}
-	m.base, m.frozen = b.Base, b.Frozen
+// until Release, after the split checkpoint. It is called once for each child.
+func OpenChild(env *Env, c *Child, b *Birth) *Machine {
+	m := c.born
+	m.env, m.base, m.frozen = env, b.Base, b.Frozen
 	m.freezing, m.frozenAt, m.shared, m.borrowed = true, m.applied, true, true
-	return m, nil
+	return &m
 }
 
 // cutExtents divides a record's extents at key.
@@ -302,30 +303,66 @@ func cutExtents(list []state.Extent, key []byte) (left, right []state.Extent) {
 }
 
 // partition divides the table at the starts of the children (rule Cluster1); the first part is the parent's. Every part keeps all
-// sessions, for what they say of sequences that are never sent again; rows go where a key with their prefix may be, which may
-// be several parts.
+// sessions, for what they say of sequences that are never sent again, and shares those of which it has no row; rows go where a key with
+// their prefix may be, which may be several parts.
 func (t *sessions) partition(starts [][]byte) []sessions {
 	parts := make([]sessions, len(starts)+1)
+	bare := t.withoutRows()
 	for i := range parts {
-		parts[i].floor = t.floor
-		if len(t.list) > 0 {
-			parts[i].list = make([]*session, len(t.list))
-		}
+		parts[i] = sessions{floor: t.floor, list: slices.Clone(bare.list)}
 	}
 	for j, s := range t.list {
-		for i := range parts {
-			parts[i].list[j] = &session{id: s.id, lowest: s.lowest}
-		}
 		for k := range s.rows {
 			first, last := rowParts(&s.rows[k], starts)
 			for i := first; i <= last; i++ {
-				p := parts[i].list[j]
+				p := parts[i].own(j)
 				p.rows = append(p.rows, s.rows[k])
 				parts[i].rows++
 			}
 		}
 	}
 	return parts
+}
+
+// withoutRows returns the table without rows, its sessions shared.
+func (t *sessions) withoutRows() sessions {
+	bare := sessions{floor: t.floor}
+	all := make([]session, len(t.list))
+	for j, s := range t.list {
+		all[j] = session{id: s.id, lowest: s.lowest, shared: true}
+		bare.list = append(bare.list, &all[j])
+	}
+	return bare
+}
+
+// encodedShared is a table without rows as appendSessions encodes it, and where each of its sessions begins and the last one ends.
+type encodedShared struct {
+	bytes []byte
+	at    []int
+}
+
+func encodeShared(t *sessions) *encodedShared {
+	bare := t.withoutRows()
+	e := &encodedShared{bytes: appendSessions(nil, &bare), at: make([]int, len(bare.list)+1)}
+	at := len(e.bytes)
+	e.at[len(bare.list)] = at
+	for i := len(bare.list) - 1; i >= 0; i-- {
+		at -= len(appendSession(nil, bare.list[i]))
+		e.at[i] = at
+	}
+	return e
+}
+
+// appendPart encodes a part that partition has just made: most of its sessions are as the others have them.
+func (e *encodedShared) appendPart(b []byte, part *sessions) []byte {
+	from := 0
+	for i, s := range part.list {
+		if !s.shared {
+			b = appendSession(append(b, e.bytes[from:e.at[i]]...), s)
+			from = e.at[i+1]
+		}
+	}
+	return append(b, e.bytes[from:]...)
 }
 
 // rowParts tells in which parts the first key of a row may lie: its prefix is padded with zeros, or cut.
