@@ -144,6 +144,14 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	}
 	c.askLoads(ctx, d.table)
 	began := time.Now()
+	in := d.inputs(version)
+	if !rung && len(running) == 0 && d.calm.holds(began, &in) {
+		d.mu.Lock()
+		d.bal.next = began.Add(c.n.cfg.loadsEvery())
+		d.mu.Unlock()
+		return nil
+	}
+	d.calm = calm{}
 	snap, descs := d.picture(d.table, &rec, running)
 	lim := placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound}
 	if rebalance == nil {
@@ -165,6 +173,9 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	}
 	if perr := d.noteProblems(ctx, descs, rec.Replicas, plan.Stuck); err == nil {
 		err = perr
+	}
+	if err == nil && len(running) == 0 && d.nothingToDo(snap, plan) {
+		d.calm = calm{began.Add(calmFor * c.n.cfg.loadsEvery()), in}
 	}
 	return err
 }

@@ -148,8 +148,11 @@ func (c *core) onDescriptor(ev scheduler.DescriptorEvent) {
 	c.view.onDescriptor(ev)
 	c.reports.onDescriptor(ev)
 	c.strays.onDescriptor(ev)
-	if ev.Shard == shard.MetaShardID && ev.Descriptor != nil {
-		c.ring()
+	if ev.Shard == shard.MetaShardID {
+		c.driver.ring()
+		if ev.Descriptor != nil {
+			c.ring()
+		}
 	}
 }
 

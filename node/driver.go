@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// driverIdle is how often a node looks whether it should drive; it is told of new operations.
-	driverIdle = 500 * time.Millisecond
+	// driverIdle is how often a node looks whether it should drive; it is told of new operations, and of leaders of the meta shard.
+	driverIdle = time.Second
 	// driverReads is how often the driver reads the records although it was told of nothing.
 	driverReads = 5 * time.Second
 	// opsActiveMax bounds the operations that are driven at a time; others wait.
@@ -45,6 +45,7 @@ type driver struct {
 	bal balancer
 	// table belongs to the goroutine that drives.
 	table *loadTable
+	calm  calm
 	shape reshaper // hot is guarded by mu
 	// problems are those that are recorded; nil: not read yet. Guarded by mu; only the goroutine that drives replaces it.
 	problems *placement.Problems
@@ -113,6 +114,7 @@ func (d *driver) drive(ctx context.Context) {
 	defer cancel()
 	d.mu.Lock()
 	d.bal.began = time.Now()
+	d.calm = calm{}
 	d.shape, d.problems = newReshaper(), nil // what another driver has done meanwhile is not known
 	d.mu.Unlock()
 	rung, read := true, time.Time{}

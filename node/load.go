@@ -288,6 +288,8 @@ func decodeLoads(node engine.NodeID, b []byte) (*loadsAnswer, error) {
 type loadTable struct {
 	rows map[engine.ShardID]*loadRow
 	seen map[engine.NodeID]tableMark
+	// changes counts the answers that told of a change.
+	changes uint64
 }
 
 type tableMark struct{ book, seq uint64 }
@@ -306,6 +308,9 @@ func (t *loadTable) take(node engine.NodeID, a *loadsAnswer) {
 		}
 	}
 	t.seen[node] = tableMark{a.Book, a.Seq}
+	if a.All || len(a.Rows) > 0 {
+		t.changes++
+	}
 	for i := range a.Rows {
 		r := &a.Rows[i]
 		old := t.rows[r.Shard]

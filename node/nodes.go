@@ -377,5 +377,6 @@ func (c *core) livingNodes() []engine.NodeID {
 			list = append(list, id)
 		}
 	}
+	slices.Sort(list)
 	return list
 }

@@ -20,6 +20,7 @@ type view struct {
 	leaders map[engine.ShardID]engine.NodeID     // as last heard; 0 or absent: unknown
 	nodes   map[engine.NodeID]placement.NodeRecord
 	sorted  []*shard.Descriptor // user shards by start key; nil: to be made
+	changes uint64              // of shards and nodes, counted
 }
 
 func newView() *view {
@@ -38,6 +39,7 @@ func (v *view) learnLocked(d *shard.Descriptor) {
 	if old := v.shards[d.Shard]; old == nil || d.Newer(old) {
 		v.shards[d.Shard] = d
 		v.sorted = nil
+		v.changes++
 	}
 }
 
@@ -105,6 +107,7 @@ func (v *view) setNodes(list []placement.NodeRecord) {
 	for _, n := range list {
 		v.nodes[n.ID] = n
 	}
+	v.changes++
 }
 
 // nodeList returns the nodes in order of their ids.

@@ -66,6 +66,9 @@ func NewProblems(recorded []Problem) *Problems {
 	return p
 }
 
+// None tells whether nothing is wrong, as of the last Update, nor recorded to be.
+func (p *Problems) None() bool { return p != nil && len(p.Recorded)+len(p.seen) == 0 }
+
 // ProblemsMax bounds the problems that are recorded.
 const ProblemsMax = 200
 
