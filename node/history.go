@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 	"slices"
 	"sync"
@@ -133,6 +134,7 @@ func (n *Node) read(ctx context.Context, at time.Time) *reading {
 // observeLoop takes samples until the node stops.
 func (n *Node) observeLoop() {
 	n.observe(n.began)
+	var mem memory
 	for {
 		now := time.Now()
 		next := now.Truncate(historyStep).Add(historyStep) // so that the samples of all nodes are of the same moments
@@ -140,6 +142,9 @@ func (n *Node) observeLoop() {
 			return
 		}
 		n.observe(next)
+		if c := n.core.Load(); c != nil && mem.giveBack(c.sched.Metrics().Events.Load()) {
+			debug.FreeOSMemory()
+		}
 	}
 }
 
