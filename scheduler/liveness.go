@@ -29,6 +29,9 @@ type liveness struct {
 	// send each other heartbeats at quietInterval only. slowUntil is until when the echoes of such ones count, which come later.
 	traffic           uint64
 	busyAt, slowUntil engine.Instant
+	// wake has a token when a shard has something for a node heartbeat while the next tick is further away than usual (waiting).
+	wake    chan struct{}
+	waiting bool
 
 	links atomic.Pointer[linksSnapshot]
 	// compared: our wall clock was compared with a peer's in this life.
@@ -68,7 +71,7 @@ type peerLink struct {
 }
 
 func newLiveness(s *Scheduler) *liveness {
-	v := &liveness{s: s, peers: map[engine.NodeID]*peerLink{}}
+	v := &liveness{s: s, peers: map[engine.NodeID]*peerLink{}, wake: make(chan struct{}, 1)}
 	v.links.Store(&linksSnapshot{nodes: map[engine.NodeID]engine.Link{}})
 	return v
 }
@@ -265,8 +268,9 @@ func (v *liveness) gone(p *peerLink, now engine.Instant) bool {
 	return !p.connected && now-p.endedAt > engine.Instant(v.s.cfg.ElectionTimeoutMin+v.s.cfg.HeartbeatInterval)
 }
 
-// tick sends a heartbeat to every connected peer that needs one, and declares dead who has not echoed one for too long.
-func (v *liveness) tick() {
+// tick sends a heartbeat to every connected peer that needs one, and declares dead who has not echoed one for too long. It returns when
+// the next tick is due.
+func (v *liveness) tick() engine.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := v.s.clock.Now()
@@ -284,6 +288,27 @@ func (v *liveness) tick() {
 		}
 	}
 	v.compareClocks()
+	wait := v.untilTick(now, v.quiet(now)) // what was just sent for shards counts
+	v.waiting = wait > v.s.cfg.HeartbeatInterval
+	return wait
+}
+
+// untilTick is how long a tick now has nothing to do for. The caller holds mu.
+func (v *liveness) untilTick(now engine.Instant, quiet bool) engine.Duration {
+	interval, wait := v.s.cfg.HeartbeatInterval, v.quietInterval()
+	for _, p := range v.peers {
+		switch {
+		case !p.connected && !p.link.Up: // whoever connects is sent one at once
+		case !quiet || !p.connected || !v.mayWait(p, now):
+			return interval
+		default:
+			wait = min(wait, engine.Duration(p.sentAt-now)+v.quietInterval())
+		}
+	}
+	if !quiet {
+		return interval
+	}
+	return max(wait, interval)
 }
 
 // send sends one heartbeat to p. The caller holds mu.
@@ -318,6 +343,13 @@ func (v *liveness) ride(node engine.NodeID, msgs []byte, count int) bool {
 	}
 	p.awake = append(p.awake, msgs...)
 	p.awakeCount += count
+	if v.waiting {
+		v.waiting = false
+		select {
+		case v.wake <- struct{}{}:
+		default:
+		}
+	}
 	return true
 }
 

@@ -299,3 +299,24 @@ func TestQuietNodeDies(t *testing.T) {
 		t.Errorf("down after %d ns; the promise to it ended after %d, and %d is the most", d, promised-last, most)
 	}
 }
+
+// TestQuietNodeWakes: who waits longer than usual for the next tick is told of a shard that has something for it.
+func TestQuietNodeWakes(t *testing.T) {
+	h := newHeartbeats(t)
+	for range 60 {
+		h.get(func(*nodeHeartbeat) {})
+		spin(h.s, h.clock)
+	}
+	if wait := h.s.Heartbeats(); wait <= h.s.cfg.HeartbeatInterval {
+		t.Fatalf("the next tick is wanted in %d ns although nothing is said", wait)
+	}
+	h.s.live.ride(2, []byte{0}, 1)
+	select {
+	case <-h.s.live.wake:
+	default:
+		t.Error("it sleeps on")
+	}
+	if wait := h.s.Heartbeats(); wait != h.s.cfg.HeartbeatInterval {
+		t.Errorf("the next tick is wanted in %d ns", wait)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/store/state"
 )
 
@@ -122,15 +123,16 @@ func (s *Scheduler) writerLoop() {
 
 func (s *Scheduler) heartbeatLoop() {
 	defer s.run.others.Done()
-	tick := time.NewTicker(time.Duration(s.cfg.HeartbeatInterval))
-	defer tick.Stop()
+	timer := time.NewTimer(time.Duration(s.cfg.HeartbeatInterval))
+	defer timer.Stop()
 	for {
 		select {
 		case <-s.run.stop:
 			return
-		case <-tick.C:
-			s.Heartbeats()
+		case <-timer.C:
+		case <-s.live.wake:
 		}
+		timer.Reset(time.Duration(s.Heartbeats()))
 	}
 }
 
@@ -174,12 +176,14 @@ func (s *Scheduler) rest(tick *time.Ticker, d time.Duration) bool {
 	return true
 }
 
-// Heartbeats sends the node heartbeats that are due every HeartbeatInterval, and looks for a stalled disk.
-func (s *Scheduler) Heartbeats() {
-	s.live.tick()
+// Heartbeats sends the node heartbeats that are due, and looks for a stalled disk. It is to be called every HeartbeatInterval; if no shard has
+// anything to say meanwhile, it may be left alone for as long as it returns.
+func (s *Scheduler) Heartbeats() engine.Duration {
+	wait := s.live.tick()
 	now := s.clock.Now()
 	s.watchWriter(now)
 	s.watchDisk(now)
+	return wait
 }
 
 // spawnGoroutine runs tasks on at most tasksMax goroutines.
