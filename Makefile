@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-sustained bench-peers release deb docker console-shots clean
+.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-sustained bench-peers bench-scale release deb docker console-shots clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -90,6 +90,11 @@ bench-sustained: build ## ten minutes of writes to ten million keys: throughput,
 PEERS ?=
 bench-peers: build ## kiloraft, dragonboat and etcd side by side, clients in the nodes; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"
 	cd benchpeers && $(GO) build -o ../bin/benchpeers . && ../bin/benchpeers -bin ../bin/kiloraft $(PEERS)
+
+SCALE ?= 10,100,1000,10000,50000
+bench-scale: build ## start, memory, idle CPU and cost of a write by the number of shards, and docs/img/shards.svg: some 12 minutes
+	mkdir -p dist && cd benchpeers && $(GO) build -o ../bin/benchpeers . && ../bin/benchpeers -bin ../bin/kiloraft -peers kiloraft-tcp -shards $(SCALE) \
+		-rounds 1 -settle 75s -idle 30s -rows write:1024 -timeout 15m -o ../dist/shards.json $(PEERS) && ../bin/benchpeers plot ../dist/shards.json ../docs/img/shards.svg
 
 # The tool that lists what a binary is made of, at an exact version; fetched through the module proxy, never part of go.mod.
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0

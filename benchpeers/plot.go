@@ -49,13 +49,13 @@ func plotFiles(from []string, to string) error {
 func (p panel) draw(svg *strings.Builder, rows []*row) {
 	fmt.Fprintf(svg, `<text x="%d" y="22" font-size="13">%s</text>`+"\n", plotLeft, p.title)
 	var xs, ys []float64
-	inflight := -1 // that of the first row: lines do not mix them
+	peer, inflight := "", -1 // those of the first row: lines do not mix them
 	for _, x := range rows {
-		if x.peer != "kiloraft" || x.load != p.load || (inflight >= 0 && x.inflight != inflight) {
+		if !strings.HasPrefix(x.peer, "kiloraft") || x.load != p.load || inflight >= 0 && (x.peer != peer || x.inflight != inflight) {
 			continue
 		}
 		if v := median(x.values(p.value)); v > 0 {
-			inflight = x.inflight
+			peer, inflight = x.peer, x.inflight
 			xs, ys = append(xs, math.Log10(float64(x.shards))), append(ys, math.Log10(v))
 		}
 	}
