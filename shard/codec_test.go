@@ -316,6 +316,7 @@ func TestErrorsRoundTrip(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	w := fullWrite()
 	f.Add(AppendWrite(nil, &w))
+	f.Add(AppendWrite(nil, &Write{Shard: 1, Ops: []Op{{Kind: OpPut, Key: []byte("k"), Value: []byte("v")}}}))
 	d := testDescriptor()
 	f.Add(AppendDescriptor(nil, &d))
 	f.Add(AppendScan(nil, &Scan{Start: []byte("a")}))
@@ -323,6 +324,7 @@ func FuzzDecode(f *testing.F) {
 	_, body := EncodeError(nil, &MovedError{Descriptors: []Descriptor{d}})
 	f.Add(body)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		checkPut(t, b)
 		var w, again Write
 		if DecodeWrite(b, &w) == nil {
 			if err := DecodeWrite(AppendWrite(nil, &w), &again); err != nil || fmt.Sprint(again.Ops) != fmt.Sprint(w.Ops) {

@@ -174,6 +174,9 @@ func appendOp(b []byte, o *Op) []byte {
 // DecodeWrite reads a Write that fills all of b into w, reusing its slices. Keys and values alias b. It checks the form only, and
 // strictly: a field that this version does not know would be applied differently by those that do. Limits are Validate's.
 func DecodeWrite(b []byte, w *Write) error {
+	if decodePut(b, w) {
+		return nil
+	}
 	r := mp.NewReader(b)
 	decodeWrite(&r, b, w)
 	if err := r.Finish(); err != nil {
