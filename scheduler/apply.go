@@ -122,6 +122,9 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 	id := engine.LogID{Term: cut.Term, Index: cut.First}
 	count := 0
 	for it := raftlog.NewIter(cut.Body); it.Next(); id.Index++ {
+		if cut.Count > 1 && count%state.TouchMax == 0 {
+			touchAhead(r, it)
+		}
 		var err error
 		switch it.Kind {
 		case engine.EntryNormal:
@@ -161,6 +164,17 @@ func (l *Lane) applyRun(r *replica, run *raftlog.Run) bool {
 	}
 	l.count.applied += uint64(count)
 	return true
+}
+
+// touchAhead has the machine touch what the entry of it and some behind it will change.
+func touchAhead(r *replica, it raftlog.Iter) {
+	var payloads [state.TouchMax][]byte
+	n := 0
+	for ok := true; ok && n < len(payloads); ok = it.Next() {
+		payloads[n] = it.Payload
+		n++
+	}
+	r.machine.Touch(payloads[:n])
 }
 
 func (l *Lane) applyMembership(r *replica, id engine.LogID, payload []byte) error {

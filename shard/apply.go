@@ -75,6 +75,25 @@ func (m *Machine) Apply(id engine.LogID, payload []byte, prefetched *state.ReadJ
 	return nil
 }
 
+// Touch is told of the entries that are about to be applied, before the first of up to state.TouchMax: see state.Overlay.Touch.
+func (m *Machine) Touch(payloads [][]byte) {
+	if m.live == nil {
+		return
+	}
+	var keys [state.TouchMax][]byte
+	n := 0
+	for _, p := range payloads[:min(len(payloads), len(keys))] {
+		if len(p) <= EntryHeaderBytes || CommandKind(p[0]) != CommandWrite {
+			continue
+		}
+		if key := putKey(p[EntryHeaderBytes:]); key != nil {
+			keys[n] = key
+			n++
+		}
+	}
+	m.env.touched += m.live.Touch(keys[:n])
+}
+
 // passTime moves the shard's time on (rule State8).
 func (m *Machine) passTime(stamp int64) {
 	if stamp > m.time {

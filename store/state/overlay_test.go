@@ -139,6 +139,32 @@ func TestOverlayGrowingValue(t *testing.T) {
 	}
 }
 
+// Touch looks at what is there and what is not, and allocates nothing.
+func TestOverlayTouch(t *testing.T) {
+	o := NewOverlay(new(Arena))
+	var keys [][]byte
+	for i := range 3 * TouchMax {
+		keys = append(keys, fmt.Appendf(nil, "key %d", i))
+	}
+	o.Touch(keys)
+	for i, size := range []int{0, 1, 200, chunkBytesMax, 2 * chunkBytesMax} { // entries at the end of a chunk, and with chunks of their own
+		o.Put(keys[i], Item{Version: 1, Value: make([]byte, size)})
+		o.Touch(keys)
+		o.Delete(keys[i+5], 2)
+	}
+	if n := testing.AllocsPerRun(100, func() { o.Touch(keys); o.Touch(nil) }); n != 0 {
+		t.Errorf("%.0f allocations", n)
+	}
+	for i := range 5 {
+		if _, hit := o.Get(keys[i]); hit != Found {
+			t.Errorf("%s: %v", keys[i], hit)
+		}
+		if _, hit := o.Get(keys[i+5]); hit != Deleted {
+			t.Errorf("%s: %v", keys[i+5], hit)
+		}
+	}
+}
+
 func TestOverlayDoesNotAllocate(t *testing.T) {
 	arena := new(Arena)
 	keys := make([][]byte, 2000)
