@@ -24,9 +24,11 @@ const (
 	// freshFor is how long a shard that was moved or handed over for balance is not moved for size or load again.
 	freshFor      = 5 * time.Minute
 	movesPerRound = 32
-	// transfersPerRound is how many leaderships the balancer moves in a round unasked: gently; transfersAsked is how many while somebody
-	// has asked for a rebalance. A drain hands over all at once.
-	transfersPerRound = 16
+	// transfersPerRound is how many leaderships the balancer moves in a round unasked, as after a split into many, whose children are all led by
+	// one node: gently, transfersAtOnce at a time. transfersAsked is how many, all at once, while somebody has asked for a rebalance. A drain
+	// hands over all at once.
+	transfersPerRound = 64
+	transfersAtOnce   = 8
 	transfersAsked    = 256
 	balanceBusy       = time.Second
 	planPauseMin      = 50 * time.Millisecond // between two plans
@@ -162,7 +164,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	}
 	plan := placement.MakePlan(snap, by, lim)
 	d.planned(plan, time.Since(began), len(running) > 0)
-	if rebalance != nil && rebalance.RebalanceOver(plan, len(snap.Shards)) && !(young && d.awaitsNode()) && !d.awaitsLeader(rebalance, snap) {
+	if rebalance != nil && !(young && d.awaitsNode()) && d.over(rebalance, plan, snap) {
 		d.mu.Lock()
 		d.bal.level = rebalance.ID
 		d.mu.Unlock()
@@ -178,6 +180,11 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		d.calm = calm{began.Add(calmFor * c.n.cfg.loadsEvery()), in}
 	}
 	return err
+}
+
+// over tells whether a rebalance ends with a plan, once its moves under way are over.
+func (d *driver) over(o *placement.Op, plan *placement.Plan, snap *placement.Snapshot) bool {
+	return o.RebalanceOver(plan, len(snap.Shards)) && !d.awaitsLeader(o, snap)
 }
 
 // awaitsLeader tells whether a rebalance has yet to hear of a leader of some shard: those that a split made a moment ago, which nobody has told
@@ -357,6 +364,12 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 	d.mu.Lock()
 	young := time.Since(d.bal.began) < grace
 	d.mu.Unlock()
+	atOnce := make(chan struct{}, transfersAsked)
+	if !asked {
+		atOnce = make(chan struct{}, transfersAtOnce)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // for all, so that a node that does not answer holds up no plan for longer
+	defer cancel()
 	var wg sync.WaitGroup
 	for i := range list {
 		p := &list[i]
@@ -364,19 +377,17 @@ func (d *driver) transferAll(ctx context.Context, list []placement.Proposal, ask
 		if !asked && p.Why != "leave" && (young || time.Since(since) < grace) {
 			continue
 		}
-		wg.Add(1)
-		go func() { // at most transfersAsked
-			defer wg.Done()
-			actx, cancel := context.WithTimeout(ctx, 2*time.Second)
-			defer cancel()
+		atOnce <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-atOnce }()
 			req := api.TransferRequest{Shard: p.Shard, To: p.To}
-			if _, err := d.c.n.call(actx, p.From, api.MethodTransfer, 0, req.Append(nil)); err != nil {
+			if _, err := d.c.n.call(ctx, p.From, api.MethodTransfer, 0, req.Append(nil)); err != nil {
 				d.c.n.log.Debug("leader balance", "shard", uint64(p.Shard), "to", uint64(p.To), "err", err)
 				return
 			}
 			d.moved(p.Shard)
 			d.c.view.setLeader(p.Shard, p.To)
-		}()
+		})
 	}
 	wg.Wait()
 }
