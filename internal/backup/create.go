@@ -74,7 +74,19 @@ func Create(ctx context.Context, c *router.Client, s Store, opt CreateOptions) (
 	if err != nil {
 		return nil, err
 	}
-	return m, s.Put(ctx, manifestName(m.Name), data)
+	return m, b.finish(ctx, m.Name, data)
+}
+
+// finish stores the manifest, unless another backup of this name was finished meanwhile.
+func (b *creator) finish(ctx context.Context, name string, manifest []byte) error {
+	err := b.s.PutNew(ctx, manifestName(name), manifest)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if there, e := b.s.Get(ctx, manifestName(name), manifestBytesMax); e == nil && bytes.Equal(there, manifest) {
+		return nil // it is this one: the store has taken it, and its answer was lost
+	}
+	return fmt.Errorf("backup %s was made by somebody else meanwhile, and this one is dropped: choose another name (%w)", name, err)
 }
 
 func (m *Manifest) sumUp() {

@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -61,16 +62,35 @@ func (b *bucket) failed(name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" {
+	switch minio.ToErrorResponse(err).Code {
+	case "NoSuchKey":
 		err = fmt.Errorf("%w (%w)", fs.ErrNotExist, err)
+	case "PreconditionFailed", "ConditionalRequestConflict":
+		err = fmt.Errorf("%w (%w)", fs.ErrExist, err)
 	}
 	return fmt.Errorf("s3://%s/%s: %w", b.name, b.key(name), err)
 }
 
 // Put implements Store.
 func (b *bucket) Put(ctx context.Context, name string, data []byte) error {
-	_, err := b.c.PutObject(ctx, b.name, b.key(name), bytes.NewReader(data), int64(len(data)), minio.PutObjectOptions{
-		ContentType: "application/octet-stream", DisableMultipart: true})
+	return b.put(ctx, name, data, minio.PutObjectOptions{})
+}
+
+// PutNew implements Store, for a service that knows If-None-Match (Amazon's, MinIO, Ceph …). With others the last of several wins.
+func (b *bucket) PutNew(ctx context.Context, name string, data []byte) error {
+	var opt minio.PutObjectOptions
+	opt.SetMatchETagExcept("*")
+	err := b.put(ctx, name, data, opt)
+	var answer minio.ErrorResponse
+	if errors.As(err, &answer) && answer.Code == minio.NotImplemented {
+		return b.Put(ctx, name, data)
+	}
+	return err
+}
+
+func (b *bucket) put(ctx context.Context, name string, data []byte, opt minio.PutObjectOptions) error {
+	opt.ContentType, opt.DisableMultipart = "application/octet-stream", true
+	_, err := b.c.PutObject(ctx, b.name, b.key(name), bytes.NewReader(data), int64(len(data)), opt)
 	return b.failed(name, err)
 }
 

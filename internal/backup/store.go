@@ -15,6 +15,8 @@ import (
 type Store interface {
 	// Put stores a file, durably and as a whole or not at all.
 	Put(ctx context.Context, name string, data []byte) error
+	// PutNew is Put, but leaves a file alone that is there: fs.ErrExist. Of several at a time one succeeds.
+	PutNew(ctx context.Context, name string, data []byte) error
 	// Get returns a file of at most max bytes; fs.ErrNotExist if there is none.
 	Get(ctx context.Context, name string, max int64) ([]byte, error)
 	// Size returns how long a file is; fs.ErrNotExist if there is none.
@@ -42,7 +44,23 @@ func (d directory) path(name string) string {
 }
 
 // Put implements Store.
-func (d directory) Put(_ context.Context, name string, data []byte) (err error) {
+func (d directory) Put(_ context.Context, name string, data []byte) error {
+	return d.put(name, data, os.Rename)
+}
+
+// PutNew implements Store.
+func (d directory) PutNew(_ context.Context, name string, data []byte) error {
+	return d.put(name, data, func(from, to string) error {
+		err := os.Link(from, to) // unlike Rename it never replaces
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			return errors.Join(err, os.Remove(from))
+		}
+		return os.Rename(from, to) // a file system without links: the last of several wins
+	})
+}
+
+// put writes a file under a name of its own and has finish give it the right one.
+func (d directory) put(name string, data []byte, finish func(from, to string) error) error {
 	path := d.path(name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -51,19 +69,15 @@ func (d directory) Put(_ context.Context, name string, data []byte) (err error) 
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := finish(f.Name(), path); err != nil {
+		_ = os.Remove(f.Name()) // if finish has not
 		return err
 	}
 	// The entries of the directories up to the root, which this may have made.
