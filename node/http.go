@@ -29,7 +29,7 @@ import (
 //
 // Who asks shows a session cookie (POST /login gives one), a user and a password (Basic), or a client certificate. Requests that
 // change something are refused if a browser sends them for another site (http.CrossOriginProtection), and the cookie is
-// SameSite=Strict: handlers need no tokens of their own, but must change nothing on GET. Without TLS everybody is "anyone" and
+// SameSite=Strict: handlers need no tokens of their own, but must change nothing on GET. See foreign for DNS rebinding. Without TLS everybody is "anyone" and
 // may do everything.
 
 // route is a path of the HTTP door and what it takes.

@@ -63,6 +63,11 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		deadline = time.Now().Add(httpAnswerMax)
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(deadline) // an error says that the connection is gone: writing to it tells the same
+	if why := d.n.foreign(r); why != "" {
+		d.n.sec.denied.Add(1)
+		http.Error(w, why, http.StatusForbidden)
+		return
+	}
 	id, err := d.n.identifyHTTP(r)
 	if err != nil {
 		d.refuse(w, r, err)

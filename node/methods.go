@@ -154,7 +154,7 @@ func writeAllowed(w *shard.Write, a *auth.Access) bool {
 	return true
 }
 
-// describeAction says for the audit log what an administrator wants. It holds no password.
+// describeAction says for the audit log what somebody wants who is, or should be, an administrator. It holds no password.
 func describeAction(q *incoming) string {
 	switch q.method {
 	case api.MethodInit:
@@ -191,6 +191,14 @@ func describeAction(q *incoming) string {
 		}
 	case api.MethodPassword:
 		return "change own password"
+	case api.MethodUsers:
+		return "list users"
+	case api.MethodInspect:
+		return "inspect a node"
+	case api.MethodCut:
+		return "read a whole shard"
+	case api.MethodChecksum:
+		return "checksum a shard"
 	}
 	return fmt.Sprintf("malformed request, method %d", q.method)
 }

@@ -333,6 +333,9 @@ func (h handler) Request(req transport.Request) {
 		h.n.sec.audited(&q)
 	}
 	if err := h.n.sec.admit(&q); err != nil {
+		if q.client && needOf(q.method) == auth.NeedAdmin && !auditedMethod(q.method) { // what an administrator may do unrecorded, others try on record
+			h.n.sec.record(id, from.Addr.String(), "native", describeAction(&q), err)
+		}
 		q.reply.err(err)
 		return
 	}
