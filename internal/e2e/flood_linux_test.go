@@ -397,15 +397,15 @@ var floods = []flood{
 		})
 	}},
 	{"http: idle connections", func(f *flooded, stop <-chan struct{}) {
-		many(f.Nodes[0].HTTP, floodConns(), stop, hold(stop, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"))
+		many(f.Nodes[0].HTTP, floodConns(), stop, hold(stop, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 	}},
 	{"http: 1,000 slow readers", func(f *flooded, stop <-chan struct{}) {
-		many(f.Nodes[0].HTTP, 1000, stop, hold(stop, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 500)))
+		many(f.Nodes[0].HTTP, 1000, stop, hold(stop, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 500)))
 	}},
 	{"http: malformed and huge requests", func(f *flooded, stop <-chan struct{}) {
 		again(stop, func() {
-			for _, b := range []string{"GET / HTTP/9\r\n\r\n", strings.Repeat("x", 1<<20), "GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("x", 1<<20),
-				"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + strings.Repeat("x", 1<<20)} {
+			for _, b := range []string{"GET / HTTP/9\r\n\r\n", strings.Repeat("x", 1<<20), "GET / HTTP/1.1\r\nHost: localhost\r\nA: " + strings.Repeat("x", 1<<20),
+				"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n" + strings.Repeat("x", 1<<20)} {
 				many(f.Nodes[0].HTTP, 20, stop, func(c net.Conn) {
 					_, _ = io.WriteString(c, b)
 					_ = c.SetReadDeadline(time.Now().Add(time.Second))

@@ -32,7 +32,7 @@ func garbage(t *testing.T, c *cluster) {
 		return append(append([]byte("KRFT\x01"), byte(size>>8), byte(size)), 0, 0, 0, 0)
 	}
 	for name, b := range map[string][]byte{
-		"http": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "random": random, "zeros": make([]byte, 4096), "tls": []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+		"http": []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), "random": random, "zeros": make([]byte, 4096), "tls": []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
 		"huge handshake": handshake(0xffff), "empty handshake": handshake(0), "half a handshake": handshake(100), "nothing": nil,
 		"redis": []byte("*1000000000\r\n$9\r\n"),
 	} {
