@@ -88,7 +88,7 @@ func TestHTTPClientThatDoesNotRead(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
-	requests := []byte(strings.Repeat("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 1000))
+	requests := []byte(strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 1000))
 	for {
 		_, err := conn.Write(requests)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
