@@ -63,8 +63,9 @@ type balancer struct {
 	// learners are members that no operation wants any more, as a driver that came too late may add them, and since when.
 	learners map[learner]time.Time
 	// level is the rebalance that is over once its moves under way are, by the last plan; left is how many more moves that plan expects.
-	level uint64
-	left  int
+	level     uint64
+	left      int
+	leftBytes uint64 // of those moves
 }
 
 // watchNodes notes which nodes live, and since when.
@@ -224,7 +225,7 @@ func (d *driver) planned(plan *placement.Plan, took time.Duration, busy bool) {
 	if len(plan.Moves) > 0 {
 		d.bal.next = d.bal.soonest
 	}
-	d.bal.stuck, d.bal.left, d.bal.level = plan.Stuck, plan.Left, 0
+	d.bal.stuck, d.bal.left, d.bal.leftBytes, d.bal.level = plan.Stuck, plan.Left, plan.LeftBytes, 0
 }
 
 // order has done what a plan says.
@@ -235,7 +236,7 @@ func (d *driver) order(ctx context.Context, plan *placement.Plan, running []plac
 			parents[running[i].From] = running[i].ID
 		}
 	}
-	own, err := d.propose(ctx, append(d.strayLearners(), plan.Moves...), parents, rebalance)
+	own, bytes, err := d.propose(ctx, append(d.strayLearners(), plan.Moves...), parents, rebalance)
 	if len(plan.Moves) > 0 {
 		d.ring()
 	}
@@ -243,7 +244,7 @@ func (d *driver) order(ctx context.Context, plan *placement.Plan, running []plac
 		plan.Transfers = nil
 	}
 	if rebalance != nil {
-		if err := d.countOrders(ctx, rebalance.ID, plan, own); err != nil {
+		if err := d.countOrders(ctx, rebalance.ID, plan, own, bytes); err != nil {
 			return err // leaderships are handed over once that is on record: so a rebalance ends
 		}
 	}
@@ -264,11 +265,11 @@ func (d *driver) mayTransfer() bool {
 }
 
 // countOrders notes in the record of a rebalance what a plan orders.
-func (d *driver) countOrders(ctx context.Context, id uint64, plan *placement.Plan, moves int) error {
+func (d *driver) countOrders(ctx context.Context, id uint64, plan *placement.Plan, moves int, bytes uint64) error {
 	if moves+len(plan.Transfers) == 0 {
 		return nil
 	}
-	now, err := d.c.updateOp(ctx, id, func(o *placement.Op) bool { o.Count(plan, moves); return true })
+	now, err := d.c.updateOp(ctx, id, func(o *placement.Op) bool { o.Count(plan, moves, bytes); return true })
 	if err != nil {
 		return err
 	}
@@ -312,9 +313,9 @@ func (d *driver) moved(id engine.ShardID) {
 	d.mu.Unlock()
 }
 
-// propose records the operations for moves of the plan, in one write, and tells how many are the rebalance's own. What is busy is planned
-// again.
-func (d *driver) propose(ctx context.Context, moves []placement.Proposal, parents map[engine.NodeID]uint64, rebalance *placement.Op) (int, error) {
+// propose records the operations for moves of the plan, in one write, and tells how many are the rebalance's own, and their bytes. What is busy
+// is planned again.
+func (d *driver) propose(ctx context.Context, moves []placement.Proposal, parents map[engine.NodeID]uint64, rebalance *placement.Op) (own int, bytes uint64, err error) {
 	c := d.c
 	ops := make([]*placement.Op, len(moves))
 	errs := make([]error, len(moves))
@@ -336,23 +337,23 @@ func (d *driver) propose(ctx context.Context, moves []placement.Proposal, parent
 		}
 	}
 	if len(checked) == 0 {
-		return 0, errors.Join(errs...)
+		return 0, 0, errors.Join(errs...)
 	}
 	if _, _, err := c.createOps(ctx, checked, nil); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	own := 0
 	for _, o := range checked {
 		if o.ID == 0 {
 			continue
 		}
 		if rebalance != nil && o.Parent == rebalance.ID {
 			own++
+			bytes += o.BytesTotal
 		}
 		d.moved(o.Shard)
 		c.n.log.Info("operation started", "op", o.ID, "what", o.String(), "why", o.Why)
 	}
-	return own, errors.Join(errs...)
+	return own, bytes, errors.Join(errs...)
 }
 
 // transferAll hands leaderships over. They need no record: what is not done is planned again.
@@ -596,14 +597,15 @@ func (c *core) drainingNodes() []engine.NodeID {
 
 // stepRebalance: the balancer plans, and this watches until a plan leaves nothing to do.
 func (d *driver) stepRebalance(o *placement.Op) (bool, error) {
-	children := 0
+	children, bytes := 0, uint64(0)
 	for _, r := range d.runningOps() {
 		if r.Parent == o.ID {
 			children++
+			bytes += r.BytesTotal - min(r.BytesDone, r.BytesTotal)
 		}
 	}
 	d.mu.Lock()
-	level, left := d.bal.level == o.ID, d.bal.left
+	level, left, leftBytes := d.bal.level == o.ID, d.bal.left, d.bal.leftBytes
 	stuck := strings.Join(d.bal.stuck, "; ")
 	d.mu.Unlock()
 	o.Step = placement.Count(children, "move", "") + " under way"
@@ -611,13 +613,13 @@ func (d *driver) stepRebalance(o *placement.Op) (bool, error) {
 		o.Step = "level the leaders"
 	}
 	o.Reason = stuck
-	o.Done = max(o.Done, o.Moves-min(uint64(children), o.Moves))
-	o.Total = o.Moves + uint64(left)
+	o.Progress(children, bytes, left, leftBytes)
 	switch {
 	case o.Cancel && children == 0:
 		o.State = placement.OpCancelled
 	case !o.Cancel && level && children == 0:
 		o.State, o.Reason, o.Done, o.Total = placement.OpDone, "", o.Moves, o.Moves
+		o.BytesDone = o.BytesTotal
 	}
 	return false, nil
 }

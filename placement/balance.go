@@ -112,6 +112,8 @@ type Plan struct {
 	After     Balances
 	// Left is how many replicas are above the mean of their nodes after the plan: about so many moves are to follow.
 	Left int
+	// LeftBytes is about how much those bring to new places.
+	LeftBytes uint64
 	// Stuck is what a plan should contain and cannot, in words.
 	Stuck []string
 }
@@ -155,7 +157,9 @@ func MakePlan(s *Snapshot, by By, lim Limits) *Plan {
 	p.plan.After = p.balances()
 	if by.Replicas && p.full() {
 		for _, k := range p.takers {
-			p.plan.Left += max(0, p.replicaN[k]-int(math.Ceil(p.plan.After.Replicas.Mean)))
+			n := max(0, int(p.replicaN[k])-int(math.Ceil(p.plan.After.Replicas.Mean)))
+			p.plan.Left += n
+			p.plan.LeftBytes += p.bytes[k] / uint64(max(1, p.replicaN[k])) * uint64(n)
 		}
 	}
 	return &p.plan

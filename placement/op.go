@@ -104,6 +104,8 @@ type Op struct {
 	// order, see RebalanceOver. They only grow.
 	Moves     uint64
 	Transfers uint64
+	// OrderedBytes is how much those moves bring to new places.
+	OrderedBytes uint64
 }
 
 // Bounds of an operation's record.
@@ -114,7 +116,7 @@ const (
 
 // Append encodes the record.
 func (o *Op) Append(b []byte) []byte {
-	b = mp.AppendArray(b, 25)
+	b = mp.AppendArray(b, 26)
 	for _, v := range [...]uint64{o.ID, uint64(o.Kind), uint64(o.State), o.Parent, uint64(o.Shard), uint64(o.Other), uint64(o.From), uint64(o.To),
 		uint64(o.FromReplica), uint64(o.Replica), o.Parts, o.Done, o.Total, o.BytesDone, o.BytesTotal} {
 		b = mp.AppendUint(b, v)
@@ -135,7 +137,8 @@ func (o *Op) Append(b []byte) []byte {
 	for _, s := range o.By {
 		b = mp.AppendString(b, s)
 	}
-	return mp.AppendUint(mp.AppendUint(mp.AppendInt(b, o.AdvanceMS), o.Moves), o.Transfers)
+	b = mp.AppendUint(mp.AppendUint(mp.AppendInt(b, o.AdvanceMS), o.Moves), o.Transfers)
+	return mp.AppendUint(b, o.OrderedBytes)
 }
 
 // ReadOp reads a record.
@@ -177,6 +180,10 @@ func ReadOp(r *mp.Reader) Op {
 		o.AdvanceMS, o.Moves, o.Transfers = r.Int(), r.Uint(), r.Uint()
 		more -= 3
 	}
+	if more >= 1 { // so is this
+		o.OrderedBytes = r.Uint()
+		more--
+	}
 	r.Skip(more)
 	return o
 }
@@ -200,7 +207,7 @@ func (o *Op) LeftMS(now int64) int64 {
 		return 0
 	case o.BytesTotal > 0 && o.BytesDone > 0 && o.BytesDone < o.BytesTotal:
 		return int64(float64(took) * float64(o.BytesTotal-o.BytesDone) / float64(o.BytesDone))
-	case o.BytesTotal > 0 && o.BytesDone == 0 && o.Kind != OpRebalance: // nothing has arrived yet: steps would promise too much
+	case o.BytesTotal > 0 && o.BytesDone == 0: // nothing has arrived yet: steps would promise too much
 		return 0
 	case o.Done > 0 && o.Done < o.Total:
 		return int64(float64(took) * float64(o.Total-o.Done) / float64(o.Done))

@@ -35,6 +35,8 @@ func TestOpLeft(t *testing.T) {
 		{Op{Kind: OpSplit, Done: 1, Total: 4}, 30_000},
 		{Op{Kind: OpDrain, Done: 900, Total: 1000, BytesDone: 500, BytesTotal: 1000}, 10_000},
 		{Op{Kind: OpRebalance, Done: 3, Total: 4}, 3333},
+		{Op{Kind: OpRebalance, Done: 9, Total: 10, BytesDone: 100, BytesTotal: 1000}, 90_000},
+		{Op{Kind: OpRebalance, Done: 9, Total: 10, BytesTotal: 1000}, 0},
 		{Op{Kind: OpRebalance}, 0},
 		{Op{Kind: OpMove, Done: 4, Total: 4, BytesDone: 10, BytesTotal: 10}, 0},
 	} {
