@@ -39,6 +39,8 @@ type Lane struct {
 	tombs map[store.Key]struct{}
 	// burials are those of them whose tombstone is not durable yet, with who waits for that.
 	burials map[store.Key][]func(error)
+	// covered are those of them that a snapshot has absorbed whose link is not durable: see takeCovered.
+	covered map[store.Key]covered
 	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
 	votes     map[store.Key]engine.Vote
 	mergers   []*replica // that are L in a merge
@@ -128,6 +130,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		byShard: map[engine.ShardID]*replica{},
 		tombs:   map[store.Key]struct{}{},
 		burials: map[store.Key][]func(error){},
+		covered: map[store.Key]covered{},
 		votes:   map[store.Key]engine.Vote{},
 		orphans: map[store.Key]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},

@@ -3,6 +3,8 @@ package scheduler
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -535,8 +537,16 @@ func (l *Lane) finishMerge(r *replica, mg *absorb) {
 	})
 }
 
+// covered is a replica that was silenced because the shard by has absorbed its own.
+type covered struct {
+	r  *replica
+	by engine.ShardID
+}
+
 // takeCovered ends, lane by lane, the replicas of this node that desc, of a snapshot that is about to be linked, proves to be dead: their
-// start lies in its range and its version is above theirs (rules Split5, Merge3). It returns the tombstones to be written with it.
+// start lies in its range and its version is above theirs (rules Split5, Merge3). It returns the tombstones to be written with it. Only with
+// it: until then the data of the absorbed shard may be on this node in that replica alone, and a start must find it. If the link fails
+// they are silent, and covered, and the next link that proves them dead takes them again.
 func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.Change, then func([]state.Change)) {
 	if lane == len(s.lanes) {
 		then(dead)
@@ -563,10 +573,19 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 		for _, r := range list {
 			l.s.logger.Info("replica was absorbed", "shard", uint64(r.key.Shard), "by", uint64(desc.Shard))
 			l.tombs[r.key] = struct{}{}
-			l.burials[r.key] = nil
 			l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 			l.drop(r)
-			dead = append(dead, state.Change{Record: shard.TombstoneRecord(r.key, r.machine.Applied())})
+			l.covered[r.key] = covered{r, desc.Shard}
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(l.covered), store.Key.Compare) {
+			c := l.covered[key]
+			// One that is being buried already has its tombstone written by another link, which it waits for.
+			if _, pending := l.burials[key]; pending || !desc.ProvesDead(c.r.machine.Desc()) {
+				continue
+			}
+			l.burials[key] = nil
+			l.covered[key] = covered{c.r, desc.Shard}
+			dead = append(dead, state.Change{Record: shard.TombstoneRecord(key, c.r.machine.Applied())})
 		}
 		s.takeCovered(lane+1, desc, dead, then)
 	})
@@ -577,9 +596,21 @@ func (s *Scheduler) dropCovered(dead []state.Change) {
 	for i := range dead {
 		key := dead[i].Record.Key
 		s.laneOf(key.Shard).box.putCall(func(l *Lane) {
+			delete(l.covered, key)
 			l.gravestone(key)
 			l.log.Drop(key)
 			l.answerBurial(key, nil)
+		})
+	}
+}
+
+// leaveCovered tells those who wait for the tombstones of a link that it has failed.
+func (s *Scheduler) leaveCovered(dead []state.Change, err error) {
+	for i := range dead {
+		key := dead[i].Record.Key
+		s.laneOf(key.Shard).box.putCall(func(l *Lane) {
+			l.answerBurial(key, err)
+			delete(l.burials, key)
 		})
 	}
 }

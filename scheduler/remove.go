@@ -36,6 +36,10 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 			l.burials[key] = append(list, done)
 			return
 		}
+		if c, ok := l.covered[key]; ok { // silent, too, but its tombstone is that link's to write
+			l.unlessAbsorbed(c.by, key, done, func() { l.removeCovered(c, done) })
+			return
+		}
 		if o := l.takeOrphan(key); o != nil { // else its parent, once replayed, would bring it back
 			l.entomb(key, nil, o.log.Purged, done)
 			return
@@ -48,27 +52,43 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		return
 	}
 	if r.machine != nil && r.machine.Merge().Role == shard.MergeFrozen {
-		// Not while the replica that will absorb it is here: its Merge needs this one (rules Merge3, Cluster5).
-		absorber := r.machine.Merge().Other
-		l.s.laneOf(absorber).box.putCall(func(other *Lane) {
-			a := other.byShard[absorber]
-			here := a != nil && a.machine != nil
-			l.box.putCall(func(l *Lane) {
-				switch {
-				case here:
-					done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", id, absorber)))
-				case r.removed:
-					done(nil)
-				case l.settling(r):
-					l.remove(id, replica, done)
-				default:
-					l.removeNow(r, done)
-				}
-			})
+		l.unlessAbsorbed(r.machine.Merge().Other, r.key, done, func() {
+			if r.removed || l.settling(r) { // its tombstone may not be durable yet
+				l.remove(id, replica, done)
+				return
+			}
+			l.removeNow(r, done)
 		})
 		return
 	}
 	l.removeNow(r, done)
+}
+
+// unlessAbsorbed goes on with then, unless the replica that will absorb the named one is here: its Merge, or the snapshot that it gets
+// instead, needs the named one (rules Merge3, Cluster5).
+func (l *Lane) unlessAbsorbed(absorber engine.ShardID, key store.Key, done func(error), then func()) {
+	l.s.laneOf(absorber).box.putCall(func(other *Lane) {
+		a := other.byShard[absorber]
+		here := a != nil && a.machine != nil
+		l.box.putCall(func(*Lane) {
+			if here {
+				done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", key.Shard, absorber)))
+				return
+			}
+			then()
+		})
+	})
+}
+
+// removeCovered gives a replica its tombstone that a link has silenced, and failed, and no other will write.
+func (l *Lane) removeCovered(c covered, done func(error)) {
+	_, waits := l.covered[c.r.key]
+	if _, pending := l.burials[c.r.key]; pending || !waits {
+		l.remove(c.r.key.Shard, c.r.key.Replica, done) // a link has taken it meanwhile
+		return
+	}
+	delete(l.covered, c.r.key)
+	l.entomb(c.r.key, c.r.machine, c.r.machine.Applied(), done)
 }
 
 func (l *Lane) removeNow(r *replica, done func(error)) {

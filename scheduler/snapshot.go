@@ -439,6 +439,7 @@ func (s *Scheduler) writeLink(r *replica, snap *snapshotIn, meta engine.Snapshot
 		case errors.Is(err, state.ErrNoSpace), errors.Is(err, state.ErrStale), errors.Is(err, state.ErrTombstoned):
 			l.s.logger.Warn("snapshot not linked", "shard", uint64(r.key.Shard), "err", err)
 			_ = snap.ingest.Abort()
+			s.leaveCovered(dead, err)
 		case errors.Is(err, state.ErrClosed):
 			return
 		default:
