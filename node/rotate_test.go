@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,7 +25,7 @@ type load struct {
 	client transport.TLS
 	stop   chan struct{}
 	wg     sync.WaitGroup
-	done   [4]atomic.Int64
+	done   [5]atomic.Int64
 }
 
 func (l *load) run(i int, f func(ctx context.Context, n int) error) {
@@ -103,10 +104,35 @@ func (l *load) start() {
 	})
 }
 
+// startKept sends Redis commands on one connection, which has to last.
+func (l *load) startKept() {
+	cfg := l.client.Client()
+	cfg.ServerName = "127.0.0.1"
+	c, err := tls.Dial("tcp", l.s.Node(0).RedisAddr(), cfg)
+	if err != nil {
+		l.s.t.Fatal(err)
+	}
+	l.s.t.Cleanup(func() { c.Close() })
+	answers := bufio.NewReader(c)
+	l.run(4, func(ctx context.Context, n int) error {
+		if end, ok := ctx.Deadline(); ok {
+			_ = c.SetDeadline(end)
+		}
+		if _, err := c.Write([]byte("incr kept\r\n")); err != nil {
+			return err
+		}
+		line, err := answers.ReadString('\n')
+		if want := fmt.Sprintf(":%d\r\n", n+1); err == nil && line != want {
+			err = fmt.Errorf("answered %q, want %q", line, want)
+		}
+		return err
+	})
+}
+
 // progress waits until every kind of load has gone on.
 func (l *load) progress() {
 	l.s.t.Helper()
-	var before [4]int64
+	var before [5]int64
 	for i := range before {
 		before[i] = l.done[i].Load()
 	}
@@ -126,6 +152,7 @@ func TestSwapCertificatesUnderLoad(t *testing.T) {
 	s := startSecured(t, 3, 6)
 	l := &load{s: s, client: s.certs.Client("writer"), stop: make(chan struct{})}
 	l.start()
+	l.startKept()
 	l.progress()
 	shown := func(i int) string {
 		cfg := s.certs.Client("").Client()
@@ -195,7 +222,7 @@ func TestSwapCertificatesUnderLoad(t *testing.T) {
 	l.progress()
 	close(l.stop)
 	l.wg.Wait()
-	t.Logf("requests: %d on one connection, %d, %d and %d each on a new one", l.done[0].Load(), l.done[1].Load(), l.done[2].Load(), l.done[3].Load())
+	t.Logf("requests: %d and %d on one connection, %d, %d and %d each on a new one", l.done[0].Load(), l.done[4].Load(), l.done[1].Load(), l.done[2].Load(), l.done[3].Load())
 }
 
 // A client whose certificate has ended is cut off, and not let in again.
