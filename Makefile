@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The exact version that checks: fetched by `make check` through the module proxy, never part of go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-sustained bench-peers bench-scale release deb docker console-shots clean
+.PHONY: help build demo sim explore mutants fuzz test test-race test-full check fix soak bench bench-compare bench-sustained bench-limits bench-peers bench-scale release deb docker console-shots clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -86,6 +86,10 @@ bench-compare: ## ratios of two results of make bench, and what got worse: make 
 SUSTAINED ?=
 bench-sustained: build ## ten minutes of writes to ten million keys: throughput, memory, log and state over time, recovery at the end
 	$(GO) run ./internal/bench/guard sustained -bin $(BIN) -version "$(VERSION)" $(SUSTAINED)
+
+LIMITS ?=
+bench-limits: build ## a hot shard beside many, and twice the load that the cluster can take
+	$(GO) run ./internal/bench/guard limits -bin $(BIN) -version "$(VERSION)" $(LIMITS)
 
 PEERS ?=
 bench-peers: build ## kiloraft, dragonboat and etcd side by side, clients in the nodes; a module of its own: make bench-peers PEERS="-shards 48 -rounds 1"

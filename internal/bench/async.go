@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/client"
@@ -22,7 +23,7 @@ type asyncKV interface {
 // scanning their stacks is a good part of what such a generator costs.
 func (r *Runner) async() asyncKV {
 	kv, ok := r.kv.(asyncKV)
-	if !ok || r.set.Rate != 0 || r.load.has(opScan) || r.load.has(opReadModifyWrite) {
+	if !ok || r.load.has(opScan) || r.load.has(opReadModifyWrite) {
 		return nil
 	}
 	return kv
@@ -47,11 +48,12 @@ func (s *slot) finished(err error) {
 	s.idle <- s
 }
 
-func (s *slot) send() {
+// send sends the slot's next request, whose time counts from since.
+func (s *slot) send(since time.Time) {
 	w := s.w
-	s.since = time.Now()
+	s.since = since
 	if w.set.Timeout > 0 {
-		s.ctx.deadline = s.since.Add(w.set.Timeout)
+		s.ctx.deadline = time.Now().Add(w.set.Timeout)
 	}
 	s.kind = w.load.pick(w.rng.IntN(100))
 	n := w.choose.next(w.rng, w.count.Load())
@@ -66,8 +68,9 @@ func (s *slot) send() {
 	s.kv.GoPut(&s.ctx, s.key, w.value, s.done)
 }
 
-// runAsync is the closed loop over few generators, each with its part of the requests in flight.
-func (r *Runner) runAsync(ctx, runCtx context.Context, kv asyncKV, end time.Time) {
+// runAsync runs few generators, each with its part of the requests in flight.
+func (r *Runner) runAsync(ctx, runCtx context.Context, kv asyncKV, start, end time.Time) {
+	var ticket atomic.Int64
 	generators := min(2*runtime.GOMAXPROCS(0), r.set.Inflight)
 	var wg sync.WaitGroup
 	for g := range generators {
@@ -77,29 +80,84 @@ func (r *Runner) runAsync(ctx, runCtx context.Context, kv asyncKV, end time.Time
 		}
 		wg.Go(func() {
 			w := &worker{Runner: r, rng: rand.New(rand.NewPCG(r.set.Seed, uint64(g)+2)), id: g}
-			w.generate(ctx, runCtx, kv, slots, end)
+			idle := make(chan *slot, slots)
+			// Requests end by their deadline and not with ctx: nothing is registered with it per request.
+			detached := context.WithoutCancel(ctx)
+			free := make([]*slot, slots)
+			for i := range free {
+				free[i] = &slot{w: w, kv: kv, idle: idle, ctx: workerContext{Context: detached}}
+				free[i].done = free[i].finished
+			}
+			if r.set.Rate == 0 {
+				w.generate(runCtx, free, idle, end)
+			} else {
+				w.generateDue(ctx, runCtx, free, idle, start, end, &ticket)
+			}
 		})
 	}
 	wg.Wait()
 }
 
-func (w *worker) generate(ctx, runCtx context.Context, kv asyncKV, slots int, end time.Time) {
-	idle := make(chan *slot, slots)
-	// Requests end by their deadline and not with ctx: nothing is registered with it per request.
-	detached := context.WithoutCancel(ctx)
-	for range slots {
-		s := &slot{w: w, kv: kv, idle: idle, ctx: workerContext{Context: detached}}
-		s.done = s.finished
-		s.send()
+// generate is the closed loop: a request that ends is followed by another one. What is in flight at the end is finished.
+func (w *worker) generate(runCtx context.Context, free []*slot, idle chan *slot, end time.Time) {
+	for _, s := range free {
+		s.send(time.Now())
 	}
-	for slots > 0 {
+	for busy := len(free); busy > 0; {
 		s := <-idle
 		w.record(s.kind, s.took, s.err)
-		if time.Now().Before(end) && runCtx.Err() == nil {
-			s.send()
+		if now := time.Now(); now.Before(end) && runCtx.Err() == nil {
+			s.send(now)
 			continue
 		}
-		slots--
+		busy--
+	}
+}
+
+// generateDue is the open loop: requests are due at fixed times, which the generators take in turn. One that finds no free slot until the end is
+// not sent.
+func (w *worker) generateDue(ctx, runCtx context.Context, free []*slot, idle chan *slot, start, end time.Time, ticket *atomic.Int64) {
+	slots := len(free)
+	gap := float64(time.Second) / w.set.Rate
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	take := func(s *slot) {
+		w.record(s.kind, s.took, s.err)
+		free = append(free, s)
+	}
+	for ctx.Err() == nil {
+		due := start.Add(time.Duration(float64(ticket.Add(1)-1) * gap))
+		if !due.Before(end) {
+			break
+		}
+		timer.Reset(time.Until(due))
+		for waiting := true; waiting; {
+			select {
+			case s := <-idle:
+				take(s)
+			case <-timer.C:
+				waiting = false
+			case <-ctx.Done():
+				waiting = false
+			}
+		}
+		for len(free) == 0 && runCtx.Err() == nil {
+			select {
+			case s := <-idle:
+				take(s)
+			case <-runCtx.Done():
+			}
+		}
+		if runCtx.Err() != nil { // too late to send it, but it was due
+			w.notSent.Add(1)
+			continue
+		}
+		s := free[len(free)-1]
+		free = free[:len(free)-1]
+		s.send(due)
+	}
+	for len(free) < slots {
+		take(<-idle)
 	}
 }
 

@@ -147,7 +147,7 @@ func (r *Runner) Run(ctx context.Context) Result {
 	runCtx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	if kv := r.async(); kv != nil {
-		r.runAsync(ctx, runCtx, kv, end)
+		r.runAsync(ctx, runCtx, kv, start, end)
 		return r.result(time.Since(start))
 	}
 	var ticket atomic.Int64

@@ -78,12 +78,12 @@ func TestWorkloads(t *testing.T) {
 // TestNoCoordinatedOmission stalls a cluster for half of the time. The closed loop hardly notices; the open loop charges every
 // request that should have run.
 func TestNoCoordinatedOmission(t *testing.T) {
-	run := func(rate float64) (res Result) {
+	run := func(rate float64, async bool) (res Result) {
 		synctest.Test(t, func(t *testing.T) {
 			c, shards := cluster(t, 3)
 			s := settings("write")
 			s.Rate, s.DurationS, s.Inflight = rate, 10, 100
-			r, err := New(c, shards, s)
+			r, err := New(withAsync(c, async), shards, s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,32 +98,36 @@ func TestNoCoordinatedOmission(t *testing.T) {
 		})
 		return res
 	}
-	closed, open := run(0), run(1000)
-	if closed.P50us > 2000 {
-		t.Errorf("closed loop: p50 %d µs", closed.P50us)
-	}
-	if open.P90us < 3_500_000 || open.Maxus < 4_500_000 {
-		t.Errorf("open loop: p90 %d µs, max %d µs: the stall was omitted", open.P90us, open.Maxus)
-	}
-	if open.Ops+open.NotSent != 10_000 {
-		t.Errorf("open loop: %d + %d requests of 10000", open.Ops, open.NotSent)
+	for _, async := range []bool{false, true} {
+		closed, open := run(0, async), run(1000, async)
+		if closed.P50us > 2000 {
+			t.Errorf("closed loop: p50 %d µs", closed.P50us)
+		}
+		if open.P90us < 3_500_000 || open.Maxus < 4_500_000 {
+			t.Errorf("open loop: p90 %d µs, max %d µs: the stall was omitted", open.P90us, open.Maxus)
+		}
+		if open.Ops+open.NotSent != 10_000 {
+			t.Errorf("open loop: %d + %d requests of 10000", open.Ops, open.NotSent)
+		}
 	}
 }
 
 func TestOverloadedOpenLoopCountsWhatWasNotSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, shards := cluster(t, 3)
-		s := settings("write")
-		s.Rate, s.Inflight = 1000, 1
-		r, err := New(c, shards, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Hold = func(string) { time.Sleep(100 * time.Millisecond) }
-		if res := r.Run(t.Context()); res.Ops < 10 || res.Ops > 11 || res.Ops+res.NotSent != 1000 {
-			t.Errorf("%d sent, %d not", res.Ops, res.NotSent)
-		}
-	})
+	for _, async := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, shards := cluster(t, 3)
+			s := settings("write")
+			s.Rate, s.Inflight = 1000, 1
+			r, err := New(withAsync(c, async), shards, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Hold = func(string) { time.Sleep(100 * time.Millisecond) }
+			if res := r.Run(t.Context()); res.Ops < 10 || res.Ops > 11 || res.Ops+res.NotSent != 1000 {
+				t.Errorf("%d sent, %d not", res.Ops, res.NotSent)
+			}
+		})
+	}
 }
 
 func TestErrorsAreCounted(t *testing.T) {
@@ -142,20 +146,22 @@ func TestErrorsAreCounted(t *testing.T) {
 }
 
 func TestRunEndsWithContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, shards := cluster(t, 3)
-		s := settings("write")
-		s.DurationS, s.Rate = 3600, 1
-		r, err := New(c, shards, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if res := r.Run(ctx); res.Duration > 2 {
-			t.Errorf("ran for %v s", res.Duration)
-		}
-	})
+	for _, async := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, shards := cluster(t, 3)
+			s := settings("write")
+			s.DurationS, s.Rate = 3600, 0.1
+			r, err := New(withAsync(c, async), shards, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if res := r.Run(ctx); res.Duration > 2 {
+				t.Errorf("ran for %v s", res.Duration)
+			}
+		})
+	}
 }
 
 // TestKeysCoverShards checks that key i lies in shard i mod n, for shards of all widths.
@@ -261,6 +267,13 @@ func (c *asyncCluster) GoGet(ctx context.Context, key []byte, done func(error)) 
 func (c *asyncCluster) GoPut(ctx context.Context, key, value []byte, done func(error)) {
 	c.calls.Add(1)
 	go func() { _, err := c.Put(ctx, key, value); done(err) }()
+}
+
+func withAsync(c *clienttest.Cluster, async bool) client.KV {
+	if async {
+		return &asyncCluster{Cluster: c}
+	}
+	return c
 }
 
 // TestAsync runs the closed loop without a goroutine per request.

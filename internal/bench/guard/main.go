@@ -45,10 +45,12 @@ func command(ctx context.Context, args []string) error {
 		return run(ctx, args[1:])
 	case len(args) > 0 && args[0] == "sustained":
 		return runSustained(ctx, args[1:], os.Stdout)
+	case len(args) > 0 && args[0] == "limits":
+		return runLimits(ctx, args[1:], os.Stdout)
 	case len(args) == 3 && args[0] == "compare":
 		return compareFiles(ctx, args[1], args[2], os.Stdout)
 	}
-	return errors.New("usage: guard run [flags] | guard compare OLD.json NEW.json | guard sustained [flags]")
+	return errors.New("usage: guard run [flags] | guard compare OLD.json NEW.json | guard sustained [flags] | guard limits [flags]")
 }
 
 func run(ctx context.Context, args []string) error {
