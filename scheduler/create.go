@@ -127,9 +127,8 @@ const (
 func (l *Lane) present(n NewReplica) presence {
 	key := store.Key{Shard: n.Descriptor.Shard, Replica: n.Replica}
 	r := l.byShard[key.Shard]
-	_, dead := l.tombs[key]
 	switch {
-	case dead || r != nil && r.key != key:
+	case l.tombAbove(key) || r != nil && r.key != key:
 		return replicaOther
 	case r != nil && r.machine != nil:
 		return replicaThere

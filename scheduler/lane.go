@@ -35,11 +35,11 @@ type Lane struct {
 	byShard map[engine.ShardID]*replica
 	// list holds all replicas; sweeps walk over it in pieces.
 	list []*replica
-	// tombs are the replicas that were removed for good: a late message never brings one back.
-	tombs map[store.Key]struct{}
-	// burials are those of them whose tombstone is not durable yet, with who waits for that.
+	// tombs are the highest replicas of their shards that were removed for good: a late message brings back none of them, nor an earlier one.
+	tombs map[engine.ShardID]engine.ReplicaID
+	// burials are the removed replicas whose tombstone is not durable yet, with who waits for that.
 	burials map[store.Key][]func(error)
-	// covered are those of them that a snapshot has absorbed whose link is not durable: see takeCovered.
+	// covered are those that a snapshot has absorbed whose link is not durable: see takeCovered.
 	covered map[store.Key]covered
 	// votes wait for replicas that an earlier one of their shard stands in the way of (rule Log7).
 	votes     map[store.Key]engine.Vote
@@ -128,7 +128,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		id: id, s: s,
 		log:     s.log.Lane(id),
 		byShard: map[engine.ShardID]*replica{},
-		tombs:   map[store.Key]struct{}{},
+		tombs:   map[engine.ShardID]engine.ReplicaID{},
 		burials: map[store.Key][]func(error){},
 		covered: map[store.Key]covered{},
 		votes:   map[store.Key]engine.Vote{},

@@ -500,7 +500,7 @@ func (s *Scheduler) mergeWritten(mg *absorb) {
 
 // buried forgets a replica whose tombstone is durable (rule Log7). What its clients wait for never had an effect: it stands behind Freeze.
 func (l *Lane) buried(r *replica) {
-	l.tombs[r.key] = struct{}{}
+	l.noteRemoved(r.key)
 	l.gravestone(r.key)
 	if !r.removed {
 		err := &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard was merged into its left neighbour"}
@@ -572,7 +572,7 @@ func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.C
 		}
 		for _, r := range list {
 			l.s.logger.Info("replica was absorbed", "shard", uint64(r.key.Shard), "by", uint64(desc.Shard))
-			l.tombs[r.key] = struct{}{}
+			l.noteRemoved(r.key)
 			l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 			l.drop(r)
 			l.covered[r.key] = covered{r, desc.Shard}

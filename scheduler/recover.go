@@ -87,7 +87,7 @@ func (s *Scheduler) recover(rec *raftlog.Recovery) error {
 		delete(logs, r.Key)
 		l := s.laneOf(r.Shard)
 		if r.Tombstone {
-			l.tombs[r.Key] = struct{}{}
+			l.noteRemoved(r.Key)
 			if rl != nil {
 				l.log.Adopt(r.Key)
 				l.log.Drop(r.Key)
@@ -253,15 +253,13 @@ func (l *Lane) unpinVote(key store.Key) {
 
 // tombAbove tells whether this replica of the shard, or a later one, was removed.
 func (l *Lane) tombAbove(k store.Key) bool {
-	if len(l.tombs) == 0 {
-		return false
-	}
-	for t := range l.tombs {
-		if t.Shard == k.Shard && t.Replica >= k.Replica {
-			return true
-		}
-	}
-	return false
+	last, ok := l.tombs[k.Shard]
+	return ok && last >= k.Replica
+}
+
+// noteRemoved notes that a replica was removed for good.
+func (l *Lane) noteRemoved(k store.Key) {
+	l.tombs[k.Shard] = max(l.tombs[k.Shard], k.Replica)
 }
 
 // newUninitialised makes a replica of which nothing is known but its name (rule Split4).

@@ -101,7 +101,7 @@ func (l *Lane) removeNow(r *replica, done func(error)) {
 
 // entomb gives a replica that is silent, and has applied so much, its tombstone.
 func (l *Lane) entomb(key store.Key, m *shard.Machine, applied engine.LogID, done func(error)) {
-	l.tombs[key] = struct{}{}
+	l.noteRemoved(key)
 	l.burials[key] = []func(error){done}
 	l.bury(key, m, state.Change{Record: shard.TombstoneRecord(key, applied)})
 }

@@ -350,7 +350,7 @@ func (l *Lane) bearChild(b *birth, i int) {
 	c := &b.plan.Children[i]
 	key := c.Record.Key
 	old := l.byShard[key.Shard]
-	if _, dead := l.tombs[key]; dead || l.tombAbove(key) || old != nil && (old.key != key || old.machine != nil) {
+	if l.tombAbove(key) || old != nil && (old.key != key || old.machine != nil) {
 		l.answerBirth(b, i, nil)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -323,7 +324,7 @@ func TestCreateBesideSnapshot(t *testing.T) {
 	}
 
 	gone := store.Key{Shard: 3, Replica: 1}
-	n.l.tombs[gone] = struct{}{}
+	n.l.noteRemoved(gone)
 	rec3, err := shard.NewReplicaRecord(testDescriptor(3, 1), 1, 98)
 	if err != nil {
 		t.Fatal(err)
@@ -331,6 +332,27 @@ func TestCreateBesideSnapshot(t *testing.T) {
 	n.l.create(&rec3, CreateOptions{}, func(e error) { err = e })
 	if !errors.Is(err, ErrExists) || n.l.byShard[3] != nil {
 		t.Fatalf("a removed replica was made again: %v", err)
+	}
+}
+
+// TestTombAbove: a tombstone is for its replica and those before it, in whatever order they are noted, and for no other shard.
+func TestTombAbove(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		l := &Lane{tombs: map[engine.ShardID]engine.ReplicaID{}}
+		var all []store.Key
+		for range rng.IntN(8) {
+			k := store.Key{Shard: engine.ShardID(rng.IntN(3)), Replica: engine.ReplicaID(1 + rng.IntN(5))}
+			all = append(all, k)
+			l.noteRemoved(k)
+		}
+		for i := range 3 * 7 {
+			k := store.Key{Shard: engine.ShardID(i / 7), Replica: engine.ReplicaID(i % 7)}
+			want := slices.ContainsFunc(all, func(t store.Key) bool { return t.Shard == k.Shard && t.Replica >= k.Replica })
+			if got := l.tombAbove(k); got != want {
+				t.Fatalf("seed %d: %v above %v: %v", seed, all, k, got)
+			}
+		}
 	}
 }
 
