@@ -222,6 +222,23 @@ func TestRuleReadWithoutLeaseNeedsARound(t *testing.T) {
 	}
 }
 
+// Rule Engine4: what a leader has inherited may have been acknowledged; it reads nothing before it has applied all that, its own blank entry included.
+func TestRuleReadsWaitForTheBlankEntry(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1 runs=2.2-4 vote=2:1!", "tick at=10000", "tick at=11000",
+		"vote-response at=11001 from=2 pre granted request=3:1 vote=2:1", "flush", "vote-response at=11003 from=2 granted request=3:1 vote=3:1", "flush")
+	wantNot(t, play(t, s, "heartbeat-response at=11010 from=2 vote=3:1! sent=11003 promise=1000", "read token=1"), "ReadReady")
+	if !s.e.IsLeader() || s.e.LeaseValid(s.now) {
+		t.Errorf("leader %v, lease valid %v", s.e.IsLeader(), s.e.LeaseValid(s.now))
+	}
+	want(t, play(t, s, "append-response at=11011 from=2 vote=3:1! stream=1 seq=1 sent=11003 ok match=3.5 promise=1000"), "Apply 2..5")
+	wantNot(t, play(t, s, "applied id=2.4"), "ReadReady")
+	want(t, play(t, s, "applied id=3.5"), "ReadReady token=1")
+	if !s.e.LeaseValid(s.now) {
+		t.Error("all is applied, and there is no lease")
+	}
+}
+
 // FAULTS 2.10: the log behind a snapshot is kept only if it holds the snapshot's last entry.
 func TestRuleSnapshotEndsConflictingTail(t *testing.T) {
 	for _, c := range []struct {
