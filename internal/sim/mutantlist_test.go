@@ -32,7 +32,7 @@ var mutants = []mutant{
 	{name: "joint-asks-one-set", rule: "DESIGN 3.4", file: "engine/quorum.go", old: "for _, set := range m.Voters {\n\t\tvar buf", new: "for _, set := range m.Voters[len(m.Voters)-1:] {\n\t\tvar buf", pkg: "./engine", run: engineAll},
 	{name: "quorum-is-half", rule: "Raft", file: "engine/quorum.go", old: "return values[len(values)/2]", new: "return values[(len(values)-1)/2]", pkg: "./engine", run: engineAll},
 	{name: "purge-what-is-not-checkpointed", rule: "Engine7", file: "scheduler/checkpoint.go", old: "at := it.change.Record.Applied\n", new: "at := r.machine.Applied()\n"},
-	{name: "no-tombstone", rule: "FAULTS 2.20, R6", file: "scheduler/remove.go", old: "l.tombs[r.key] = struct{}{}", new: ""},
+	{name: "no-tombstone", rule: "FAULTS 2.20, R6", file: "scheduler/remove.go", old: "l.noteRemoved(key)", new: ""},
 	{name: "waiters-by-index", rule: "Engine6", file: "scheduler/apply.go", old: "case w.term == id.Term && w.index == id.Index:", new: "case w.index == id.Index:"},
 	{name: "no-deduplication", rule: "Cluster1", file: "shard/apply.go", old: "inSession := !w.Session.IsZero()", new: "inSession := false && !w.Session.IsZero()"},
 	{name: "table-not-in-records", rule: "FAULTS 2.26, R20", file: "shard/machine.go", old: "b = appendSessions(b, &m.sessions)", new: "b = appendSessions(b, &sessions{})"},
@@ -82,7 +82,7 @@ var mutants = []mutant{
 	{name: "frees-what-is-needed", rule: "Log5", file: "store/raftlog/log.go", old: "low = min(low, a.floor.Load())", new: "_ = a.floor.Load()"},
 	{name: "rewrite-adds", rule: "Log6", file: "store/raftlog/recover.go", old: "\t\tr.reset(&p.cache)\n\t\tr.vote, r.committed", new: "\t\tr.vote, r.committed", pkg: "./store/raftlog", run: "."},
 	{name: "vote-dropped-with-entries", rule: "Log7", file: "scheduler/recover.go", old: "\t\tout.Vote = bornIn(rec.Applied.Term, rl.Vote)\n\t\tl.log.Init(rec.Key, out.Vote, rec.Applied)\n\tdefault", new: "\t\tl.log.Init(rec.Key, engine.Vote{}, rec.Applied)\n\tdefault"},
-	{name: "log-dropped-before-the-tombstone", rule: "Log7", file: "scheduler/remove.go", old: "change := state.Change{Record: shard.TombstoneRecord(r.key, applied)}", new: "l.log.Drop(r.key)\n\tchange := state.Change{Record: shard.TombstoneRecord(r.key, applied)}"},
+	{name: "log-dropped-before-the-tombstone", rule: "Log7", file: "scheduler/remove.go", old: "l.bury(key, m, state.Change{", new: "l.log.Drop(key)\n\tl.bury(key, m, state.Change{"},
 	// The state
 	{name: "failed-commit-is-survived", rule: "State6", file: "scheduler/checkpoint.go", old: "c.s.fatal(fmt.Errorf(\"checkpoint of %d shards: %w\", len(items), err))", new: "", pkg: "./scheduler", run: "TestFailedCommit"},
 	{name: "failed-sync-is-survived", rule: "FAULTS 2.17", file: "scheduler/logwriter.go", old: "s.fatal(fmt.Errorf(\"raft log: %w\", err))\n\t\treturn false", new: "return true", pkg: "./scheduler", run: "TestFailedSync"},
@@ -94,7 +94,7 @@ var mutants = []mutant{
 	{name: "shard-time-goes-back", rule: "State8", file: "shard/apply.go", old: "if stamp > m.time {", new: "if stamp != m.time && stamp > 0 {"},
 	// Split
 	{name: "two-splits-at-once", rule: "Split2", file: "scheduler/split.go", old: "if l.settling(r) && r.machine.Merge().Role == shard.MergeNone { // rule", new: "if false { // rule"},
-	{name: "split-raises-the-dead", rule: "Split3", file: "scheduler/split.go", old: "if _, dead := l.tombs[key]; dead || l.tombAbove(key) || old != nil &&", new: "if old != nil &&", pkg: "./scheduler/simrt", run: "TestSplit"},
+	{name: "split-raises-the-dead", rule: "Split3", file: "scheduler/split.go", old: "if l.tombAbove(key) || old != nil &&", new: "if old != nil &&", pkg: "./scheduler/simrt", run: "TestSplit"},
 	{name: "inherited-split-appoints", rule: "Engine1", file: "scheduler/split.go", old: " && r.eng.Status().Vote.Term == id.Term", new: "", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
 	{name: "campaigns-in-the-term-of-birth", rule: "Engine1", file: "scheduler/split.go", old: "if v.Term < term {", new: "if false {", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
 	{name: "vote-of-the-unborn-forgotten", rule: "Split3", file: "scheduler/split.go", old: "rc.Vote = old.eng.Status().Vote", new: "rc.Vote = engine.Vote{}"},
