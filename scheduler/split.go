@@ -138,7 +138,7 @@ func (l *Lane) sampleSplitKeys(id engine.ShardID, parts, tries int, done func([]
 	case parts < 2 || parts > shard.SplitChildrenMax+1:
 		done(nil, &shard.InvalidError{What: fmt.Sprintf("a split into %d parts", parts)})
 		return
-	case l.settling(r) && r.ckpt.cut == nil: // the store does not have it in its own place, or not for long
+	case l.settling(r) && (r.ckpt.cut == nil || r.ckpt.queued): // the store does not have it in its own place, or not for long
 		l.whenSettled(r, func(l *Lane) { l.sampleSplitKeys(id, parts, tries, done) })
 		return
 	}
