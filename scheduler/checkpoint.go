@@ -167,6 +167,9 @@ const (
 	// restMax is how many times as long as a transaction took the checkpointer rests after it while there is room: its writes and the
 	// syncs of the log share a device.
 	restMax = 3
+	// restTime is the longest rest. Transactions of many shards take less than a third of that. One that takes longer is of one big shard, which would only
+	// grow meanwhile, and what waits for its next one with it.
+	restTime = 500 * time.Millisecond
 	// restUntil is how many times its bound the log, or what the overlays hold, may reach before there is no rest any more.
 	restUntil = 1.75
 )
@@ -185,7 +188,7 @@ func (c *checkpointer) rest(took time.Duration) time.Duration {
 // restAfter is the whole rest up to the bound, and shrinks to none at restUntil.
 func restAfter(took time.Duration, filled float64) time.Duration {
 	room := min(max(restUntil-filled, 0)/(restUntil-1), 1)
-	return time.Duration(restMax * room * float64(took))
+	return min(time.Duration(restMax*room*float64(took)), restTime)
 }
 
 // step writes one transaction, and tells whether there was anything to write.

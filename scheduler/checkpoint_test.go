@@ -48,6 +48,9 @@ func TestCheckpointOrder(t *testing.T) {
 }
 
 func TestRestAfterCheckpoint(t *testing.T) {
+	if got := restAfter(4*time.Second, 1); got != restTime {
+		t.Errorf("after a long one: %v", got)
+	}
 	for _, c := range []struct {
 		filled float64
 		want   time.Duration
