@@ -343,6 +343,7 @@ func (l *Lane) ckptLookAt(r *replica) bool {
 		if r.machine.LiveBytes() > snapshotOverlayMax*cfg.CheckpointShard {
 			l.hurrySnapshots(r)
 		}
+	case r.barrier: // a split or merge that is proposed would wait for the cut, and the clients with it; it is applied soon
 	case r.machine.LiveBytes() > cfg.CheckpointShard || l.now-r.ckpt.dirtySince > engine.Instant(cfg.CheckpointAge) ||
 		l.log.Stats(r.key).Bytes > cfg.ShardLogBytesMax/2:
 		l.checkpoint(r)
@@ -360,7 +361,7 @@ func (l *Lane) ckptLargest(want int64) {
 		if want <= 0 {
 			return
 		}
-		if r.ckpt.cut == nil {
+		if r.ckpt.cut == nil && !r.barrier {
 			want -= int64(r.machine.LiveBytes())
 			l.checkpoint(r)
 		}

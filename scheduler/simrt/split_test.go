@@ -710,3 +710,24 @@ func TestSplitBySample(t *testing.T) {
 	x.run(time.Second)
 	x.check(4)
 }
+
+// TestSplitBeforeCheckpoint has a checkpoint of the shard become due when its split is proposed: the split is not made to wait for it.
+func TestSplitBeforeCheckpoint(t *testing.T) {
+	x := newReshape(t, Options{Seed: 1250, Config: func(cfg *scheduler.Config) { cfg.CheckpointShard = 1 }}, 0)
+	put(t, x.c, parentShard, 1, "before")
+	x.run(3 * time.Second) // all is in checkpoints
+	d, n := x.owner(key(parentShard, 0))
+	n.NoCheckpoints = true
+	put(t, x.c, parentShard, 2, "dirty")
+	met := scheduler.FaultHook
+	scheduler.FaultHook = func(node engine.NodeID, id engine.ShardID, step string) {
+		met(node, id, step)
+		if step == "split: propose" {
+			n.Sched.LookForCheckpoints()
+		}
+	}
+	x.mustSplit(parentShard, x.spec(d, key(parentShard, 500)))
+	n.NoCheckpoints = false
+	x.run(time.Second)
+	x.check(2)
+}
