@@ -167,8 +167,8 @@ const (
 	// restMax is how many times as long as a transaction took the checkpointer rests after it while there is room: its writes and the
 	// syncs of the log share a device.
 	restMax = 3
-	// restTime is the longest rest. Transactions of many shards take less than a third of that. One that takes longer is of one big shard, which would only
-	// grow meanwhile, and what waits for its next one with it.
+	// restTime is the longest rest. A transaction that takes more than a third of that is most likely of one big shard, which would only grow
+	// meanwhile, and what waits for its next one with it.
 	restTime = 500 * time.Millisecond
 	// restUntil is how many times its bound the log, or what the overlays hold, may reach before there is no rest any more.
 	restUntil = 1.75

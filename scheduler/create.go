@@ -128,7 +128,7 @@ func (l *Lane) present(n NewReplica) presence {
 	key := store.Key{Shard: n.Descriptor.Shard, Replica: n.Replica}
 	r := l.byShard[key.Shard]
 	switch {
-	case l.tombAbove(key) || r != nil && r.key != key:
+	case l.tombAbove(key) || l.burying(key.Shard) || r != nil && r.key != key:
 		return replicaOther
 	case r != nil && r.machine != nil:
 		return replicaThere

@@ -138,6 +138,13 @@ func (l *Lane) bury(key store.Key, m *shard.Machine, change state.Change) {
 	})
 }
 
+// burying tells whether a removed replica of the shard still has its record: another one may not have one beside it, for after a crash
+// both would be alive.
+func (l *Lane) burying(id engine.ShardID) bool {
+	_, pending := l.burials[store.Key{Shard: id, Replica: l.tombs[id]}]
+	return pending
+}
+
 // answerBurial tells those who wait for the tombstone of a replica how its writing went. Until it is durable more may come.
 func (l *Lane) answerBurial(key store.Key, err error) {
 	list := l.burials[key]

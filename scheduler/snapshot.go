@@ -408,6 +408,10 @@ func (l *Lane) linkSnapshot(r *replica, snap *snapshotIn, meta engine.SnapshotMe
 		l.whenSettled(r, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
 		return
 	}
+	if l.burying(r.key.Shard) {
+		l.later(createRetry, func(l *Lane) { l.linkSnapshot(r, snap, meta) })
+		return
+	}
 	if r.machine != nil && r.machine.Applied().Index >= snap.record.Applied.Index { // it came too late (rule Log7)
 		l.abortIngest(snap.ingest)
 		l.snapshotLinked(r, snap, meta, false)

@@ -189,8 +189,8 @@ func TestLinkFails(t *testing.T) {
 	}
 }
 
-// linkCovering links a snapshot of r, shard 2, that has absorbed shard 3.
-func (n *storeNode) linkCovering(r *replica) {
+// ingest fills a fresh tablet with what the state holds of a replica.
+func (n *storeNode) ingest(key store.Key) *state.Ingest {
 	n.t.Helper()
 	tablet, err := n.db.AllocTablet()
 	if err != nil {
@@ -200,7 +200,7 @@ func (n *storeNode) linkCovering(r *replica) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	stored := n.record(r.key)
+	stored := n.record(key)
 	sn := n.db.OpenSnapshot(stored, stored)
 	for {
 		chunk, err := sn.Next(nil)
@@ -217,9 +217,16 @@ func (n *storeNode) linkCovering(r *replica) {
 	if _, err := in.Finish(); err != nil {
 		n.t.Fatal(err)
 	}
+	return in
+}
+
+// linkCovering links a snapshot of r, shard 2, that has absorbed shard 3.
+func (n *storeNode) linkCovering(r *replica) {
+	n.t.Helper()
+	in := n.ingest(r.key)
 	d := testDescriptor(2, 1)
 	d.End = testDescriptor(3, 1).End
-	rec, err := shard.NewReplicaRecord(d, 1, tablet)
+	rec, err := shard.NewReplicaRecord(d, 1, in.Tablet())
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -254,18 +261,25 @@ func (n *storeNode) record(key store.Key) state.Record {
 // buried tells whether the tombstone of a replica is durable.
 func (n *storeNode) buried(key store.Key) bool { return n.record(key).Tombstone }
 
-// TestCoveredAfterFailedLink: a link that fails has silenced the replicas that it covers. They have no tombstone, for a start must find
-// them where no snapshot comes again (rule Merge3); the next link writes it, and who waits for a removal hears of the failure.
-func TestCoveredAfterFailedLink(t *testing.T) {
-	n := newStoreNode(t)
-	left, r := n.create(2), n.create(3)
+// newCovered makes shards 2 and 3, and a snapshot of 2 that has absorbed 3 whose link fails: 3 is silent.
+func newCovered(t *testing.T) (n *storeNode, left, right *replica) {
+	t.Helper()
+	n = newStoreNode(t)
+	left, right = n.create(2), n.create(3)
 	n.spin(20)
 	n.db.full = true
 	n.linkCovering(left)
+	n.db.full = false
 	if n.l.byShard[3] != nil || left.linking {
 		t.Fatal("shard 3 is not silent, or the link goes on")
 	}
-	n.db.full = false
+	return n, left, right
+}
+
+// TestCoveredAfterFailedLink: a link that fails has silenced the replicas that it covers. They have no tombstone, for a start must find
+// them where no snapshot comes again (rule Merge3); the next link writes it, and who waits for a removal hears of the failure.
+func TestCoveredAfterFailedLink(t *testing.T) {
+	n, left, r := newCovered(t)
 	var got []error
 	n.l.remove(3, 1, func(err error) { got = append(got, err) })
 	n.spin(3)
@@ -280,12 +294,7 @@ func TestCoveredAfterFailedLink(t *testing.T) {
 
 // TestCoveredIsRemoved: where the absorber of a replica that a failed link has silenced is gone, its removal leaves a tombstone.
 func TestCoveredIsRemoved(t *testing.T) {
-	n := newStoreNode(t)
-	left, r := n.create(2), n.create(3)
-	n.spin(20)
-	n.db.full = true
-	n.linkCovering(left)
-	n.db.full = false
+	n, _, r := newCovered(t)
 	var got []error
 	n.l.remove(2, 1, func(err error) { got = append(got, err) })
 	n.spin(3)
@@ -670,6 +679,54 @@ func TestRemovedTwiceAtOnce(t *testing.T) {
 	n.l.remove(2, 1, func(err error) { got = append(got, err) })
 	if len(got) != 2 || got[1] != nil || len(n.l.burials) > 0 {
 		t.Fatalf("answers %v, %d burials", got, len(n.l.burials))
+	}
+}
+
+// TestNextReplicaWaitsForBurial: the next replica of a shard has no record beside that of a removed one whose tombstone waits for space: a
+// crash would leave both alive, and the node could not start.
+func TestNextReplicaWaitsForBurial(t *testing.T) {
+	n := newStoreNode(t)
+	old := n.create(2)
+	n.spin(20)
+	next := store.Key{Shard: 2, Replica: 2}
+	in := n.ingest(old.key)
+	n.db.full = true
+	n.l.remove(2, 1, func(error) {})
+	n.spin(3)
+	n.db.full = false // and the tombstone is tried again in a while
+	if got := n.l.present(NewReplica{Descriptor: testDescriptor(2, 1), Replica: 2}); got != replicaOther {
+		t.Fatalf("presence %v: it would be made", got)
+	}
+	r := n.l.newUninitialised(next)
+	d := testDescriptor(2, 1)
+	d.Replicas[0].Replica = 2
+	rec, err := shard.NewReplicaRecord(d, 2, in.Tablet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Applied.Index += 10
+	r.snapIn = &snapshotIn{token: 1, ingest: in, record: rec}
+	n.l.linkSnapshot(r, r.snapIn, engine.SnapshotMeta{Last: rec.Applied})
+	alive := func() (list []store.Key) {
+		recs, err := n.db.Records()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range recs {
+			if rec.Shard == 2 && !rec.Tombstone {
+				list = append(list, rec.Key)
+			}
+		}
+		return list
+	}
+	for range 300 {
+		if n.spin(1); len(alive()) > 1 {
+			t.Fatalf("%v are alive in the state", alive())
+		}
+		n.clock.now += 1e7
+	}
+	if list := alive(); len(list) != 1 || list[0] != next {
+		t.Fatalf("in the end %v are alive in the state", list)
 	}
 }
 

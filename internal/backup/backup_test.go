@@ -174,13 +174,18 @@ func (s *interrupted) Get(ctx context.Context, name string, max int64) ([]byte, 
 	return s.Store.Get(ctx, name, max)
 }
 
-// TestInterruptedAndIncremental makes a backup in two attempts and a child of it, in S3, and restores in two attempts.
-func TestInterruptedAndIncremental(t *testing.T) {
+// bucketURL names a prefix in a bucket of an S3 service that lives as long as the test, and lets the test in.
+func bucketURL(t *testing.T, prefix string) string {
 	server := httptest.NewServer(gofakes3.New(s3mem.New(), gofakes3.WithAutoBucket(true)).Server())
-	defer server.Close()
+	t.Cleanup(server.Close)
 	t.Setenv("AWS_ACCESS_KEY_ID", "somebody")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "something secret")
-	s3, err := backup.Open("s3://bucket/some/prefix?region=us-east-1&endpoint=" + server.URL)
+	return "s3://bucket/" + prefix + "?region=us-east-1&endpoint=" + server.URL
+}
+
+// TestInterruptedAndIncremental makes a backup in two attempts and a child of it, in S3, and restores in two attempts.
+func TestInterruptedAndIncremental(t *testing.T) {
+	s3, err := backup.Open(bucketURL(t, "some/prefix"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/kiloraft/kiloraft/internal/backup"
 	"github.com/kiloraft/kiloraft/node/nodetest"
@@ -33,16 +29,12 @@ func (m *meeting) PutNew(ctx context.Context, name string, data []byte) error {
 
 // TestSameName makes two backups of one name at a time: one succeeds, the other is refused, and what is there is the one's.
 func TestSameName(t *testing.T) {
-	server := httptest.NewServer(gofakes3.New(s3mem.New(), gofakes3.WithAutoBucket(true)).Server())
-	defer server.Close()
-	t.Setenv("AWS_ACCESS_KEY_ID", "somebody")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "something secret")
 	c := nodetest.Start(t, 1, nodetest.Options{})
 	c.Init(0, 2, 1)
 	cl := c.Node(0).Client()
 	put(t, cl, key(0), "value")
 	dir := t.TempDir()
-	for _, name := range []string{dir, "s3://bucket/prefix?region=us-east-1&endpoint=" + server.URL} {
+	for _, name := range []string{dir, bucketURL(t, "prefix")} {
 		s, err := backup.Open(name)
 		if err != nil {
 			t.Fatal(err)

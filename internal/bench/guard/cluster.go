@@ -28,28 +28,36 @@ var counters = []struct {
 	scale      float64
 }{{"process_cpu_seconds_total", "cpu-µs/op", 1e6}, {"kiloraft_log_syncs_total", "syncs/op", 1}}
 
-// measureCluster starts three processes, runs every load so often, one after the other, and stops them.
-func measureCluster(ctx context.Context, binary string, count int, d time.Duration) (out []metric, err error) {
-	c, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: 3, BasePort: -1})
+// onCluster starts three processes with so many shards, calls f, and stops them. dir holds their data; empty: a temporary directory.
+func onCluster(ctx context.Context, binary, dir string, nshards int, f func(g *cluster) error) (err error) {
+	c, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: 3, BasePort: -1, Dir: dir})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, c.Stop(context.WithoutCancel(ctx))) }()
-	g := cluster{binary: binary, c: c}
-	if _, err := g.command(ctx, "cluster", "init", "--shards", strconv.Itoa(shards)); err != nil {
-		return nil, err
+	g := &cluster{binary: binary, c: c}
+	if _, err := g.command(ctx, "cluster", "init", "--shards", strconv.Itoa(nshards)); err != nil {
+		return err
 	}
-	if _, err := g.command(ctx, "bench", "read", "--duration", "1s"); err != nil { // writes all keys first
-		return nil, err
-	}
-	for range count {
-		for _, l := range loads {
-			if out, err = g.measure(ctx, out, l, d); err != nil {
-				return nil, err
+	return f(g)
+}
+
+// measureCluster runs every load so often, one after the other.
+func measureCluster(ctx context.Context, binary string, count int, d time.Duration) (out []metric, err error) {
+	err = onCluster(ctx, binary, "", shards, func(g *cluster) error {
+		if _, err := g.command(ctx, "bench", "read", "--duration", "1s"); err != nil { // writes all keys first
+			return err
+		}
+		for range count {
+			for _, l := range loads {
+				if out, err = g.measure(ctx, out, l, d); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	return out, nil
+		return nil
+	})
+	return out, err
 }
 
 type cluster struct {
@@ -68,28 +76,41 @@ func (g *cluster) command(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
+// benchResult is what matters here of what `kiloraft bench` prints.
+type benchResult struct {
+	Ops     float64 `json:"ops"`
+	OpsPerS float64 `json:"ops_per_s"`
+	Errors  float64 `json:"errors"`
+	NotSent float64 `json:"not_sent"`
+	P50us   float64 `json:"p50_us"`
+	P99us   float64 `json:"p99_us"`
+}
+
+// bench runs a workload on keys that need not be there, or are.
+func (g *cluster) bench(ctx context.Context, workload string, args ...string) (r benchResult, err error) {
+	b, err := g.command(ctx, append([]string{"bench", workload, "--no-load"}, args...)...)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("bench printed %q: %w", b, err)
+	}
+	return r, nil
+}
+
 // measure runs one load once and adds its values to the metrics.
 func (g *cluster) measure(ctx context.Context, list []metric, load [2]string, d time.Duration) ([]metric, error) {
 	before, err := g.counters(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b, err := g.command(ctx, "bench", load[0], "--inflight", load[1], "--duration", d.String(), "--no-load")
+	res, err := g.bench(ctx, load[0], "--inflight", load[1], "--duration", d.String())
 	if err != nil {
 		return nil, err
 	}
 	after, err := g.counters(ctx)
 	if err != nil {
 		return nil, err
-	}
-	var res struct {
-		Ops     float64 `json:"ops"`
-		OpsPerS float64 `json:"ops_per_s"`
-		P50us   float64 `json:"p50_us"`
-		P99us   float64 `json:"p99_us"`
-	}
-	if err := json.Unmarshal(b, &res); err != nil {
-		return nil, fmt.Errorf("bench printed %q: %w", b, err)
 	}
 	name := "cluster " + load[0] + "/" + load[1]
 	list = add(list, name, "ops/s", res.OpsPerS)

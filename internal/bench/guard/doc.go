@@ -9,5 +9,7 @@
 // `guard sustained` writes to random keys for minutes and shows over time what might grow or fall: throughput, memory, log, state, bytes written to
 // the disk per byte of value; then seconds with a checkpoint against those without, and the time from kill -9 of all nodes to leaders of all shards.
 //
+// `guard limits` measures writes all over the shards beside one that gets all it can take, and what is done when twice the peak is offered.
+//
 // It imports internal/demo, for the processes.
 package main

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"github.com/kiloraft/kiloraft/internal/demo"
 )
 
 // limits is what `guard limits` measures and writes: what the many have while one shard is hot, and what a cluster does with twice the load that it can
@@ -50,25 +47,6 @@ type overload struct {
 	OpenLimit int       `json:"open_inflight"`
 }
 
-// benchResult is what matters here of what `kiloraft bench` prints.
-type benchResult struct {
-	OpsPerS float64 `json:"ops_per_s"`
-	Errors  float64 `json:"errors"`
-	NotSent float64 `json:"not_sent"`
-	P99us   float64 `json:"p99_us"`
-}
-
-func (g *cluster) bench(ctx context.Context, args ...string) (r benchResult, err error) {
-	b, err := g.command(ctx, append([]string{"bench", "write", "--no-load"}, args...)...)
-	if err != nil {
-		return r, err
-	}
-	if err := json.Unmarshal(b, &r); err != nil {
-		return r, fmt.Errorf("bench printed %q: %w", b, err)
-	}
-	return r, nil
-}
-
 func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
 	f := flag.NewFlagSet("guard limits", flag.ContinueOnError)
 	binary := f.String("bin", "bin/kiloraft", "the kiloraft binary")
@@ -88,36 +66,32 @@ func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
 	}
 	l := limits{Date: time.Now().UTC().Format(time.DateTime), Version: *version, CPUs: runtime.NumCPU(), LoadAvg: loadAverage(), Shards: *nshards,
 		Rounds: *rounds, Duration: duration.String(), Fairness: fairness{Rate: *rate, HotFlight: *hot}, Overload: overload{Inflight: *inflight, OpenLimit: 8 * *inflight}}
-	c, err := demo.StartCluster(ctx, demo.Options{Binary: *binary, Nodes: 3, BasePort: -1})
+	err = onCluster(ctx, *binary, "", *nshards, func(g *cluster) error { return l.measure(ctx, g, *duration) })
 	if err != nil {
 		return err
-	}
-	defer func() { err = errors.Join(err, c.Stop(context.WithoutCancel(ctx))) }()
-	g := cluster{binary: *binary, c: c}
-	if _, err := g.command(ctx, "cluster", "init", "--shards", strconv.Itoa(*nshards)); err != nil {
-		return err
-	}
-	if _, err := g.bench(ctx, "--inflight", "256", "--duration", duration.String()); err != nil { // files and heaps grow
-		return err
-	}
-	for range *rounds {
-		if err := l.Fairness.round(ctx, &g, *duration); err != nil {
-			return err
-		}
-	}
-	for range *rounds {
-		if err := l.Overload.round(ctx, &g, *duration); err != nil {
-			return err
-		}
 	}
 	l.print(w)
 	return writeJSON(*out, l)
 }
 
+func (l *limits) measure(ctx context.Context, g *cluster, d time.Duration) error {
+	if _, err := g.bench(ctx, "write", "--inflight", "256", "--duration", d.String()); err != nil { // files and heaps grow
+		return err
+	}
+	for _, round := range []func(context.Context, *cluster, time.Duration) error{l.Fairness.round, l.Overload.round} {
+		for range l.Rounds {
+			if err := round(ctx, g, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // round measures the steady writers alone, and beside one shard that gets all it can take.
 func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error {
 	steady := []string{"--rate", strconv.FormatFloat(f.Rate, 'f', -1, 64), "--inflight", "256", "--duration", d.String()}
-	alone, err := g.bench(ctx, steady...)
+	alone, err := g.bench(ctx, "write", steady...)
 	if err != nil {
 		return err
 	}
@@ -127,14 +101,14 @@ func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error
 	}
 	hot := make(chan result, 1)
 	go func() { // ends with its load, which ctx ends
-		r, err := g.bench(ctx, "--shards", "1", "--inflight", strconv.Itoa(f.HotFlight), "--duration", (d + 2*time.Second).String())
+		r, err := g.bench(ctx, "write", "--shards", "1", "--inflight", strconv.Itoa(f.HotFlight), "--duration", (d + 2*time.Second).String())
 		hot <- result{r, err}
 	}()
 	select {
 	case <-time.After(time.Second): // the hot load has begun
 	case <-ctx.Done():
 	}
-	beside, err := g.bench(ctx, steady...)
+	beside, err := g.bench(ctx, "write", steady...)
 	h := <-hot
 	if err := errors.Join(err, h.err); err != nil {
 		return err
@@ -145,12 +119,12 @@ func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error
 
 // round finds the peak with a closed loop, and then offers twice as much, due at fixed times.
 func (o *overload) round(ctx context.Context, g *cluster, d time.Duration) error {
-	peak, err := g.bench(ctx, "--inflight", strconv.Itoa(o.Inflight), "--duration", d.String())
+	peak, err := g.bench(ctx, "write", "--inflight", strconv.Itoa(o.Inflight), "--duration", d.String())
 	if err != nil {
 		return err
 	}
 	offered := 2 * peak.OpsPerS
-	over, err := g.bench(ctx, "--rate", strconv.FormatFloat(offered, 'f', 0, 64), "--inflight", strconv.Itoa(o.OpenLimit), "--duration", d.String())
+	over, err := g.bench(ctx, "write", "--rate", strconv.FormatFloat(offered, 'f', 0, 64), "--inflight", strconv.Itoa(o.OpenLimit), "--duration", d.String())
 	if err != nil {
 		return err
 	}

@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kiloraft/kiloraft/internal/demo"
 )
 
 // sustained is what `guard sustained` measures and writes.
@@ -77,21 +75,16 @@ func runSustained(ctx context.Context, args []string, w io.Writer) (err error) {
 		return errors.New("no arguments; shards, keys, duration and interval must be positive, the last two at least a second")
 	}
 	r := sustained{Date: time.Now().UTC().Format(time.DateTime), Version: *version, CPUs: runtime.NumCPU(), LoadAvg: loadAverage(), Shards: *nshards}
-	c, err := demo.StartCluster(ctx, demo.Options{Binary: *binary, Nodes: 3, BasePort: -1, Dir: *dir})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Stop(context.WithoutCancel(ctx))) }()
-	g := cluster{binary: *binary, c: c}
-	if _, err := g.command(ctx, "cluster", "init", "--shards", strconv.Itoa(*nshards)); err != nil {
-		return err
-	}
 	load := []string{"bench", "write", "--no-load", "--inflight", strconv.Itoa(*inflight), "--keys", strconv.Itoa(*keys), "--value-size", strconv.Itoa(*valueSize),
 		"--duration", duration.String(), "--rate", strconv.FormatFloat(*rate, 'f', -1, 64)}
-	if err := r.watch(ctx, g, load, *every, float64(*valueSize), w); err != nil {
+	err = onCluster(ctx, *binary, *dir, *nshards, func(g *cluster) (err error) {
+		if err := r.watch(ctx, g, load, *every, float64(*valueSize), w); err != nil {
+			return err
+		}
+		r.RecoveryS, err = g.recovery(ctx)
 		return err
-	}
-	if r.RecoveryS, err = g.recovery(ctx); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	r.Checkpoints.finish()
@@ -100,7 +93,7 @@ func runSustained(ctx context.Context, args []string, w io.Writer) (err error) {
 }
 
 // watch runs the load and looks at the nodes once a second until it ends.
-func (r *sustained) watch(ctx context.Context, g cluster, load []string, every time.Duration, valueSize float64, w io.Writer) error {
+func (r *sustained) watch(ctx context.Context, g *cluster, load []string, every time.Duration, valueSize float64, w io.Writer) error {
 	type result struct {
 		out []byte
 		err error
