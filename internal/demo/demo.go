@@ -172,11 +172,11 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	results := make(chan error)
 	for _, p := range c.Nodes {
 		go func() {
-			err := p.Unexpected()
-			if err == nil {
-				err = p.Stop(ctx)
+			if !p.running() { // killed, as people are invited to, or by itself
+				results <- p.Unexpected()
+				return
 			}
-			results <- err
+			results <- p.Stop(ctx)
 		}()
 	}
 	var errs []error
