@@ -6,6 +6,9 @@
 // there removes it and kills itself. Removing it is the claim: of several processes that share a directory one dies. A test arms points
 // while the processes run, and sees by the absence of the file that a point was met. Unarmed, a point costs a look at a variable.
 //
+// A device can be made slow in the same way: while a file of its label is there ("disk: sync@4711"), each use takes longer by the duration
+// that the file holds ("400ms").
+//
 // It imports the standard library alone, and any package but the engine, which is pure, may use it.
 package fault
 
@@ -14,7 +17,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 )
 
 // Env is the name of the environment variable that holds the directory.
@@ -41,6 +46,33 @@ func met(label string) {
 	fmt.Fprintf(os.Stderr, "killed at the fault point %q\n", label)
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
+}
+
+// DiskSync is the label of what makes durable what was written to a disk, for Delay.
+const DiskSync = "disk: sync"
+
+// Delay waits for as long as a test wants the use of a device to take longer. Any goroutine may call it.
+func Delay(label string) {
+	if dir != "" {
+		delay(label)
+	}
+}
+
+func delay(label string) {
+	path := filepath.Join(dir, label)
+	b, err := os.ReadFile(path + "@" + strconv.Itoa(os.Getpid()))
+	if err != nil {
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return
+	}
+	d, err := time.ParseDuration(strings.TrimSpace(string(b)))
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "fault %q: %v\n", label, err)
+		return
+	}
+	time.Sleep(d)
 }
 
 // Others are points that none of what Labels lists leads to for certain: nothing becomes durable there.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Every label is a point in the source, and every point a label. Those of operations are put together from kind and step there: here it is
@@ -102,5 +103,32 @@ func TestAt(t *testing.T) {
 	}
 	if _, exit := run(dir); exit != nil {
 		t.Errorf("a second time: %v", exit)
+	}
+}
+
+// A delay is that of the process's own file, else that of all; none without a file.
+func TestDelay(t *testing.T) {
+	old := dir
+	defer func() { dir = old }()
+	dir = t.TempDir()
+	took := func() time.Duration {
+		begin := time.Now()
+		Delay(DiskSync)
+		return time.Since(begin)
+	}
+	write := func(name, d string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(d), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(DiskSync+"@1", "1h")
+	took() // of another process: the test would not end
+	write(DiskSync, "20ms")
+	if d := took(); d < 20*time.Millisecond {
+		t.Errorf("all wait 20 ms, and this took %v", d)
+	}
+	write(DiskSync+"@"+strconv.Itoa(os.Getpid()), "40ms\n")
+	if d := took(); d < 40*time.Millisecond {
+		t.Errorf("this process waits 40 ms, and this took %v", d)
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
 // tabletsName is the bucket whose sub-buckets are the tablets. The other buckets are named by their space.
@@ -179,6 +181,7 @@ func (b *boltKV) transact(fn func(kvTx) error) (own bool, err error) {
 		}
 	}
 	high := tx.Size()
+	fault.Delay(fault.DiskSync)
 	if err := tx.Commit(); err != nil {
 		return false, err
 	}

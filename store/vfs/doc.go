@@ -6,5 +6,5 @@
 // removed) is durable only after SyncDir; a write of one aligned sector of 512 bytes is there or not, a longer one may
 // be there in parts.
 //
-// It imports the standard library and golang.org/x/sys only.
+// It imports the standard library, golang.org/x/sys and internal/fault only.
 package vfs

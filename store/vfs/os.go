@@ -8,6 +8,8 @@ import (
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
 // OS returns the file system of the operating system.
@@ -114,6 +116,7 @@ func (f osFile) Allocate(size int64) error {
 }
 
 func (f osFile) Datasync() error {
+	fault.Delay(fault.DiskSync)
 	if err := ignoringEINTR(func() error { return datasync(f.File) }); err != nil {
 		return fmt.Errorf("fdatasync %s: %w", f.Name(), err)
 	}
