@@ -370,11 +370,14 @@ func (l *Lane) stopReplica(r *replica, err error) {
 	l.leaveOffice(r)
 }
 
-// leaveOffice has a stopped replica resign, if it leads, as soon as another voter has all of its log: before that nobody else may be able to win.
+// stuck tells whether r applies nothing more by itself.
+func (r *replica) stuck() bool { return r.stopped || r.wantSnapshot }
+
+// leaveOffice has a stuck replica resign, if it leads, as soon as another voter has all of its log: before that nobody else may be able to win.
 // It may win again, and leaves again.
 func (l *Lane) leaveOffice(r *replica) {
 	l.box.putCall(func(l *Lane) {
-		if r.removed || !r.stopped || !r.eng.IsLeader() {
+		if r.removed || !r.stuck() || !r.eng.IsLeader() {
 			return
 		}
 		last := r.eng.Status().Last
@@ -424,7 +427,7 @@ func (l *Lane) leadershipChanged(r *replica) {
 	r.run = ownRun{}
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
-		if r.stopped {
+		if r.stuck() {
 			l.leaveOffice(r)
 		}
 	} else {

@@ -54,7 +54,7 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 		return nil
 	}
 	key := store.Key{Shard: m.Shard, Replica: m.To}
-	if l.tombAbove(key) || l.orphans[key] != nil {
+	if l.tombAbove(key) || l.orphaned(m.Shard) {
 		l.step(m.Shard, "remove: refused")
 		return nil
 	}

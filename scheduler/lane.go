@@ -53,7 +53,7 @@ type Lane struct {
 	pinned    []store.Key
 	// orphans are what the log holds of replicas that have no record: children whose parent has not been replayed to its split. They
 	// are silent until then, for they have voted and acknowledged entries (rule Log7).
-	orphans         map[store.Key]*orphan
+	orphans         map[engine.ShardID]*orphan
 	delayed         []delayed
 	transferRefused uint64
 	refusedReason   engine.Reason // of transferRefused
@@ -132,7 +132,7 @@ func newLane(s *Scheduler, id int) *Lane {
 		burials: map[store.Key][]func(error){},
 		covered: map[store.Key]covered{},
 		votes:   map[store.Key]engine.Vote{},
-		orphans: map[store.Key]*orphan{},
+		orphans: map[engine.ShardID]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},
 		inbound: &wire.Message{},
 		env:     &shard.Env{},
@@ -229,9 +229,14 @@ func (l *Lane) add(r *replica) error {
 	return nil
 }
 
-// drop forgets r.
+// drop forgets r, and what was to become of it.
 func (l *Lane) drop(r *replica) {
 	r.removed = true
+	l.cancelMerge(r)
+	if r.snapIn != nil && !r.linking {
+		l.abortIngest(r.snapIn.ingest)
+		r.snapIn = nil
+	}
 	l.touch(r)
 	l.timers.remove(r)
 	delete(l.byShard, r.key.Shard)

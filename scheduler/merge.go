@@ -33,6 +33,8 @@ const (
 	mergeOverlayMax = 256 << 10
 	// rightMissingMax is how long a Merge waits for a replica of R that is not there, before L asks for a snapshot.
 	rightMissingMax = engine.Duration(2e9)
+	// rightMissingEvery is how often it asks.
+	rightMissingEvery = engine.Duration(250e6)
 )
 
 // MergeSpec names two neighbours and the exact versions at which they are to be merged (rule Cluster6).
@@ -368,6 +370,7 @@ func (l *Lane) mergeMessage(r *replica, from engine.NodeID, o *wire.MergeOrder, 
 // applyMergeStep applies a merge entry.
 func (l *Lane) applyMergeStep(r *replica, id engine.LogID, payload []byte) (wait bool, err error) {
 	if r.birth != nil { // rule Split2
+		l.hurryBirth(r)
 		r.apply.parked = true
 		return true, nil
 	}
@@ -435,7 +438,9 @@ func (l *Lane) handRight(mg *absorb) {
 	r := l.byShard[mg.needs.Other]
 	if r == nil || r.machine == nil {
 		if l.now-mg.since > engine.Instant(rightMissingMax) {
-			mg.left.lane.box.putCall(func(l *Lane) { mg.left.wantSnapshot = mg.left.merge == mg })
+			mg.left.lane.box.putCall(func(l *Lane) { l.missRight(mg) })
+			l.later(rightMissingEvery, again)
+			return
 		}
 		l.later(2*mergeTick, again)
 		return
@@ -463,6 +468,24 @@ func (l *Lane) handRight(mg *absorb) {
 	l.step(r.key.Shard, "merge: right cut")
 	gen, change := r.ckpt.gen, r.ckpt.cut.change
 	mg.left.lane.box.putCall(func(l *Lane) { l.rightReady(mg, r, gen, change) })
+}
+
+// missRight has L's replica ask for a snapshot from behind the Merge, for the replica of R is not here. Its log is complete, so its leader sends it
+// nothing by itself, and may sleep: it must be woken. If it leads, nobody sends it a snapshot: it leaves the office to another one.
+func (l *Lane) missRight(mg *absorb) {
+	r := mg.left
+	if r.removed || r.merge != mg {
+		return
+	}
+	if !r.wantSnapshot {
+		r.wantSnapshot = true
+		l.s.logger.Warn("a merge waits for a snapshot, the right shard's replica is not here", "shard", uint64(r.key.Shard), "right", uint64(mg.needs.Other))
+		l.leaveOffice(r)
+	}
+	l.provoke(r)
+	if v := r.eng.Status().Vote; v.Committed && v.Peer != r.self {
+		l.tellBehind(r, v)
+	}
 }
 
 // rightReady writes L and the end of R in one transaction.
@@ -547,21 +570,23 @@ type covered struct {
 // start lies in its range and its version is above theirs (rules Split5, Merge3). It returns the tombstones to be written with it. Only with
 // it: until then the data of the absorbed shard may be on this node in that replica alone, and a start must find it. If the link fails
 // they are silent, and covered, and the next link that proves them dead takes them again.
+//
+// Whenever it has to wait it begins again at the first lane: what it waits for may bear children, in any lane.
 func (s *Scheduler) takeCovered(lane int, desc *shard.Descriptor, dead []state.Change, then func([]state.Change)) {
 	if lane == len(s.lanes) {
 		then(dead)
 		return
 	}
 	s.lanes[lane].box.putCall(func(l *Lane) {
+		again := func(*Lane) { s.takeCovered(0, desc, dead, then) }
+		if l.bearing() {
+			l.later(createRetry, again)
+			return
+		}
 		var list []*replica
 		for _, r := range l.list {
 			if r.machine == nil || !desc.ProvesDead(r.machine.Desc()) {
 				continue
-			}
-			again := func(*Lane) { s.takeCovered(lane, desc, dead, then) }
-			if l.replaying(r) {
-				l.later(createRetry, again)
-				return
 			}
 			if l.settling(r) {
 				l.expedite(r)
@@ -596,7 +621,10 @@ func (s *Scheduler) dropCovered(dead []state.Change) {
 	for i := range dead {
 		key := dead[i].Record.Key
 		s.laneOf(key.Shard).box.putCall(func(l *Lane) {
-			delete(l.covered, key)
+			if c, ok := l.covered[key]; ok {
+				c.r.machine.Close() // it was settled: nobody reads its overlays
+				delete(l.covered, key)
+			}
 			l.gravestone(key)
 			l.log.Drop(key)
 			l.answerBurial(key, nil)

@@ -186,7 +186,8 @@ type orphan struct {
 // recoverLog takes what the log knows of a replica without a record. One that was never initialised is made again, for its vote must be
 // kept (rule Split3). One that was is the child of a split whose checkpoint was not written: it is silent until its parent has been
 // replayed (rule Log7). A replica that was removed, or is older than the one of its shard that is here, is never asked again and
-// forgotten. A younger one is not: the crash came between its first vote and the tombstone of the one that is here; its vote waits for it.
+// forgotten. A younger one is not: the crash came between its first vote and the tombstone of the one that is here, or that is an orphan; its vote
+// waits for it.
 func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 	l.log.Adopt(rl.Key)
 	here := l.byShard[rl.Key.Shard]
@@ -194,7 +195,7 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 		l.log.Drop(rl.Key)
 		return nil
 	}
-	if here != nil {
+	if here != nil || l.orphaned(rl.Key.Shard) {
 		l.log.Init(rl.Key, rl.Vote, engine.LogID{})
 		l.votes[rl.Key] = rl.Vote
 		return nil
@@ -204,7 +205,7 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", rl.Key.Shard, err)
 		}
-		l.orphans[rl.Key] = &orphan{rl, specials}
+		l.orphans[rl.Key.Shard] = &orphan{rl, specials}
 		l.s.orphans.Add(1)
 		l.s.logger.Info("replica waits for its parent to be replayed", "shard", uint64(rl.Key.Shard), "replica", uint64(rl.Key.Replica))
 		return nil
@@ -216,11 +217,12 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 
 // takeOrphan returns the orphan of this name, which is none from now on; nil if there is none.
 func (l *Lane) takeOrphan(key store.Key) *orphan {
-	o := l.orphans[key]
-	if o != nil {
-		delete(l.orphans, key)
-		l.s.orphans.Add(-1)
+	o := l.orphans[key.Shard]
+	if o == nil || o.log.Key != key {
+		return nil
 	}
+	delete(l.orphans, key.Shard)
+	l.s.orphans.Add(-1)
 	return o
 }
 
@@ -230,6 +232,17 @@ func (l *Lane) takeOrphan(key store.Key) *orphan {
 func (l *Lane) replaying(r *replica) bool {
 	return l.s.orphans.Load() > 0 && r.machine != nil && !r.stopped && r.merge == nil && r.machine.Applied().Index < r.replayTo
 }
+
+// bearing tells whether a replica of this lane may still bear orphans, which a link would not see: they may be covered by it.
+func (l *Lane) bearing() bool {
+	return l.s.orphans.Load() > 0 && slices.ContainsFunc(l.list, func(r *replica) bool {
+		return l.replaying(r) || r.birth != nil && r.birth.parent == r
+	})
+}
+
+// orphaned tells whether an orphan of the shard is here. It is in the way of any other replica of the shard, as it will be when it is born: if it
+// was removed from its shard, that is found out then.
+func (l *Lane) orphaned(id engine.ShardID) bool { return l.orphans[id] != nil }
 
 // takeVote returns the vote that waits for a replica.
 func (l *Lane) takeVote(key store.Key) engine.Vote {

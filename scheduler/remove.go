@@ -69,7 +69,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 func (l *Lane) unlessAbsorbed(absorber engine.ShardID, key store.Key, done func(error), then func()) {
 	l.s.laneOf(absorber).box.putCall(func(other *Lane) {
 		a := other.byShard[absorber]
-		here := a != nil && a.machine != nil
+		here := a != nil && a.machine != nil || other.orphaned(absorber)
 		l.box.putCall(func(*Lane) {
 			if here {
 				done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", key.Shard, absorber)))
@@ -93,7 +93,6 @@ func (l *Lane) removeCovered(c covered, done func(error)) {
 
 func (l *Lane) removeNow(r *replica, done func(error)) {
 	applied := r.eng.Status().Applied
-	l.cancelMerge(r)
 	l.dropRequests(r, shard.ErrShardNotFound, shard.ErrAmbiguous)
 	l.drop(r)
 	l.entomb(r.key, r.machine, applied, done)

@@ -274,7 +274,9 @@ func single(t testing.TB, shards int) (*Scheduler, *manualClock) {
 
 func spin(s *Scheduler, clock *manualClock) {
 	clock.now += 1e5
-	s.lanes[0].Turn()
+	for _, l := range s.lanes {
+		l.Turn()
+	}
 	select {
 	case <-s.log.Pending():
 		s.FlushLog()

@@ -351,7 +351,7 @@ func (l *Lane) snapshotArrived(key store.Key, incarnation uint64, snap *snapshot
 	}
 	r := l.byShard[key.Shard]
 	if r == nil {
-		if l.tombAbove(key) || l.orphans[key] != nil {
+		if l.tombAbove(key) || l.orphaned(key.Shard) {
 			return false
 		}
 		r = l.newUninitialised(key)

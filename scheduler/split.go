@@ -71,7 +71,7 @@ type birth struct {
 	at      engine.LogID
 	leads   bool // the parent led when it applied the split
 	appoint bool // and that in the term of the entry: the children lead here, without an election
-	waiting int  // children whose lanes have not answered, and the sync
+	waiting int  // children whose lanes have not answered, and the sync; the sync from the start, so that nobody takes it for complete before
 	hurry   bool // somebody waits for the split checkpoint
 	queued  bool // it is
 	changes []state.Change
@@ -270,7 +270,7 @@ func (l *Lane) expedite(r *replica) {
 
 // splitApplied starts the birth of the children.
 func (l *Lane) splitApplied(r *replica, id engine.LogID, plan *shard.Birth) {
-	b := &birth{parent: r, plan: plan, at: id, leads: r.eng.IsLeader(), changes: []state.Change{plan.Parent}}
+	b := &birth{parent: r, plan: plan, at: id, leads: r.eng.IsLeader(), waiting: 1, changes: []state.Change{plan.Parent}}
 	b.appoint = b.leads && plan.Leader == l.s.cfg.Node && r.eng.Status().Vote.Term == id.Term
 	r.birth = b
 	l.s.metrics.Splits.Add(1)
@@ -300,7 +300,6 @@ func (l *Lane) bearUnborn() {
 
 // bear has the children made, and the split checkpoint written after all are and committed(P, split) is durable (rule Split1).
 func (l *Lane) bear(b *birth) {
-	b.waiting = 1
 	l.afterSync(func(l *Lane) {
 		l.step(b.parent.key.Shard, "split: synced")
 		l.birthAnswered(b)
@@ -516,7 +515,7 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine, ter
 	}
 	r.machine = m
 	if v := rc.Vote; v.Committed && v.Peer != r.self {
-		l.tellFilled(r, v)
+		l.tellBehind(r, v)
 	}
 	return r, nil
 }
@@ -529,8 +528,8 @@ func bornIn(term uint64, v engine.Vote) engine.Vote {
 	return v
 }
 
-// tellFilled tells the leader of v, which has been told that this replica holds nothing, that it is there now.
-func (l *Lane) tellFilled(r *replica, v engine.Vote) {
+// tellBehind makes the leader of v send to this replica: it has told that leader that it holds nothing, and is there now; or it is stuck.
+func (l *Lane) tellBehind(r *replica, v engine.Vote) {
 	l.ev.hbResp = engine.HeartbeatResponse{From: r.self, Vote: v, Behind: true, Last: r.eng.Status().Last}
 	o := l.out(v.Peer.Node)
 	o.msgs = wire.AppendHeartbeatResponse(o.msgs, r.header(v.Peer), &l.ev.hbResp)

@@ -90,21 +90,23 @@ func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
 
 // Status returns the status of one shard's replica.
 func (s *Scheduler) Status(ctx context.Context, id engine.ShardID) (ReplicaStatus, error) {
-	st, err := ask(ctx, s, s.laneOf(id), func(l *Lane) *ReplicaStatus {
-		r := l.byShard[id]
-		if r == nil {
-			return nil
-		}
-		st := l.status(r)
-		return &st
-	})
-	switch {
-	case err != nil:
-		return ReplicaStatus{}, err
-	case st == nil:
-		return ReplicaStatus{}, fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)
+	type result struct {
+		status ReplicaStatus
+		err    error
 	}
-	return *st, nil
+	out, err := ask(ctx, s, s.laneOf(id), func(l *Lane) result {
+		switch r := l.byShard[id]; {
+		case r != nil:
+			return result{status: l.status(r)}
+		case l.orphaned(id): // it is here, and will be seen
+			return result{err: busyError(fmt.Sprintf("the replica of shard %d waits for its parent to be replayed", id))}
+		}
+		return result{err: fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)}
+	})
+	if err != nil {
+		return ReplicaStatus{}, err
+	}
+	return out.status, out.err
 }
 
 // Replicas is how many replicas the node has.

@@ -50,7 +50,9 @@ type storeNode struct {
 	dies  bool // it is expected to end itself, into ended
 }
 
-func newStoreNode(t *testing.T) *storeNode {
+func newStoreNode(t *testing.T) *storeNode { return newStoreNodeOf(t, 1) }
+
+func newStoreNodeOf(t *testing.T, lanes int) *storeNode {
 	n := &storeNode{t: t, clock: &manualClock{now: 1e9}, db: &fullStore{DB: state.NewMem(state.Options{})}}
 	fs := vfs.Inject(vfs.NewMem(), func(op *vfs.Op) error {
 		if n.full && op.Kind == vfs.OpAllocate {
@@ -70,7 +72,7 @@ func newStoreNode(t *testing.T) *storeNode {
 			t.Fatal(err)
 		}
 	}
-	n.s, err = New(Config{Node: 1, Incarnation: 1, Fatal: fatal}, Deps{Log: log, Recovery: rec,
+	n.s, err = New(Config{Node: 1, Incarnation: 1, Lanes: lanes, Fatal: fatal}, Deps{Log: log, Recovery: rec,
 		State: n.db, Network: noNet{}, Clock: n.clock, Spawn: func(f func()) { f() }})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +83,7 @@ func newStoreNode(t *testing.T) *storeNode {
 			t.Fatal(err)
 		}
 	})
-	n.l = n.s.lanes[0]
+	n.l = n.s.laneOf(1)
 	n.spin(20)
 	n.r = n.l.byShard[1]
 	return n
@@ -220,12 +222,22 @@ func (n *storeNode) ingest(key store.Key) *state.Ingest {
 	return in
 }
 
+// coverVersion is that of the snapshots that cover links.
+const coverVersion = 5
+
 // linkCovering links a snapshot of r, shard 2, that has absorbed shard 3.
 func (n *storeNode) linkCovering(r *replica) {
 	n.t.Helper()
+	n.cover(r, testDescriptor(3, 1).End)
+	n.spin(3)
+}
+
+// cover begins to link a snapshot of r that has absorbed all up to end.
+func (n *storeNode) cover(r *replica, end []byte) {
+	n.t.Helper()
 	in := n.ingest(r.key)
-	d := testDescriptor(2, 1)
-	d.End = testDescriptor(3, 1).End
+	d := testDescriptor(r.key.Shard, 1)
+	d.End = end
 	rec, err := shard.NewReplicaRecord(d, 1, in.Tablet())
 	if err != nil {
 		n.t.Fatal(err)
@@ -234,14 +246,13 @@ func (n *storeNode) linkCovering(r *replica) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	m.Desc().Version = 5 // nobody else holds this machine
+	m.Desc().Version = coverVersion // nobody else holds this machine
 	rec = m.Record()
 	rec.Applied = r.machine.Applied()
 	rec.Applied.Index += 10
 	snap := &snapshotIn{token: 1, ingest: in, record: rec}
 	r.snapIn = snap
-	n.l.linkSnapshot(r, snap, engine.SnapshotMeta{Last: rec.Applied})
-	n.spin(3)
+	r.lane.linkSnapshot(r, snap, engine.SnapshotMeta{Last: rec.Applied})
 }
 
 // record returns what the state holds of a replica.
@@ -600,7 +611,7 @@ func (n *storeNode) create(id engine.ShardID) *replica {
 		}
 	})
 	n.spin(20)
-	return n.l.byShard[id]
+	return n.s.laneOf(id).byShard[id]
 }
 
 // fill makes the log go through its segments, with checkpoints.
