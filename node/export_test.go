@@ -109,6 +109,9 @@ func (n *Node) Met() (known int) {
 	return known
 }
 
+// Incarnation returns the name of this start of the node.
+func (n *Node) Incarnation() uint64 { return n.facts.incarnations[len(n.facts.incarnations)-1] }
+
 // Unreported returns how many descriptors wait to be reported to meta.
 func (n *Node) Unreported() int {
 	r := n.core.Load().reports

@@ -201,16 +201,22 @@ func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
 }
 
 // removeDead removes this node's replica of a shard that was absorbed, unless a replica of its absorber is here, or of that one's: that
-// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5). Each absorber begins further left
-// than the shard, so there is a last one; a thousand shards that were merged from right to left have a thousand.
+// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5). One that is uninitialised applies
+// nothing: it gets a snapshot, which holds the data, or is a stray too. Each absorber begins further left than the shard, so there is a last
+// one; a thousand shards that were merged from right to left have a thousand.
 func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine.ReplicaID, dead []byte) error {
 	for {
 		absorber, _, err := placement.DecodeDead(dead)
 		if err != nil {
 			return err
 		}
-		if _, err := c.sched.Status(ctx, absorber); !errors.Is(err, shard.ErrShardNotFound) {
-			return err // nil: it is here, wait
+		st, err := c.sched.Status(ctx, absorber)
+		switch {
+		case errors.Is(err, shard.ErrShardNotFound):
+		case err != nil:
+			return err
+		case st.Descriptor != nil:
+			return nil // it is here: wait
 		}
 		value, found, err := c.meta.get(ctx, placement.DeadKey(absorber))
 		if err != nil {
@@ -246,9 +252,9 @@ func (c *core) sweepGone(ctx context.Context, q *syncRequest, inMeta map[engine.
 		d := c.reports.meta[st.Shard]
 		c.reports.mu.Unlock()
 		switch {
-		case st.Descriptor == nil:
 		case d == nil, !inMeta[st.Shard]:
-			c.strays.hasten(st.Shard) // dead, or not reported yet
+			c.strays.hasten(st.Shard) // dead, or not reported yet; also uninitialised ones, which announce nothing
+		case st.Descriptor == nil:
 		default:
 			if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
 				errs = append(errs, c.removeGone(ctx, d))

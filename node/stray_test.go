@@ -2,12 +2,15 @@ package node_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
 // A replica of a shard that was absorbed is removed, however many absorbers were absorbed after that. It was once kept for ever, silently,
@@ -33,4 +36,46 @@ func TestLongChainOfAbsorbers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A replica that a leader's message has made, and nobody fills, as that leader died with the change that added it, goes when its shard was
+// absorbed. It announces nothing, so it was once kept for ever; and so was one whose absorber had left such a replica here, too.
+func TestUnfilledReplicaOfAbsorbedShard(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) { node.SetSyncEvery(cfg, 100*time.Millisecond) }})
+	c.Init(0, 2, 3)
+	four := c.Add()
+	const left, right = 2, 3
+	holds := func(id engine.ShardID) bool {
+		st, err := c.Node(four).Sched().Status(deadline(t, 5*time.Second), id)
+		if err != nil && !errors.Is(err, shard.ErrShardNotFound) {
+			t.Fatal(err)
+		}
+		if err == nil && st.Descriptor != nil {
+			t.Fatalf("shard %d: the replica was filled", id)
+		}
+		return err == nil
+	}
+	for _, id := range []engine.ShardID{left, right} {
+		vote := engine.VoteRequest{Pre: true, Vote: engine.Vote{Term: 1, Peer: engine.Peer{Node: c.Node(0).ID(), Replica: 7000}}}
+		head := wire.Header{Shard: id, From: 7000, To: 7001}
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			c.Node(four).Sched().RaftFrame(c.Node(0).ID(), c.Node(0).Incarnation(), wire.AppendVoteRequest(nil, head, &vote))
+			if !holds(id) {
+				return fmt.Errorf("shard %d: no replica was made", id)
+			}
+			return nil
+		})
+	}
+	if err := c.Node(0).BuryInMeta(deadline(t, 10*time.Second), right, left); err != nil {
+		t.Fatal(err)
+	}
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if holds(right) {
+			return fmt.Errorf("the replica of shard %d, which was absorbed, is still there", right)
+		}
+		return nil
+	})
+	if !holds(left) {
+		t.Error("the replica of a living shard was removed without proof")
+	}
 }
