@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -238,15 +239,23 @@ func (s *sim) redundant() bool {
 	return true
 }
 
-// flip changes a bit of the log of a node that is down.
+// flip changes a bit of the log of a node that is down; not of the very last frame, which would look like a torn one (see Limits of raftlog).
 func (s *sim) flip(n *simrt.Node) {
 	names, err := n.Disk().List("log")
 	if err != nil || len(names) == 0 {
 		return
 	}
-	name := "log/" + names[s.rng.IntN(len(names))]
+	last := raftlog.Record{}
+	if err := raftlog.Dump(n.Disk(), "log", func(r *raftlog.Record) error { last = *r; return nil }); err != nil {
+		return // it is damaged already
+	}
+	file := names[s.rng.IntN(len(names))]
+	name := "log/" + file
 	if err := n.Disk().Corrupt(name, func(b []byte) {
 		used := len(bytes.TrimRight(b, "\x00"))
+		if file == path.Base(last.File) {
+			used = int(last.Offset)
+		}
 		if used > 0 {
 			at := s.rng.IntN(used)
 			b[at] ^= 1 << s.rng.IntN(8)

@@ -7,6 +7,7 @@ import (
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/scheduler/simrt"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
 )
 
 // The operations that an operator or the balancer would give. Each step is one of those of package placement: it names the exact
@@ -309,6 +310,38 @@ func (s *sim) removeGone() {
 				s.removeIfGone(n, place{n.ID, k}, d)
 			}
 		}
+		s.removeDead(n)
+	}
+}
+
+// removeDead has a node ask after its replicas of absorbed shards: each goes, unless one of its absorber, or of that one's, is here, which
+// takes it over (rules Merge3, Cluster5).
+func (s *sim) removeDead(n *simrt.Node) {
+	here := map[engine.ShardID]bool{}
+	list := n.Statuses()
+	for _, st := range list {
+		here[st.Shard] = st.Descriptor != nil
+	}
+	for _, st := range list {
+		by, dead := s.dir.dead[st.Shard]
+		for dead && !here[by] {
+			next, deadToo := s.dir.dead[by]
+			if !deadToo {
+				break
+			}
+			by = next
+		}
+		if !dead || here[by] {
+			continue
+		}
+		at, life := place{n.ID, store.Key{Shard: st.Shard, Replica: st.Replica}}, n.Life()
+		n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, func(err error) {
+			if err == nil && n.Life() == life {
+				s.tracef("node %d: removed replica %d of shard %d, which was absorbed", n.ID, at.key.Replica, at.key.Shard)
+				s.happened("replica of an absorbed shard removed")
+				s.check.gone[at] = true
+			}
+		})
 	}
 }
 

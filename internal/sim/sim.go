@@ -45,6 +45,9 @@ type Result struct {
 	Unknown   int
 }
 
+// firstChild is below the names of all children of splits, and above those of the shards that are there from the start.
+const firstChild engine.ShardID = 10_000
+
 // sim is one run.
 type sim struct {
 	opt   Options
@@ -166,7 +169,7 @@ func drawKnobs(r *rand.Rand, pace string) knobs {
 // Run makes the run of a seed.
 func Run(seed uint64, opt Options) *Result {
 	s := &sim{opt: opt, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6b696c6f)), sometimes: map[string]int{}, disks: map[engine.NodeID]*disk{},
-		durable: map[engine.NodeID]durable{}, lost: map[engine.NodeID]bool{}, nextShard: 10_000}
+		durable: map[engine.NodeID]durable{}, lost: map[engine.NodeID]bool{}, nextShard: firstChild}
 	s.knobs = drawKnobs(s.rng, opt.Pace)
 	if s.aim = aimOf(opt.Aim); s.aim != nil {
 		s.knobs = drawKnobs(rand.New(rand.NewPCG(seed, 0x61696d)), "busy")
