@@ -27,83 +27,45 @@ const day = 24 * time.Hour
 
 // certFlags are what the commands that make certificates share.
 type certFlags struct {
-	dir   string
-	days  int
-	force bool
+	dir  certs.Dir
+	days int
 }
 
 func (f *certFlags) add(cmd *cobra.Command, days int) {
-	cmd.Flags().StringVar(&f.dir, "dir", "certs", "directory of the certificates; the authority's key is in it, so guard it")
+	cmd.Flags().StringVar(&f.dir.Path, "dir", "certs", "directory of the certificates; the authority's key is in it, so guard it")
 	cmd.Flags().IntVar(&f.days, "days", days, "how long the certificate is valid")
-	cmd.Flags().BoolVar(&f.force, "force", false, "replace files that exist")
+	cmd.Flags().BoolVar(&f.dir.Replace, "force", false, "replace files that exist")
 }
 
-func (f *certFlags) check() error {
+func (f *certFlags) valid() (time.Duration, error) {
 	if f.days < 1 || f.days > 36500 {
-		return usagef("--days %d: want 1 to 36500", f.days)
+		return 0, usagef("--days %d: want 1 to 36500", f.days)
 	}
+	return time.Duration(f.days) * day, nil
+}
+
+// certMade says what was made, or how to make it nevertheless.
+func (a *app) certMade(file string, err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return usagef("%w: --force replaces it", err)
+	}
+	if err != nil {
+		return err
+	}
+	a.say("%s and .key", file)
 	return nil
-}
-
-// write puts a pair into the directory, each file at once and the key first: whoever reads them meanwhile gets pairs that fit, or sees
-// that they do not.
-func (f *certFlags) write(name string, p certs.Pair) error {
-	if err := os.MkdirAll(f.dir, 0o700); err != nil {
-		return err
-	}
-	base := filepath.Join(f.dir, name)
-	for _, file := range []string{base + ".key", base + ".crt"} {
-		if _, err := os.Lstat(file); err == nil && !f.force {
-			return usagef("%s exists: --force replaces it", file)
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if err := replaceFile(base+".key", p.Key, 0o600); err != nil {
-		return err
-	}
-	return replaceFile(base+".crt", p.Cert, 0o644)
-}
-
-func replaceFile(name string, b []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // issue makes a certificate signed by the authority in the directory.
-func (a *app) issue(f *certFlags, file string, q certs.Request) error {
-	if err := f.check(); err != nil {
+func (a *app) issue(f *certFlags, q certs.Request) (err error) {
+	if err := auth.CheckName(q.Name); err != nil {
+		return usageError{err}
+	}
+	if q.Valid, err = f.valid(); err != nil {
 		return err
 	}
-	ca := certs.Pair{}
-	for name, into := range map[string]*[]byte{"ca.crt": &ca.Cert, "ca.key": &ca.Key} {
-		b, err := os.ReadFile(filepath.Join(f.dir, name))
-		if err != nil {
-			return fmt.Errorf("the authority: %w; make one with kiloraft cert ca", err)
-		}
-		*into = b
-	}
-	q.Valid = time.Duration(f.days) * day
-	p, err := ca.Issue(q, time.Now())
-	if err != nil {
-		return err
-	}
-	if err := f.write(file, p); err != nil {
-		return err
-	}
-	a.say("%s.crt and .key", filepath.Join(f.dir, file))
-	return nil
+	made, err := f.dir.Issue(q)
+	return a.certMade(made.Cert, err)
 }
 
 func (a *app) certCACmd() *cobra.Command {
@@ -112,18 +74,11 @@ func (a *app) certCACmd() *cobra.Command {
 		Use: "ca", Args: cobra.NoArgs, Short: "Make an authority",
 		Long: "Makes an authority: ca.crt, which nodes and clients need, and ca.key, which signs. Whoever has the key can be any node and any user.",
 		RunE: func(*cobra.Command, []string) error {
-			if err := f.check(); err != nil {
-				return err
-			}
-			p, err := certs.NewCA("kiloraft", time.Now(), time.Duration(f.days)*day)
+			valid, err := f.valid()
 			if err != nil {
 				return err
 			}
-			if err := f.write("ca", p); err != nil {
-				return err
-			}
-			a.say("%s and .key", filepath.Join(f.dir, "ca.crt"))
-			return nil
+			return a.certMade(f.dir.MakeCA(valid))
 		},
 	}
 	f.add(cmd, 3650)
@@ -139,10 +94,7 @@ func (a *app) certNodeCmd() *cobra.Command {
 the node's --advertise or --listen.`,
 		Example: "  kiloraft cert node n1 --host n1.example.net --host 10.0.0.1",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := auth.CheckName(args[0]); err != nil {
-				return usageError{err}
-			}
-			return a.issue(&f, "node-"+args[0], certs.Request{Name: args[0], Node: true, Hosts: hosts})
+			return a.issue(&f, certs.Request{Name: args[0], Node: true, Hosts: hosts})
 		},
 	}
 	f.add(cmd, 365)
@@ -156,10 +108,7 @@ func (a *app) certClientCmd() *cobra.Command {
 		Use: "client USER", Args: cobra.ExactArgs(1), Short: "Make a user's certificate",
 		Long: "Makes client-USER.crt and .key. The user must exist in the cluster (kiloraft user add); root always does, and is the first administrator.",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := auth.CheckName(args[0]); err != nil {
-				return usageError{err}
-			}
-			return a.issue(&f, "client-"+args[0], certs.Request{Name: args[0]})
+			return a.issue(&f, certs.Request{Name: args[0]})
 		},
 	}
 	f.add(cmd, 365)

@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kiloraft/kiloraft/internal/certs"
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/internal/config"
 	"github.com/kiloraft/kiloraft/internal/demo"
 )
 
@@ -20,6 +22,7 @@ func (a *app) demoCmd() *cobra.Command {
 		Use: "demo", Args: cobra.NoArgs, Short: "Run a cluster of real node processes on this machine",
 		Long: `Starts node processes of this binary on this machine, makes a cluster of them, prints endpoints and things to try, and stops them on ^C. On a
 terminal it takes commands meanwhile: kill, start, stop, pause and resume of nodes, partition and heal of the links between them, and status.
+With --tls everything is encrypted, and the commands that it prints show the administrator's certificate; links cannot be cut then.
 With --once it is a guided tour that ends by itself: load real files, read them back through another node, kill -9 a node under load and show
 the take-over, restart it and compare all replicas, split a shard and move a part to a new node, kill and restart all. It exits 0 only if all of it held.`,
 		Example: "  kiloraft demo\n  kiloraft demo --once --shards 100",
@@ -56,14 +59,18 @@ the take-over, restart it and compare all replicas, split a shard and move a par
 	f.StringVar(&o.Dir, "dir", "", "directory of data and logs, kept at the end (default: a temporary one)")
 	f.IntVar(&o.BasePort, "base-port", 0, "first of the ports (default: 7100 if free, else any)")
 	f.StringVar(&o.Data, "data", "", "files that the tour loads (default: Go's source tree if there is one)")
+	f.BoolVar(&o.TLS, "tls", false, "with certificates, made in the directory: nodes and clients need them")
 	f.BoolVar(&once, "once", false, "guided tour that ends by itself")
 	return cmd
 }
 
-// dialServers connects as the configuration says, but to these servers.
-func (a *app) dialServers(ctx context.Context, servers []string) (client.Cluster, error) {
+// dialServers connects as the configuration says, but to these servers, and if there are certificates with those.
+func (a *app) dialServers(ctx context.Context, servers []string, as certs.Names) (client.Cluster, error) {
 	cfg := a.cfg.Config
 	cfg.Server = servers
+	if as.CA != "" {
+		cfg.TLS = config.TLS{CA: as.CA, Cert: as.Cert, Key: as.Key}
+	}
 	if a.env.Dial != nil {
 		return a.env.Dial(ctx, &cfg)
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/certs"
 	"github.com/kiloraft/kiloraft/internal/client"
 )
 
@@ -23,11 +24,12 @@ type Options struct {
 	Dir      string // "": a temporary one that is removed
 	BasePort int    // 0: 7100 if it is free, else any; -1: any
 	Data     string // directory that the tour loads; "": see findData
-	Dial     func(ctx context.Context, servers []string) (client.Cluster, error)
+	Dial     func(ctx context.Context, servers []string, as certs.Names) (client.Cluster, error)
 	Out      io.Writer // what people read
 	In       io.Reader // what people type while the demo runs; nil: nothing
 	Args     []string  // more arguments of each node
-	Links    bool      // nodes reach each other through proxies, which can hurt the links between them
+	Links    bool      // nodes reach each other through proxies, which can hurt the links between them; not with TLS
+	TLS      bool      // with certificates, which are made in Dir/certs
 }
 
 // Cluster is a set of node processes on this machine.
@@ -35,7 +37,9 @@ type Cluster struct {
 	Dir     string
 	Nodes   []*Process
 	Servers []string
-	Links   *Links // nil without Options.Links
+	Links   *Links      // nil without Options.Links
+	admin   certs.Names // of the administrator; without TLS: none
+	options Options
 	temp    bool
 }
 
@@ -52,13 +56,17 @@ func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if o.Nodes < 1 || o.Nodes > 9 {
 		return nil, fmt.Errorf("%w: %d nodes: want 1 to 9", client.ErrInvalid, o.Nodes)
 	}
-	c := &Cluster{Dir: o.Dir}
+	if o.Links && o.TLS {
+		return nil, fmt.Errorf("%w: links cannot be hurt with TLS: what nodes say when they connect, and so who they are, is encrypted", client.ErrInvalid)
+	}
+	c := &Cluster{Dir: o.Dir, options: o}
 	if c.Dir == "" {
 		c.temp = true
-		if c.Dir, err = os.MkdirTemp("", "kiloraft-demo-"); err != nil {
-			return nil, err
-		}
-	} else if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		c.Dir, err = os.MkdirTemp("", "kiloraft-demo-")
+	} else if c.Dir, err = filepath.Abs(c.Dir); err == nil {
+		err = os.MkdirAll(c.Dir, 0o755)
+	}
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -80,8 +88,22 @@ func StartCluster(ctx context.Context, o Options) (_ *Cluster, err error) {
 		}
 		reach = link
 	}
+	var names []string
 	for i := range o.Nodes {
-		s := Spec{Binary: o.Binary, Name: "n" + strconv.Itoa(i+1), Dir: c.Dir, Addr: listen[i], HTTP: http[i], Args: o.Args}
+		names = append(names, "n"+strconv.Itoa(i+1))
+	}
+	var made certs.Dir
+	if o.TLS {
+		if made, err = makeCerts(c.Dir, names); err != nil {
+			return nil, err
+		}
+		c.admin = made.Names(administrator, false)
+	}
+	for i, name := range names {
+		s := Spec{Binary: o.Binary, Name: name, Dir: c.Dir, Addr: listen[i], HTTP: http[i], Args: o.Args}
+		if o.TLS {
+			s.Certs = made.Names(name, true)
+		}
 		if o.Links {
 			s.Args = append([]string{"--advertise", link[i]}, o.Args...)
 		}
@@ -137,6 +159,11 @@ func freeAddresses(nodes int) (listen, http, link []string, err error) {
 		return nil, nil, nil, err
 	}
 	return free[:nodes], free[nodes : 2*nodes], free[2*nodes:], nil
+}
+
+// Dial connects to the nodes at these addresses, with certificates as the administrator.
+func (c *Cluster) Dial(ctx context.Context, servers []string) (client.Cluster, error) {
+	return c.options.Dial(ctx, servers, c.admin)
 }
 
 // Restart starts node i again after it was killed or stopped, and waits until it answers.
@@ -217,7 +244,7 @@ func initialize(ctx context.Context, kv client.Cluster, o Options) (client.InitR
 func Run(ctx context.Context, o Options) (err error) {
 	startCtx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	o.Links = o.In != nil // else nobody can ask for a partition
+	o.Links = o.In != nil && !o.TLS // else nobody can ask for a partition
 	fmt.Fprintf(o.Out, "Starting %d node processes …\n", o.Nodes)
 	c, err := StartCluster(startCtx, o)
 	if err != nil {
@@ -227,7 +254,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		fmt.Fprintln(o.Out, "\nStopping …")
 		err = errors.Join(err, c.Stop(context.WithoutCancel(ctx)))
 	}()
-	kv, err := o.Dial(startCtx, c.Servers)
+	kv, err := c.Dial(startCtx, c.Servers)
 	if err != nil {
 		return err
 	}
@@ -251,10 +278,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		watch(p)
 	}
 	var lines <-chan string
-	pr := &prompt{c: c, kv: kv, dial: o.Dial, out: o.Out, watch: watch}
+	pr := &prompt{c: c, kv: kv, out: o.Out, watch: watch}
 	if o.In != nil {
-		fmt.Fprintf(o.Out, "\nOr here:\n%s\n", promptHelp)
-		fmt.Fprintf(o.Out, "  Nodes reach each other through proxies of the demo (%s …): that is what node ls shows.\n\n> ", c.Links.addrs[0])
+		fmt.Fprintf(o.Out, "\nOr here:\n%s\n", pr.help())
+		if c.Links != nil {
+			fmt.Fprintf(o.Out, "  Nodes reach each other through proxies of the demo (%s …): that is what node ls shows.\n", c.Links.addrs[0])
+		}
+		fmt.Fprint(o.Out, "\n> ")
 		lines = readLines(o.In)
 	}
 	for {
@@ -298,33 +328,48 @@ func (o *Options) announce(c *Cluster, res client.InitResult, took time.Duration
 		fmt.Fprintf(w, "Cluster %s: %d shards on %d nodes, each with a leader after %.1f s.\n\n", res.ClusterID, o.Shards, o.Nodes, took.Seconds())
 	}
 	for _, p := range c.Nodes {
-		fmt.Fprintf(w, "  %s  %s  http://%s/metrics  pid %d\n", p.Name, p.Addr, p.HTTP, p.PID())
+		fmt.Fprintf(w, "  %s  %s  %s  pid %d\n", p.Name, p.Addr, p.URL(), p.PID())
 	}
-	name := o.Binary
-	if wd, err := os.Getwd(); err == nil {
-		if rel, err := filepath.Rel(wd, name); err == nil && len(rel) < len(name) {
-			name = rel
-		}
-	}
-	server := ""
+	name, setup, server, console := commandName(o.Binary), "", "", ""
 	if c.Servers[0] != net.JoinHostPort("127.0.0.1", strconv.Itoa(defaultBasePort)) {
 		server = " --server " + c.Servers[0]
 	}
+	if c.admin.CA != "" {
+		setup = fmt.Sprintf("  export KILORAFT_TLS_CA=%s\n  export KILORAFT_TLS_CERT=%s KILORAFT_TLS_KEY=%s\n", c.admin.CA, c.admin.Cert, c.admin.Key)
+		console = fmt.Sprintf("  %s user passwd %s%s        # then log in with it at %s\n", name, administrator, server, c.Nodes[0].URL())
+	}
 	kill := ""
 	if len(c.Nodes) >= 3 { // else it takes the quorum of some shards with it
-		kill = fmt.Sprintf("  kill -9 %d        and watch: cluster status, kv put, kv get still answer\n", c.Nodes[len(c.Nodes)-1].PID())
+		kill = fmt.Sprintf("  kill -9 %d        # and watch: cluster status, kv put, kv get still answer\n", c.Nodes[len(c.Nodes)-1].PID())
 	}
 	fmt.Fprintf(w, `
 Data and logs: %s
 
 Things to try in another terminal:
-  %[2]s kv put greeting hello%[3]s
-  %[2]s kv get greeting%[3]s
-  %[2]s cluster status%[3]s
-  %[2]s shard ls --limit 5%[3]s
-  %[2]s kv import --format dir $(go env GOROOT)/src%[3]s
-  %[2]s bench write --inflight 256%[3]s
-%[4]s
-^C stops everything%[5]s.
-`, c.Dir, name, server, kill, map[bool]string{true: " and removes the data", false: "; the data stays"}[c.temp])
+%s  %[3]s kv put greeting hello%[4]s
+  %[3]s kv get greeting%[4]s
+  %[3]s cluster status%[4]s
+  %[3]s shard ls --limit 5%[4]s
+  seq 10000 | awk '{print "item/" $1 "\t" $1}' | %[3]s kv import -%[4]s
+  %[3]s bench write --inflight 256%[4]s
+  %[3]s top%[4]s
+%[5]s%[6]s
+^C stops everything%[7]s.
+`, c.Dir, setup, name, server, console, kill, map[bool]string{true: " and removes the data", false: "; the data stays"}[c.temp])
+}
+
+// commandName gives the binary as people would call it from here: by its path below the working directory if that is shorter.
+func commandName(binary string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return binary
+	}
+	rel, err := filepath.Rel(wd, binary)
+	if err != nil || len(rel) >= len(binary) {
+		return binary
+	}
+	if filepath.Base(rel) == rel {
+		return "." + string(filepath.Separator) + rel
+	}
+	return rel
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/certs"
 )
 
 // Spec says what node process to start.
@@ -24,8 +26,9 @@ type Spec struct {
 	Addr   string
 	HTTP   string
 	Join   []string
-	Args   []string // more arguments of serve
-	Env    []string // more environment
+	Args   []string    // more arguments of serve
+	Env    []string    // more environment
+	Certs  certs.Names // none: plain text
 }
 
 // Process is a node process that was started. Its methods may be called from any goroutine.
@@ -55,6 +58,9 @@ func Start(s Spec) (*Process, error) {
 	args := []string{"serve", "--data-dir", s.DataDir(), "--listen", s.Addr, "--http", s.HTTP, "--name", s.Name}
 	if len(s.Join) > 0 {
 		args = append(args, "--join", strings.Join(s.Join, ","))
+	}
+	if s.Certs.CA != "" {
+		args = append(args, "--tls-ca", s.Certs.CA, "--tls-cert", s.Certs.Cert, "--tls-key", s.Certs.Key)
 	}
 	cmd := exec.Command(s.Binary, append(args, s.Args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -166,9 +172,12 @@ func (p *Process) WaitLive(ctx context.Context) error {
 }
 
 func (p *Process) waitHTTP(ctx context.Context, path string) error {
-	client := http.Client{Timeout: time.Second}
+	client, err := p.httpClient()
+	if err != nil {
+		return err
+	}
 	for {
-		resp, err := client.Get("http://" + p.HTTP + path)
+		resp, err := client.Get(p.URL() + path)
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {

@@ -3,6 +3,7 @@ package demo
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -13,10 +14,22 @@ import (
 	"github.com/kiloraft/kiloraft/internal/client"
 )
 
-const promptHelp = `  kill n1     kill -9 of a node          start n1    starts it again
+const (
+	nodesHelp = `  kill n1     kill -9 of a node          start n1    starts it again
   stop n1     hands over, then ends      pause n1    SIGSTOP: alive, but mute        resume n1
-  partition n3     cuts n3 off from the others      partition n1 n2|n3     says who is on which side      heal     ends it
+`
+	linksHelp = `  partition n3     cuts n3 off from the others      partition n1 n2|n3     says who is on which side      heal     ends it
   status      health of the cluster, as each side of a partition sees it      nodes       the nodes      quit`
+	noLinksHelp = `  status      health of the cluster      nodes       the nodes      quit`
+)
+
+// help tells what can be typed.
+func (p *prompt) help() string {
+	if p.c.Links == nil {
+		return nodesHelp + noLinksHelp
+	}
+	return nodesHelp + linksHelp
+}
 
 // problemsShown bounds the problems of a status at the prompt.
 const problemsShown = 6
@@ -38,7 +51,6 @@ func readLines(in io.Reader) <-chan string {
 type prompt struct {
 	c     *Cluster
 	kv    client.Cluster
-	dial  func(ctx context.Context, servers []string) (client.Cluster, error)
 	sides [][]int // of the partition: indexes of nodes; nil: none
 	out   io.Writer
 	watch func(*Process) // told of each process that is started
@@ -60,6 +72,8 @@ func (p *prompt) do(ctx context.Context, line string) (quit bool) {
 		err = p.status(ctx)
 	case word == "nodes":
 		err = p.nodes(ctx)
+	case (word == "partition" || word == "heal") && p.c.Links == nil:
+		err = errors.New("links cannot be cut with certificates: the demo knows nodes by what they say when they connect, and that is encrypted; pause makes a node mute")
 	case word == "partition" && len(words) > 1:
 		err = p.partition(strings.Join(words[1:], " "))
 	case word == "heal":
@@ -67,7 +81,7 @@ func (p *prompt) do(ctx context.Context, line string) (quit bool) {
 	case len(words) == 2:
 		err = p.onNode(ctx, word, words[1])
 	default:
-		fmt.Fprintln(p.out, promptHelp)
+		fmt.Fprintln(p.out, p.help())
 	}
 	if err != nil {
 		fmt.Fprintln(p.out, "  "+err.Error())
@@ -101,7 +115,7 @@ func (p *prompt) onNode(ctx context.Context, word, name string) error {
 		}
 		done = "is back"
 	default:
-		fmt.Fprintln(p.out, promptHelp)
+		fmt.Fprintln(p.out, p.help())
 		return nil
 	}
 	if err != nil {
@@ -132,7 +146,7 @@ func (p *prompt) status(ctx context.Context) error {
 			fmt.Fprintf(p.out, "  %s: no node of this side runs\n", p.names(side))
 			continue
 		}
-		kv, err := p.dial(ctx, []string{p.c.Nodes[side[i]].Addr})
+		kv, err := p.c.Dial(ctx, []string{p.c.Nodes[side[i]].Addr})
 		if err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func (g *guide) say(format string, args ...any) {
 func (g *guide) note(format string, args ...any) { fmt.Fprintf(g.Out, "   "+format+"\n", args...) }
 
 func (g *guide) initialize(ctx context.Context) (err error) {
-	if g.kv, err = g.Dial(ctx, g.c.Servers); err != nil {
+	if g.kv, err = g.c.Dial(ctx, g.c.Servers); err != nil {
 		return err
 	}
 	_, took, err := initialize(ctx, g.kv, g.Options)
@@ -132,7 +132,7 @@ func (g *guide) loadData(ctx context.Context) error {
 	dir := findData(g.Data)
 	g.say("Load real files: %s", dir)
 	g.tour.Data = dir
-	kv, err := g.Dial(ctx, g.c.Servers[:1])
+	kv, err := g.c.Dial(ctx, g.c.Servers[:1])
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (g *guide) readBack(ctx context.Context) error {
 }
 
 func (g *guide) compare(ctx context.Context, servers []string) error {
-	kv, err := g.Dial(ctx, servers)
+	kv, err := g.c.Dial(ctx, servers)
 	if err != nil {
 		return err
 	}

@@ -4,15 +4,22 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/certs"
 	"github.com/kiloraft/kiloraft/internal/cli"
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/demo"
+	"github.com/kiloraft/kiloraft/transport"
 )
 
 // screen is what a person sees.
@@ -43,14 +50,26 @@ type person struct {
 }
 
 // startDemo runs `kiloraft demo` until the person quits.
-func startDemo(t *testing.T) *person {
+func startDemo(t *testing.T, tls bool) *person {
 	in, keyboard := io.Pipe()
 	p := &person{t: t, keyboard: keyboard, done: make(chan error, 1)}
-	o := demo.Options{Binary: binary, Nodes: 3, Shards: 6, Dir: t.TempDir(), BasePort: -1, In: in, Out: &p.screen,
-		Dial: func(ctx context.Context, servers []string) (client.Cluster, error) { return cli.Dial(ctx, servers) }}
+	o := demo.Options{Binary: binary, Nodes: 3, Shards: 6, Dir: t.TempDir(), BasePort: -1, In: in, Out: &p.screen, Dial: dialAs, TLS: tls}
 	go func() { p.done <- demo.Run(context.Background(), o) }()
 	p.see(0, "Or here:")
 	return p
+}
+
+// dialAs connects with certificates, if there are any.
+func dialAs(ctx context.Context, servers []string, as certs.Names) (client.Cluster, error) {
+	var cfg transport.ClientConfig
+	if as.CA != "" {
+		files, err := certs.Open(as.CA, as.Cert, as.Key, certs.Options{})
+		if err != nil {
+			return nil, err
+		}
+		cfg.TLS = files
+	}
+	return cli.DialAs(ctx, servers, cfg)
 }
 
 // enter types a line, and gives where its answer begins.
@@ -101,7 +120,7 @@ func (p *person) quit() {
 
 // A person at the demo's prompt kills, pauses, starts and separates nodes, and sees what comes of it.
 func TestDemoPrompt(t *testing.T) {
-	p := startDemo(t)
+	p := startDemo(t, false)
 	for _, x := range []struct{ line, want string }{
 		{"nonsense", "kill n1"}, {"kill n9", `no node is called "n9"`}, {"start n1", "n1 runs"}, {"kill n2", "n2 was killed"}, {"pause 3", "n3 stands still"},
 		{"resume n3", "n3 goes on"}, {"start n2", "n2 is back"}, {"stop n1", "n1 handed its leaderships over"}, {"status", "shards 6"}, {"start n1", "n1 is back"}, {"nodes", "leaders"},
@@ -118,5 +137,98 @@ func TestDemoPrompt(t *testing.T) {
 	p.quit()
 	if strings.Contains(p.screen.String(), "has ended") {
 		t.Errorf("an end that was asked for is reported:\n%s", &p.screen)
+	}
+}
+
+// With certificates the prompt does the same, but for what it does not offer.
+func TestDemoPromptTLS(t *testing.T) {
+	p := startDemo(t, true)
+	for _, x := range []struct{ line, want string }{
+		{"partition n3", "links cannot be cut"}, {"heal", "links cannot be cut"}, {"kill n2", "n2 was killed"}, {"start n2", "n2 is back"}, {"nodes", "leaders"},
+	} {
+		p.see(p.enter(x.line), x.want)
+	}
+	p.status("nodes 3 of 3 up; shards 6, 6 with a leader, 0 under-replicated, 0 unavailable")
+	p.quit()
+	if strings.Contains(p.screen.String(), "partition n3 ") {
+		t.Errorf("the help offers what there is not:\n%s", &p.screen)
+	}
+}
+
+// TestDemo runs the demo as a user does, with the commands that it prints as they are printed: one node is killed, as the text invites to,
+// and ^C then stops the others, removes the data and succeeds.
+func TestDemo(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { tryDemo(t) })
+	t.Run("tls", func(t *testing.T) { tryDemo(t, "--tls") })
+}
+
+var pidOfN2 = regexp.MustCompile(`(?m)^  n2 .* pid (\d+)$`)
+
+func tryDemo(t *testing.T, args ...string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	tmp := t.TempDir()
+	var seen screen
+	cmd := exec.CommandContext(ctx, binary, append([]string{"demo", "--shards", "20", "--base-port", "0"}, args...)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.Stdout, cmd.Stderr = &seen, &seen
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	see := func(text string) {
+		t.Helper()
+		for !strings.Contains(seen.String(), text) {
+			select {
+			case err := <-ended:
+				t.Fatalf("ended without %q: %v\n%s", text, err, &seen)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	see("^C stops everything")
+	pasteDemo(ctx, t, seen.String())
+	m := pidOfN2.FindStringSubmatch(seen.String())
+	if m == nil || !strings.Contains(seen.String(), "20 shards on 3 nodes") {
+		t.Fatalf("no pid of n2, or no number of shards:\n%s", &seen)
+	}
+	if pid, err := strconv.Atoi(m[1]); err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		t.Fatalf("kill %s: %v", m[1], err)
+	}
+	see("node n2 has ended (signal: killed)")
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("%v\n%s", err, &seen)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("the demo left %v in its temporary directory, %v", left, err)
+	}
+}
+
+// pasteDemo runs what the demo says is to be tried, but for what goes on until someone stops it, asks on a terminal, or kills a node.
+func pasteDemo(ctx context.Context, t *testing.T, said string) {
+	t.Helper()
+	_, said, _ = strings.Cut(said, "Things to try in another terminal:\n")
+	said, _, _ = strings.Cut(said, "\n\n")
+	var script strings.Builder
+	for line := range strings.Lines(said) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.Contains(line, " top"), strings.Contains(line, " passwd "), strings.HasPrefix(line, "kill "):
+			continue
+		case strings.Contains(line, " bench "):
+			line += " --duration 1s"
+		}
+		script.WriteString(line + "\n")
+	}
+	script.WriteString(": the end\n")
+	out, err := exec.CommandContext(ctx, "bash", "-xeuo", "pipefail", "-c", script.String()).CombinedOutput()
+	for _, w := range []string{"\nhello", "imported 10000 keys", ": the end"} {
+		if err != nil || !strings.Contains(string(out), w) {
+			t.Fatalf("%v, want %q\n%s", err, w, out)
+		}
 	}
 }

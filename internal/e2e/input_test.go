@@ -9,13 +9,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -373,62 +369,6 @@ func TestStop(t *testing.T) {
 	}
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestDemo runs the demo as a user does: one node is killed, as the text invites to, and ^C then stops the others,
-// removes the data and succeeds.
-func TestDemo(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tmp := t.TempDir()
-	out, in := io.Pipe()
-	cmd := exec.CommandContext(ctx, binary, "demo", "--shards", "20", "--base-port", "0")
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
-	cmd.Stdout, cmd.Stderr = in, in
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		ended <- cmd.Wait()
-		in.Close()
-	}()
-	pid := regexp.MustCompile(`(?m)^  n2 .* pid (\d+)$`)
-	var text strings.Builder
-	buf := make([]byte, 4096)
-	for killed, interrupted := false, false; ; {
-		n, err := out.Read(buf)
-		text.Write(buf[:n])
-		if now := text.String(); !killed && strings.Contains(now, "^C stops everything") {
-			killed = true
-			m := pid.FindStringSubmatch(now)
-			if m == nil {
-				t.Fatalf("the demo does not print the pid of n2:\n%s", now)
-			}
-			if n, err := strconv.Atoi(m[1]); err != nil || syscall.Kill(n, syscall.SIGKILL) != nil {
-				t.Fatalf("kill %s: %v", m[1], err)
-			}
-		} else if killed && !interrupted && strings.Contains(now, "node n2 has ended (signal: killed)") {
-			interrupted = true
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err != nil {
-			break
-		}
-	}
-	if err := <-ended; err != nil {
-		t.Errorf("%v\n%s", err, text.String())
-	}
-	for _, w := range []string{"20 shards on 3 nodes", "/metrics", "kv put greeting hello"} {
-		if !strings.Contains(text.String(), w) {
-			t.Errorf("the demo does not print %q:\n%s", w, text.String())
-		}
-	}
-	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
-		t.Errorf("the demo left %v in its temporary directory, %v", left, err)
 	}
 }
 
