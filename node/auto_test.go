@@ -3,7 +3,6 @@ package node_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -128,18 +127,7 @@ func TestAutoSplitByLoad(t *testing.T) {
 
 // Neighbours on different nodes are merged: the right one's replicas come to the left one's nodes first, while drivers die at every step.
 func TestMergeRelocates(t *testing.T) {
-	var mu sync.Mutex
-	seen := map[string]int{}
-	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
-		node.SetFault(cfg, func(step string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if seen[step]++; strings.HasPrefix(step, "op merge") && seen[step] == 1 {
-				return errors.New("the driver dies here")
-			}
-			return nil
-		})
-	}})
+	c := startDying(t, "op merge", 1)
 	c.Init(0, 4, 3)
 	four, five := c.Add(), c.Add()
 	write(t, c, 0, 60, "v")
@@ -178,9 +166,6 @@ func TestMergeRelocates(t *testing.T) {
 		return nil
 	})
 	read2(t, c, five, 60)
-	mu.Lock()
-	defer mu.Unlock()
-	t.Logf("steps: %v", seen)
 }
 
 // A node that joins gets its share of replicas and leaders by itself, gently, under traffic; then nothing more happens.

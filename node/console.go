@@ -101,19 +101,12 @@ func (n *Node) apiStatus(c *core, w http.ResponseWriter, _ *http.Request) {
 	}))
 }
 
-// nodeJSON is a node: what `kiloraft node ls -o json` prints, and more.
+// nodeJSON is a node, and what the console shows besides.
 type nodeJSON struct {
-	ID       uint64            `json:"id"`
-	Name     string            `json:"name"`
-	Address  string            `json:"address"`
-	HTTP     string            `json:"http"`
-	State    string            `json:"state"`
-	Replicas uint64            `json:"replicas"`
-	Leaders  uint64            `json:"leaders"`
-	Labels   map[string]string `json:"labels"`
-	Version  string            `json:"version"`
-	Started  int64             `json:"started_ms"`         // unix; 0: not known
-	Since    int64             `json:"since_ms,omitempty"` // unix: since when a node is not up, if that is known
+	api.NodeView
+	Version string `json:"version"`
+	Started int64  `json:"started_ms"`         // unix; 0: not known
+	Since   int64  `json:"since_ms,omitempty"` // unix: since when a node is not up, if that is known
 }
 
 // apiNodes tells the nodes. It does not depend on the meta shard.
@@ -121,7 +114,7 @@ func (n *Node) apiNodes(c *core, w http.ResponseWriter, _ *http.Request) {
 	respond(w, n.console.nodes.get(func() []nodeJSON {
 		ctx, cancel := context.WithTimeout(n.ctx, consoleAsk)
 		defer cancel()
-		held := map[engine.NodeID]uint64{}
+		held := map[engine.NodeID]int{}
 		for _, d := range c.view.all() {
 			for _, r := range d.Replicas {
 				held[r.Node]++
@@ -129,11 +122,7 @@ func (n *Node) apiNodes(c *core, w http.ResponseWriter, _ *http.Request) {
 		}
 		out := []nodeJSON{}
 		for _, info := range c.nodesPage(ctx).Nodes {
-			j := nodeJSON{ID: uint64(info.Node), Name: info.Name, Address: info.Addr, HTTP: info.HTTP, State: info.State.String(), Replicas: info.Replicas,
-				Leaders: info.Leaders, Labels: info.Labels, Version: info.Version, Started: info.Started}
-			if j.Labels == nil {
-				j.Labels = map[string]string{}
-			}
+			j := nodeJSON{NodeView: info.View(), Version: info.Version, Started: info.Started}
 			if info.State == api.NodeDown || info.State == api.NodeSuspect {
 				j.Replicas = held[info.Node]
 				if alive, since := c.driver.nodeSince(info.Node); !alive {
@@ -146,25 +135,11 @@ func (n *Node) apiNodes(c *core, w http.ResponseWriter, _ *http.Request) {
 	}))
 }
 
-// shardJSON is a shard: what `kiloraft shard ls -o json` prints, and its load.
+// shardJSON is a shard, and its load.
 type shardJSON struct {
-	ID          uint64        `json:"id"`
-	Start       string        `json:"start"` // unprintable bytes as \xNN
-	End         string        `json:"end"`
-	Version     uint64        `json:"version"`
-	ConfVersion uint64        `json:"conf_version"`
-	Leader      uint64        `json:"leader"` // 0: none known
-	Replicas    []replicaJSON `json:"replicas"`
-	Keys        uint64        `json:"keys"`
-	Bytes       uint64        `json:"bytes"`
-	Writes      float64       `json:"writes_per_s"`
-	Reads       float64       `json:"reads_per_s"`
-}
-
-type replicaJSON struct {
-	Node    uint64 `json:"node"`
-	Replica uint64 `json:"replica"`
-	Role    string `json:"role"`
+	api.ShardView
+	Writes float64 `json:"writes_per_s"`
+	Reads  float64 `json:"reads_per_s"`
 }
 
 func (c *core) shardJSON(t *loadTable, d *shard.Descriptor) shardJSON {
@@ -172,14 +147,8 @@ func (c *core) shardJSON(t *loadTable, d *shard.Descriptor) shardJSON {
 	if row != nil && row.Descriptor != nil && row.Descriptor.Newer(d) {
 		d = row.Descriptor
 	}
-	out := shardJSON{ID: uint64(d.Shard), Start: escape.String(d.Start), End: escape.String(d.End), Version: d.Version, ConfVersion: d.ConfVersion}
-	for _, r := range d.Replicas {
-		role := "voter"
-		if r.Role != shard.RoleVoter {
-			role = "learner"
-		}
-		out.Replicas = append(out.Replicas, replicaJSON{uint64(r.Node), uint64(r.Replica), role})
-	}
+	out := shardJSON{ShardView: api.ShardView{ID: uint64(d.Shard), Start: escape.String(d.Start), End: escape.String(d.End), Version: d.Version,
+		ConfVersion: d.ConfVersion, Replicas: api.ReplicaViews(d)}}
 	if row != nil {
 		out.Leader, out.Keys, out.Bytes, out.Writes, out.Reads = uint64(row.Node), row.Keys, row.Bytes, row.Writes, row.Reads
 	}

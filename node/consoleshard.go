@@ -50,7 +50,7 @@ type shardPageJSON struct {
 
 // memberJSON is a replica as its node sees it. What the descriptor names and no node tells has a Problem.
 type memberJSON struct {
-	replicaJSON
+	api.ReplicaView
 	State     string `json:"state"`
 	Leader    uint64 `json:"leader"`
 	Term      uint64 `json:"term"`
@@ -90,13 +90,13 @@ func (n *Node) apiShard(c *core, w http.ResponseWriter, r *http.Request) {
 }
 
 // members asks the nodes for their replicas of a shard.
-func (c *core) members(ctx context.Context, id engine.ShardID, named []replicaJSON) []memberJSON {
+func (c *core) members(ctx context.Context, id engine.ShardID, named []api.ReplicaView) []memberJSON {
 	var out []memberJSON
 	for _, g := range c.gather(ctx, []engine.ShardID{id}) {
 		for _, s := range g.replicas {
-			m := memberJSON{replicaJSON: replicaJSON{uint64(g.node), uint64(s.Replica), "stray"}, State: roleText(s.Role), Leader: uint64(s.Leader), Term: s.Term,
+			m := memberJSON{ReplicaView: api.ReplicaView{Node: uint64(g.node), Replica: uint64(s.Replica), Role: "stray"}, State: roleText(s.Role), Leader: uint64(s.Leader), Term: s.Term,
 				Last: s.Last, Committed: s.Committed, Applied: s.Applied, Persisted: s.Persisted, Keys: s.Keys, Bytes: s.Bytes, Quiesced: s.Quiesced, Problem: s.Problem}
-			i := slices.IndexFunc(named, func(r replicaJSON) bool { return r.Node == m.Node && r.Replica == m.Replica })
+			i := slices.IndexFunc(named, func(r api.ReplicaView) bool { return r.Node == m.Node && r.Replica == m.Replica })
 			if i >= 0 {
 				m.Role = named[i].Role
 			} else if m.Problem == "" {
@@ -111,7 +111,7 @@ func (c *core) members(ctx context.Context, id engine.ShardID, named []replicaJS
 			if !c.alive(engine.NodeID(r.Node)) {
 				why = "the node is down"
 			}
-			out = append(out, memberJSON{replicaJSON: r, State: "unknown", Problem: why})
+			out = append(out, memberJSON{ReplicaView: r, State: "unknown", Problem: why})
 		}
 	}
 	slices.SortFunc(out, func(a, b memberJSON) int { return int(a.Node) - int(b.Node) })

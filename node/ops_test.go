@@ -244,20 +244,35 @@ func TestBusyAndCancel(t *testing.T) {
 	waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
 }
 
-// The driver dies between any two steps, as often as it likes: another goes on, and the result is the same (rule Cluster6).
-func TestDriverDies(t *testing.T) {
+// startDying starts three nodes whose driver dies at each step that begins so, the first times that one gets there. A test in
+// which none dies fails: it shows nothing.
+func startDying(t *testing.T, steps string, times int) *nodetest.Cluster {
 	var mu sync.Mutex
-	seen := map[string]int{}
+	seen, died := map[string]int{}, 0
 	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
 		node.SetFault(cfg, func(step string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			if seen[step]++; strings.HasPrefix(step, "op ") && seen[step] <= 2 {
+			if seen[step]++; strings.HasPrefix(step, steps) && seen[step] <= times {
+				died++
 				return errors.New("the driver dies here") // its goroutine ends, and the next refresh starts another
 			}
 			return nil
 		})
 	}})
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if t.Logf("steps: %v", seen); died == 0 {
+			t.Error("no driver died")
+		}
+	})
+	return c
+}
+
+// The driver dies between any two steps, as often as it likes: another goes on, and the result is the same (rule Cluster6).
+func TestDriverDies(t *testing.T) {
+	c := startDying(t, "op ", 2)
 	c.Init(0, 6, 3)
 	four := c.Add()
 	tr := startTraffic(t, c, 1, four)
@@ -281,9 +296,6 @@ func TestDriverDies(t *testing.T) {
 		waitOp(t, c, 1, id, 30*time.Second, placement.OpDone)
 	}
 	tr.end(1)
-	mu.Lock()
-	defer mu.Unlock()
-	t.Logf("steps: %v", seen)
 }
 
 // Three nodes become five and three again, under traffic: no error, exact counters, even numbers.
@@ -418,18 +430,7 @@ func TestRepairOfCutOffNode(t *testing.T) {
 
 // A shard is split by keys and by size under traffic, while drivers die; the children move as any shard does. What makes no sense is refused.
 func TestSplitOperation(t *testing.T) {
-	var mu sync.Mutex
-	seen := map[string]int{}
-	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
-		node.SetFault(cfg, func(step string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if seen[step]++; strings.HasPrefix(step, "op split") && seen[step] == 1 {
-				return errors.New("the driver dies here")
-			}
-			return nil
-		})
-	}})
+	c := startDying(t, "op split", 1)
 	c.Init(0, 1, 3)
 	four := c.Add()
 	write(t, c, 0, 200, "v")

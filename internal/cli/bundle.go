@@ -190,11 +190,7 @@ func (a *app) gatherCluster(ctx context.Context, b *bundle) {
 	ask("cluster/status.json", func(ctx context.Context, c client.Cluster) (any, error) { return c.Status(ctx) })
 	ask("cluster/shards.json", func(ctx context.Context, c client.Cluster) (any, error) {
 		list, err := c.Shards(ctx, 0)
-		out := make([]shardJSON, len(list))
-		for i := range list {
-			out[i] = toShardJSON(list[i])
-		}
-		return out, err
+		return shardViews(list), err
 	})
 	ask("cluster/operations.json", func(ctx context.Context, c client.Cluster) (any, error) {
 		if ad, ok := c.(client.Admin); ok {

@@ -167,11 +167,7 @@ func (a *app) shardCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				out := make([]shardJSON, 0, len(shards))
-				for _, s := range shards {
-					out = append(out, toShardJSON(s))
-				}
-				return a.emit(out, func(w io.Writer) error { return shardTable(w, shards) })
+				return a.emit(shardViews(shards), func(w io.Writer) error { return shardTable(w, shards) })
 			})
 		},
 	}
@@ -206,7 +202,7 @@ func shardTable(w io.Writer, shards []client.Shard) error {
 }
 
 func (a *app) emitShard(s client.Shard) error {
-	return a.emit(toShardJSON(s), func(w io.Writer) error {
+	return a.emit(shardView(s), func(w io.Writer) error {
 		err := shardTable(w, []client.Shard{s})
 		if l := s.Load; l != nil {
 			fmt.Fprintf(w, "load     %d reads and %d writes per second, %s/s\n", l.Reads, l.Writes, humanBytes(int64(l.Bytes)))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/escape"
+	"github.com/kiloraft/kiloraft/router/api"
 )
 
 func (a *app) json() bool { return a.cfg.Output == "json" }
@@ -38,37 +39,19 @@ func table(w io.Writer, header string, rows [][]string) error {
 	return tw.Flush()
 }
 
-// shardJSON is a shard as scripts see it.
-type shardJSON struct {
-	ID          uint64           `json:"id"`
-	Start       string           `json:"start"`
-	End         string           `json:"end"`
-	Version     uint64           `json:"version"`
-	ConfVersion uint64           `json:"conf_version"`
-	Leader      uint64           `json:"leader"`
-	Replicas    []client.Replica `json:"replicas"`
-	Keys        int64            `json:"keys"`
-	Bytes       int64            `json:"bytes"`
-	Load        *loadJSON        `json:"load,omitempty"`
-}
-
-// loadJSON is the load of a shard as scripts see it.
-type loadJSON struct {
-	Reads      uint64 `json:"reads_per_s"`
-	Writes     uint64 `json:"writes_per_s"`
-	Bytes      uint64 `json:"bytes_per_s"`
-	HotKey     string `json:"hot_key,omitempty"`
-	HotPercent uint64 `json:"hot_percent,omitempty"`
-}
-
-func toShardJSON(s client.Shard) shardJSON {
-	if s.Replicas == nil {
-		s.Replicas = []client.Replica{}
-	}
-	out := shardJSON{ID: s.ID, Start: escape.String(s.Start), End: escape.String(s.End), Version: s.Version, ConfVersion: s.ConfVersion,
-		Leader: s.Leader, Replicas: s.Replicas, Keys: s.Keys, Bytes: s.Bytes}
+func shardView(s client.Shard) api.ShardView {
+	v := api.ShardView{ID: s.ID, Start: escape.String(s.Start), End: escape.String(s.End), Version: s.Version, ConfVersion: s.ConfVersion,
+		Leader: s.Leader, Replicas: append([]client.Replica{}, s.Replicas...), Keys: uint64(s.Keys), Bytes: uint64(s.Bytes)}
 	if l := s.Load; l != nil {
-		out.Load = &loadJSON{Reads: l.Reads, Writes: l.Writes, Bytes: l.Bytes, HotKey: escape.String(l.HotKey), HotPercent: l.HotPercent}
+		v.Load = &api.LoadView{Reads: l.Reads, Writes: l.Writes, Bytes: l.Bytes, HotKey: escape.String(l.HotKey), HotPercent: l.HotPercent}
+	}
+	return v
+}
+
+func shardViews(list []client.Shard) []api.ShardView {
+	out := make([]api.ShardView, 0, len(list))
+	for _, s := range list {
+		out = append(out, shardView(s))
 	}
 	return out
 }

@@ -263,13 +263,8 @@ func (r *remote) Nodes(ctx context.Context) ([]client.Node, error) {
 		return nil, err
 	}
 	var out []client.Node
-	for _, n := range page.Nodes {
-		labels := n.Labels
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		out = append(out, client.Node{ID: uint64(n.Node), Name: n.Name, Address: n.Addr, HTTP: n.HTTP, State: n.State.String(),
-			Replicas: int(n.Replicas), Leaders: int(n.Leaders), Labels: labels})
+	for i := range page.Nodes {
+		out = append(out, page.Nodes[i].View())
 	}
 	return out, nil
 }
@@ -304,14 +299,7 @@ func (r *remote) Shards(ctx context.Context, limit int) ([]client.Shard, error) 
 func toShard(s *api.ShardInfo) client.Shard {
 	d := &s.Descriptor
 	out := client.Shard{ID: uint64(d.Shard), Start: d.Start, End: d.End, Version: d.Version, ConfVersion: d.ConfVersion, Leader: uint64(s.Leader),
-		Keys: int64(s.Keys), Bytes: int64(s.Bytes)}
-	for _, rep := range d.Replicas {
-		role := "voter"
-		if rep.Role != shard.RoleVoter {
-			role = "learner"
-		}
-		out.Replicas = append(out.Replicas, client.Replica{Node: uint64(rep.Node), Replica: uint64(rep.Replica), Role: role})
-	}
+		Replicas: api.ReplicaViews(d), Keys: int64(s.Keys), Bytes: int64(s.Bytes)}
 	if x := s.Rates; x != nil {
 		out.Load = &client.Load{Reads: x.Reads, Writes: x.Writes, Bytes: x.Bytes, HotKey: x.HotKey, HotPercent: x.HotPercent}
 	}

@@ -78,16 +78,7 @@ type InitResult struct {
 type Status = api.Status
 
 // Node is one process of the cluster.
-type Node struct {
-	ID       uint64            `json:"id"`
-	Name     string            `json:"name"`
-	Address  string            `json:"address"`
-	HTTP     string            `json:"http"`
-	State    string            `json:"state"` // up suspect down draining removed
-	Replicas int               `json:"replicas"`
-	Leaders  int               `json:"leaders"`
-	Labels   map[string]string `json:"labels"`
-}
+type Node = api.NodeView
 
 // Shard is a range of keys and who holds it.
 type Shard struct {
@@ -110,11 +101,7 @@ type Load struct {
 }
 
 // Replica is one copy of a shard.
-type Replica struct {
-	Node    uint64 `json:"node"`
-	Replica uint64 `json:"replica"`
-	Role    string `json:"role"` // voter or learner
-}
+type Replica = api.ReplicaView
 
 // Checksum is the content of one replica at one point of its log.
 type Checksum struct {
