@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -155,6 +156,12 @@ func (c *core) shardJSON(t *loadTable, d *shard.Descriptor) shardJSON {
 	return out
 }
 
+// consoleShards is how many shards a page has, and how many it may have: a round trip for 10,000 shards, and some 4 MB at the most.
+const (
+	consoleShards    = 2048
+	consoleShardsMax = 16384
+)
+
 // shardsJSON is a page of shards in order of their keys. Next is the start key of the next page, null if this is the last.
 type shardsJSON struct {
 	Shards []shardJSON `json:"shards"`
@@ -168,9 +175,9 @@ func (n *Node) apiShards(c *core, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "from: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	limit, err := uintOf(r.URL.Query().Get("limit"), api.MapPageMax)
-	if err != nil || limit == 0 || limit > api.MapPageMax {
-		http.Error(w, "limit: a number from 1 to 2048 is wanted", http.StatusBadRequest)
+	limit, err := uintOf(r.URL.Query().Get("limit"), consoleShards)
+	if err != nil || limit == 0 || limit > consoleShardsMax {
+		http.Error(w, fmt.Sprintf("limit: a number from 1 to %d is wanted", consoleShardsMax), http.StatusBadRequest)
 		return
 	}
 	page := shardsJSON{Shards: []shardJSON{}}

@@ -104,7 +104,7 @@ func TestConsoleTells(t *testing.T) {
 		t.Errorf("%+v", page)
 	}
 	for path, want := range map[string]int{"/api/shard/99": 404, "/api/shard/x": 400, "/api/shard/99/events": 404, "/api/shards?from=%5C": 400, "/api/shards?limit=0": 400,
-		"/api/shards?limit=2049": 400, "/api/ops?limit=-1": 400, "/console/nothing": 404} {
+		"/api/shards?limit=16385": 400, "/api/ops?limit=-1": 400, "/console/nothing": 404} {
 		if code, body := fetch(t, c, 0, path); code != want {
 			t.Errorf("%s: %d %s", path, code, body)
 		}

@@ -24,13 +24,13 @@ export const get = (path, patience = 8000) => ask(path, {}, patience);
 export const post = (path, body) =>
   ask(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body || {}) }, 15000);
 
-// allShards reads all pages. 100 pages are 200,000 shards.
+// allShards reads all pages: one, but for a great many shards. 20 pages are 327,680.
 export async function allShards() {
   const out = [];
   let from = '';
-  for (let page = 0; page < 100; page++) {
-    const p = await get('/api/shards?from=' + encodeURIComponent(from));
-    out.push(...p.shards);
+  for (let page = 0; page < 20; page++) {
+    const p = await get('/api/shards?limit=16384&from=' + encodeURIComponent(from));
+    for (const s of p.shards) out.push(s);
     if (p.next == null) break;
     from = p.next;
   }
