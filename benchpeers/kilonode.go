@@ -5,9 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -64,7 +67,30 @@ func (n *kiloNode) run(ctx context.Context, req request) (response, error) {
 	if req.Load.Name == "fill" {
 		return response{}, l.fill(ctx)
 	}
-	return l.run(ctx, time.Duration(req.Seconds*float64(time.Second)))
+	if err := n.saveMetrics(req.Load, "before"); err != nil {
+		return response{}, err
+	}
+	res, err := l.run(ctx, time.Duration(req.Seconds*float64(time.Second)))
+	return res, errors.Join(err, n.saveMetrics(req.Load, "after"))
+}
+
+// saveMetrics puts what the node has counted beside the profiles, if those are wanted.
+func (n *kiloNode) saveMetrics(l load, when string) error {
+	dir := os.Getenv(profileDir)
+	if dir == "" {
+		return nil
+	}
+	res, err := http.Get("http://" + n.node.HTTPAddr() + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("kiloraft%d-%s-%d-%s.metrics", n.id, l.Name, l.Inflight, when)))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, res.Body)
+	return errors.Join(err, f.Close())
 }
 
 // pipeLoad is a closed loop over one pipe.

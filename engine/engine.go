@@ -6,7 +6,8 @@ type Config struct {
 	// ElectionTimeoutMin is T: a follower that has not heard from a leader for T to 2T campaigns. It is also the length
 	// of the leases that this replica grants; who relies on one subtracts ClockDriftMax. Default 1 s.
 	ElectionTimeoutMin Duration
-	// HeartbeatInterval is how often an awake leader sends BroadcastHeartbeat when it has nothing else to say.
+	// HeartbeatInterval is how often a leader asks followers that have not answered; those that have are sent a heartbeat when half of
+	// their lease is over.
 	HeartbeatInterval Duration
 	// QuiesceAfter is how long a shard is idle before its leader proposes to sleep. Zero: never.
 	QuiesceAfter Duration

@@ -23,8 +23,9 @@ type leadership struct {
 	settled *Membership // a committed membership, not joint, with this leader as a voter: it asks for nothing
 
 	busyAt    Instant // the last time that there was something to do
-	toldAt    Instant // the last time that every follower was sent entries
 	quiesceAt Instant // when the outstanding Quiesce was sent; zero: none
+	// owing: a follower may be asleep and must not be. The next heartbeat goes whatever leases say, unless all are sent entries before.
+	owing bool
 }
 
 func (l *leadership) deadline() Instant {
@@ -141,7 +142,7 @@ func (e *Engine) announce() {
 func (e *Engine) broadcast() {
 	l := e.lead
 	l.round++
-	l.quiesceAt = 0
+	l.quiesceAt, l.owing = 0, false
 	l.heartbeatAt = e.now + Instant(e.cfg.HeartbeatInterval)
 	if len(l.followers) == 0 {
 		return
@@ -168,7 +169,7 @@ func (e *Engine) tickLeader() {
 		return
 	}
 	if e.renewed() {
-		l.heartbeatAt = e.now + Instant(e.cfg.HeartbeatInterval)
+		l.heartbeatAt = e.restUntil()
 	} else {
 		e.broadcast()
 	}
@@ -177,25 +178,45 @@ func (e *Engine) tickLeader() {
 	}
 }
 
-// renewed tells whether a heartbeat would say nothing new: every follower has answered something that was sent within the last
-// interval, or all were sent entries within it and their leases are good for half an election timeout; and nobody waits for a
-// round. So a busy shard sends none.
+// renewed tells whether a heartbeat would say nothing new: the leases of all followers are good for half an election timeout, and
+// nobody waits for a round. So a busy shard sends none, and an idle one two in an election timeout.
 func (e *Engine) renewed() bool {
 	l := e.lead
-	if l.reads.waiting != 0 || l.reads.round != 0 || l.quiesceAt != 0 {
+	if l.owing || l.reads.waiting != 0 || l.reads.round != 0 {
 		return false
 	}
-	since := e.now - Instant(e.cfg.HeartbeatInterval)
-	until := since + Instant(e.cfg.ElectionTimeoutMin-e.cfg.ClockDriftMax)
-	if l.toldAt >= since {
-		until = min(until, e.now+Instant(e.cfg.ElectionTimeoutMin)/2)
-	}
+	half := e.now + Instant(e.cfg.ElectionTimeoutMin)/2
 	for i := range l.followers {
-		if l.followers[i].leaseUntil < until {
+		if l.followers[i].leaseUntil <= half {
 			return false
 		}
 	}
 	return true
+}
+
+// restUntil is when there is something to do next if nothing happens before: sleep, a lease that is half over, a message that counts
+// as lost. Who is not in the pipeline is looked at after an interval.
+func (e *Engine) restUntil() Instant {
+	l := e.lead
+	soon, half := e.now+Instant(e.cfg.HeartbeatInterval), Instant(e.cfg.ElectionTimeoutMin)/2
+	until := soon + half
+	if e.cfg.QuiesceAfter > 0 {
+		until = l.busyAt + Instant(e.cfg.QuiesceAfter)
+	}
+	if until <= e.now { // it cannot sleep just now
+		until = soon
+	}
+	for i := range l.followers {
+		f := &l.followers[i]
+		if f.state != ProgressPipeline {
+			return soon
+		}
+		until = min(until, f.leaseUntil-half)
+		if f.inflight() > 0 {
+			until = min(until, f.sentAt+half)
+		}
+	}
+	return until
 }
 
 // quorumActive tells whether a quorum has answered within the election timeout (check-quorum).

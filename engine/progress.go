@@ -64,6 +64,7 @@ func (e *Engine) newStream(f *follower, s ProgressState) {
 	e.lead.stream++
 	f.stream, f.state, f.seq, f.acked, f.waiting = e.lead.stream, s, 0, 0, false
 	f.emptySince = 0
+	e.lead.heartbeatAt = min(e.lead.heartbeatAt, e.now+Instant(e.cfg.HeartbeatInterval)) // whoever rested looks after it
 }
 
 // probe starts anew, at next or lower.
@@ -82,7 +83,7 @@ func (e *Engine) replicate() {
 		all = all && f.next > next
 	}
 	if all {
-		e.lead.toldAt = e.now
+		e.lead.owing = false
 	}
 }
 

@@ -31,7 +31,7 @@ func (e *Engine) offerSleep() bool {
 	if !e.quorumOf(func(f *follower) bool { return e.linkUp(f.peer) }) {
 		return false
 	}
-	l.quiesceAt = e.now
+	l.quiesceAt, l.owing = e.now, true
 	l.heartbeatAt = e.now + Instant(e.cfg.HeartbeatInterval)
 	for i := range l.followers {
 		f := &l.followers[i]
@@ -123,7 +123,7 @@ func (e *Engine) wake() {
 		e.electionAt = e.now + e.electionTimeout()
 		return
 	}
-	e.lead.busyAt, e.lead.heartbeatAt = e.now, e.now
+	e.lead.busyAt, e.lead.heartbeatAt, e.lead.owing = e.now, e.now, true
 	for i := range e.lead.followers {
 		f := &e.lead.followers[i]
 		f.asleep, f.activeAt = false, e.now

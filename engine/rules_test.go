@@ -54,6 +54,39 @@ func TestRuleReturningNodeIsWoken(t *testing.T) {
 	}
 }
 
+// An awake leader with nothing to say heartbeats when half of a lease is over, and then in every interval until all have answered.
+func TestRuleHeartbeatsKeepLeases(t *testing.T) {
+	s := &script{}
+	lead(t, s) // leases until 11953
+	wantNot(t, play(t, s, "tick at=11103"), "BroadcastHeartbeat")
+	if d := s.e.Deadline(); d != 11453 {
+		t.Fatalf("the next tick is wanted at %d", d)
+	}
+	want(t, play(t, s, "tick at=11453"), "BroadcastHeartbeat")
+	answer := func(at, from, sent string) {
+		play(t, s, "heartbeat-response at="+at+" from="+from+" vote=1:1! sent="+sent+" promise=1000")
+	}
+	answer("11460", "2", "11453")
+	want(t, play(t, s, "tick at=11553"), "BroadcastHeartbeat")
+	answer("11560", "3", "11453")
+	wantNot(t, play(t, s, "tick at=11653"), "BroadcastHeartbeat")
+	// What is in flight for half an election timeout is lost; a follower that was lost is looked at after an interval.
+	play(t, s, "write at=11660 token=1")
+	wantNot(t, play(t, s, "tick at=11753"), "BroadcastHeartbeat")
+	if d := s.e.Deadline(); d != 11903 { // the leases are of 11453
+		t.Fatalf("the next tick is wanted at %d, a write is in flight", d)
+	}
+	play(t, s, "append-response at=11760 from=2 vote=1:1! stream=1 seq=2 sent=11660 ok match=1.3 promise=1000",
+		"append-response at=11760 from=3 vote=1:1! stream=2 seq=2 sent=11660 ok match=1.3 promise=1000", "tick at=11903")
+	if d := s.e.Deadline(); d != 12110 {
+		t.Fatalf("the next tick is wanted at %d, half of the leases is over at 12110", d)
+	}
+	play(t, s, "replicate-failed at=11910 to=2 stream=1")
+	if d := s.e.Deadline(); d != 12010 {
+		t.Fatalf("the next tick is wanted at %d, a follower is lost", d)
+	}
+}
+
 // Live4: a sleeper that somebody asks for asks its leader for this very shard, and starts its ordinary timer.
 func TestRuleProvokedSleeperDoubtsItsLeader(t *testing.T) {
 	for _, provoke := range []string{"wake", "read token=1", "write token=1", "vote-request from=3 pre vote=4:3 last=1.4"} {

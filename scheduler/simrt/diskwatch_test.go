@@ -42,7 +42,7 @@ func TestSlowDiskLosesLeaders(t *testing.T) {
 	if n := led(slow); n != shards {
 		t.Fatalf("node %d leads %d shards before", slow, n)
 	}
-	c.Node(slow).SyncTime = 400 * time.Millisecond
+	c.Node(slow).SyncTime = 600 * time.Millisecond
 	load(2 * time.Second)
 	if n := led(slow); n != 0 {
 		t.Errorf("2 s later node %d still leads %d shards", slow, n)
