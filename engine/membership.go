@@ -81,6 +81,17 @@ func (e *Engine) advanceMembership() {
 	}
 }
 
+// NamedVoter tells whether the membership in force, or the one before it, names this replica as a voter: somebody may have counted on what it has
+// acknowledged, whether it has applied that membership or not.
+func (e *Engine) NamedVoter() bool {
+	for _, at := range [...]MembershipAt{e.memb, e.prev} {
+		if at.Membership != nil && at.Membership.IsVoter(e.cfg.Self) {
+			return true
+		}
+	}
+	return false
+}
+
 func sameSet(a, b []Peer) bool {
 	if len(a) != len(b) {
 		return false

@@ -269,7 +269,7 @@ func (d *driver) countOrders(ctx context.Context, id uint64, plan *placement.Pla
 	if moves+len(plan.Transfers) == 0 {
 		return nil
 	}
-	now, err := d.c.updateOp(ctx, id, func(o *placement.Op) bool { o.Count(plan, moves, bytes); return true })
+	now, err := d.c.updateOp(ctx, id, func(o *placement.Op) bool { o.Count(plan, moves, bytes); return true }, nil)
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		OnDescriptor:       c.onDescriptor,
 		OnDescriptors:      c.onDescriptors,
 		OnStray:            c.strays.onStray,
+		OnSilent:           c.strays.onSilent,
 	}
 	if n.cfg.tune != nil {
 		n.cfg.tune(&cfg)

@@ -327,16 +327,14 @@ func opStep(o *placement.Op, what, step string) string {
 
 // record writes what o says; an operator's cancel that came meanwhile stays.
 func (d *driver) record(ctx context.Context, o *placement.Op) error {
-	var more []shard.Op
-	if o.Kind == placement.OpDrain && o.State == placement.OpCancelled {
-		op, err := d.c.nodeStateOp(ctx, o.From, placement.NodeUp)
-		if err != nil {
-			return err
+	also := func() ([]shard.Condition, []shard.Op, error) {
+		switch {
+		case o.Kind == placement.OpDrain && o.State == placement.OpCancelled:
+			return d.c.nodeStateOp(ctx, o.From, placement.NodeUp)
+		case o.Kind == placement.OpMerge && o.State == placement.OpDone:
+			return nil, []shard.Op{del(placement.AutoKey(o.Other))}, nil
 		}
-		more = append(more, op...)
-	}
-	if o.Kind == placement.OpMerge && o.State == placement.OpDone {
-		more = append(more, del(placement.AutoKey(o.Other)))
+		return nil, nil, nil
 	}
 	now, err := d.c.updateOp(ctx, o.ID, func(rec *placement.Op) bool {
 		before := *rec
@@ -344,7 +342,7 @@ func (d *driver) record(ctx context.Context, o *placement.Op) error {
 		rec.Cancel = before.Cancel || o.Cancel
 		rec.KeepCounts(&before)
 		return true
-	}, more...)
+	}, also)
 	if errors.Is(err, shard.ErrNotFound) {
 		o.State = placement.OpFailed // nobody wants it any more
 		return nil
@@ -415,6 +413,10 @@ func (d *driver) viewOf(o *placement.Op, l *lead) *placement.ShardView {
 	v := &placement.ShardView{Descriptor: l.Descriptor, Leader: l.Node, Changing: l.Changing, Committed: l.Committed, Bytes: l.Bytes, Sent: l.SnapshotSent,
 		Note: l.SnapshotNote,
 		Up:   d.c.alive,
+		Gone: func(id engine.NodeID) bool {
+			rec, ok := d.c.view.node(id)
+			return ok && rec.State == placement.NodeRemoved
+		},
 		Avoid: func(id engine.NodeID) bool {
 			rec, ok := d.c.view.node(id)
 			return ok && rec.State != placement.NodeUp
@@ -459,8 +461,7 @@ func (d *driver) act(ctx context.Context, o *placement.Op, l *lead, act *placeme
 			return err
 		}
 		if c.alive(act.To) {
-			req := removeRequest{Descriptor: *l.Descriptor, Replica: act.Replica}
-			if _, err := c.n.call(ctx, act.To, methodRemove, 0, req.append(nil)); err != nil {
+			if _, err := c.n.call(ctx, act.To, methodRemove, 0, l.removal(act.Replica)); err != nil {
 				return err
 			}
 		} // else it compares its replicas with meta when it comes back
@@ -474,8 +475,7 @@ func (d *driver) undo(ctx context.Context, o *placement.Op, l *lead) {
 	if o.Kind != placement.OpMove || o.To == 0 || !d.c.alive(o.To) {
 		return
 	}
-	req := removeRequest{Descriptor: *l.Descriptor, Replica: o.Replica}
-	if _, err := d.c.n.call(ctx, o.To, methodRemove, 0, req.append(nil)); err != nil {
+	if _, err := d.c.n.call(ctx, o.To, methodRemove, 0, l.removal(o.Replica)); err != nil {
 		d.c.n.log.Info("a cancelled move leaves a replica for later", "op", o.ID, "node", uint64(o.To), "err", err)
 	}
 }

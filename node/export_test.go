@@ -122,13 +122,18 @@ func (n *Node) Unreported() int {
 
 // BuryInMeta records that a shard was absorbed by another one, and tells nobody.
 func (n *Node) BuryInMeta(ctx context.Context, id, by engine.ShardID) error {
-	ops := []shard.Op{{Kind: shard.OpDelete, Key: placement.ShardKey(id)}, put(placement.DeadKey(id), placement.AppendDead(nil, id, by, 9))}
+	return n.BuryInMetaAt(ctx, id, by, 9)
+}
+
+// BuryInMetaAt is BuryInMeta with the version of the absorber.
+func (n *Node) BuryInMetaAt(ctx context.Context, id, by engine.ShardID, version uint64) error {
+	ops := []shard.Op{{Kind: shard.OpDelete, Key: placement.ShardKey(id)}, put(placement.DeadKey(id), placement.AppendDead(nil, id, by, version))}
 	return n.core.Load().meta.write(ctx, nil, append(ops, stampsOf(ops)...))
 }
 
 // CancelOp asks an operation to stop.
 func (n *Node) CancelOp(ctx context.Context, id uint64) error {
-	_, err := n.core.Load().updateOp(ctx, id, func(o *placement.Op) bool { o.Cancel = true; return true })
+	_, err := n.core.Load().updateOp(ctx, id, func(o *placement.Op) bool { o.Cancel = true; return true }, nil)
 	n.core.Load().tellDriver(ctx)
 	return err
 }
@@ -208,3 +213,15 @@ func (n *Node) Routes() []Route {
 
 // SyncUsers has the node look for changed users.
 func (n *Node) SyncUsers(ctx context.Context) error { return n.core.Load().syncUsers(ctx) }
+
+// NodeUpLater prepares the write by which the driver of a cancelled drain puts a node back up.
+func (n *Node) NodeUpLater(ctx context.Context, id engine.NodeID) (func(context.Context) error, error) {
+	c := n.core.Load()
+	conds, ops, err := c.nodeStateOp(ctx, id, placement.NodeUp)
+	return func(ctx context.Context) error { return c.meta.write(ctx, conds, ops) }, err
+}
+
+// Doubt has the node ask meta about its replica of a shard, now.
+func (n *Node) Doubt(ctx context.Context, id engine.ShardID) error {
+	return n.core.Load().strays.ask(ctx, []engine.ShardID{id})
+}

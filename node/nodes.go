@@ -29,30 +29,26 @@ func (c *core) readNode(ctx context.Context, id engine.NodeID) (placement.NodeRe
 	return rec, version, err
 }
 
-// nodeStateOp returns the change of meta that puts a node into a state.
-func (c *core) nodeStateOp(ctx context.Context, id engine.NodeID, to placement.NodeState) ([]shard.Op, error) {
-	rec, _, err := c.readNode(ctx, id)
+// nodeStateOp returns the change of meta that puts a node into a state, unless it changes otherwise meanwhile, as when it is removed.
+func (c *core) nodeStateOp(ctx context.Context, id engine.NodeID, to placement.NodeState) ([]shard.Condition, []shard.Op, error) {
+	rec, version, err := c.readNode(ctx, id)
 	if err != nil || rec.State == placement.NodeRemoved {
-		return nil, err
+		return nil, nil, err
 	}
 	rec.State = to
-	return []shard.Op{put(placement.NodeKey(id), rec.Append(nil))}, nil
+	key := placement.NodeKey(id)
+	return []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, []shard.Op{put(key, rec.Append(nil))}, nil
 }
 
 // startDrain marks a node as draining and records the operation that watches it become empty.
 func (c *core) startDrain(ctx context.Context, o *placement.Op) error {
 	o.Shard, o.To = 0, 0
 	err := c.createOp(ctx, o, func() ([]shard.Condition, []shard.Op, error) {
-		rec, version, err := c.readNode(ctx, o.From)
-		if err != nil {
-			return nil, nil, err
+		conds, ops, err := c.nodeStateOp(ctx, o.From, placement.NodeDraining)
+		if err == nil && len(ops) == 0 {
+			err = &shard.InvalidError{What: fmt.Sprintf("node %d is removed", o.From)}
 		}
-		if rec.State == placement.NodeRemoved {
-			return nil, nil, &shard.InvalidError{What: fmt.Sprintf("node %d is removed", o.From)}
-		}
-		rec.State = placement.NodeDraining
-		key := placement.NodeKey(o.From)
-		return []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, []shard.Op{put(key, rec.Append(nil))}, nil
+		return conds, ops, err
 	})
 	if err != nil {
 		return err
@@ -126,7 +122,7 @@ func (c *core) cancelDrain(ctx context.Context, id engine.NodeID) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	o, err := c.updateOp(ctx, op, func(o *placement.Op) bool { o.Cancel = true; return true })
+	o, err := c.updateOp(ctx, op, func(o *placement.Op) bool { o.Cancel = true; return true }, nil)
 	for err == nil && o.State == placement.OpRunning {
 		c.tellDriver(ctx)
 		if serr := sleep(ctx, 50*time.Millisecond); serr != nil {

@@ -166,8 +166,8 @@ func (c *core) readOp(ctx context.Context, id uint64) (*placement.Op, uint64, er
 }
 
 // updateOp changes the record of a running operation, whatever others have changed in it. change returns false if there is nothing to write.
-// A final state releases the locks. more are changes that belong to it.
-func (c *core) updateOp(ctx context.Context, id uint64, change func(o *placement.Op) bool, more ...shard.Op) (*placement.Op, error) {
+// A final state releases the locks. also, if given, are conditions and changes that belong to it.
+func (c *core) updateOp(ctx context.Context, id uint64, change func(o *placement.Op) bool, also func() ([]shard.Condition, []shard.Op, error)) (*placement.Op, error) {
 	for {
 		o, version, err := c.readOp(ctx, id)
 		if err != nil {
@@ -177,7 +177,13 @@ func (c *core) updateOp(ctx context.Context, id uint64, change func(o *placement
 			return o, nil
 		}
 		o.UpdateMS = time.Now().UnixMilli()
-		ops := append([]shard.Op(nil), more...)
+		var conds []shard.Condition
+		var ops []shard.Op
+		if also != nil {
+			if conds, ops, err = also(); err != nil {
+				return nil, err
+			}
+		}
 		if o.State != placement.OpRunning {
 			o.EndMS = o.UpdateMS
 			for _, l := range o.Locks() {
@@ -186,7 +192,7 @@ func (c *core) updateOp(ctx context.Context, id uint64, change func(o *placement
 		}
 		key := placement.OpKey(id)
 		ops = append(ops, put(key, o.Append(nil)))
-		err = c.meta.write(ctx, []shard.Condition{{Kind: shard.ConditionVersion, Key: key, Version: version}}, ops)
+		err = c.meta.write(ctx, append(conds, shard.Condition{Kind: shard.ConditionVersion, Key: key, Version: version}), ops)
 		if isConditionFailed(err) {
 			continue
 		}
@@ -250,7 +256,7 @@ func (c *core) serveOps(ctx context.Context, q *incoming) ([]byte, error) {
 
 // cancelOp asks an operation to stop.
 func (c *core) cancelOp(ctx context.Context, id uint64) (*placement.Op, error) {
-	o, err := c.updateOp(ctx, id, func(o *placement.Op) bool { was := o.Cancel; o.Cancel = true; return !was })
+	o, err := c.updateOp(ctx, id, func(o *placement.Op) bool { was := o.Cancel; o.Cancel = true; return !was }, nil)
 	if err == nil {
 		c.tellDriver(ctx)
 	}

@@ -15,7 +15,7 @@ import (
 
 // Methods by which the driver of operations works with other nodes. Sent: never renumber.
 const (
-	methodLeads    api.Method = 72 // array of shards, none: all → leadInfos: what this node leads
+	methodLeads    api.Method = 72 // array of shards → leadInfos: those that this node leads, confirmed
 	methodChange   api.Method = 73 // membershipChange → empty; to the leader
 	methodRemove   api.Method = 74 // removeRequest → empty: destroy a replica that was removed
 	methodEvacuate api.Method = 75 // array of nodes to avoid → array with the number of shards still led: hand over all leaderships
@@ -105,7 +105,7 @@ func appendLeads(b []byte, list []scheduler.Lead) []byte {
 	b = mp.AppendArray(b, len(list))
 	for i := range list {
 		l := &list[i]
-		b = mp.AppendArray(b, 11)
+		b = mp.AppendArray(b, 13)
 		b = shard.AppendDescriptor(b, l.Descriptor)
 		for _, v := range [...]uint64{uint64(l.Replica), l.Term, l.Committed, l.Keys, l.Bytes, l.Writes} {
 			b = mp.AppendUint(b, v)
@@ -117,6 +117,7 @@ func appendLeads(b []byte, list []scheduler.Lead) []byte {
 			b = mp.AppendUint(mp.AppendUint(b, p.Match.Index), uint64(p.State))
 		}
 		b = mp.AppendString(mp.AppendUint(b, l.SnapshotSent), l.SnapshotNote[:min(len(l.SnapshotNote), noteMax)])
+		b = mp.AppendUint(mp.AppendUint(b, l.MemberAt.Term), l.MemberAt.Index)
 	}
 	return b
 }
@@ -149,6 +150,10 @@ func decodeLeads(node engine.NodeID, b []byte) ([]lead, error) {
 			l.SnapshotNote = string(note[:min(len(note), noteMax)])
 			more -= 2
 		}
+		if more >= 2 {
+			l.MemberAt = engine.LogID{Term: r.Uint(), Index: r.Uint()}
+			more -= 2
+		}
 		r.Skip(more)
 		list = append(list, l)
 	}
@@ -176,21 +181,44 @@ func decodeChange(b []byte) (scheduler.MembershipChange, error) {
 type removeRequest struct {
 	Descriptor shard.Descriptor
 	Replica    engine.ReplicaID
+	// At is the entry of the membership that the descriptor shows; zero from an older version. A replica whose log, as far as it is not applied,
+	// names it as a voter may have acknowledged what others count on: it goes only if At is behind that.
+	At engine.LogID
+}
+
+// removal is the request to end a replica that is not a member any more, as its shard's leader says.
+func (l *lead) removal(replica engine.ReplicaID) []byte {
+	q := removeRequest{Descriptor: *l.Descriptor, Replica: replica, At: l.MemberAt}
+	return q.append(nil)
 }
 
 func (q *removeRequest) append(b []byte) []byte {
-	return mp.AppendUint(shard.AppendDescriptor(mp.AppendArray(b, 2), &q.Descriptor), uint64(q.Replica))
+	b = mp.AppendUint(shard.AppendDescriptor(mp.AppendArray(b, 4), &q.Descriptor), uint64(q.Replica))
+	return mp.AppendUint(mp.AppendUint(b, q.At.Term), q.At.Index)
+}
+
+// mayGo tells whether a replica may be destroyed on the driver's word: it has never been a member as far as it has applied, and nobody can have counted on
+// what it has acknowledged, or the membership without it is behind the one that its log has.
+func (q *removeRequest) mayGo(st *scheduler.ReplicaStatus) bool {
+	if st.Descriptor == nil {
+		return !st.Orphan // that one is judged by the descriptor
+	}
+	return !st.WasMember && (!st.Votes || q.At.Index > st.MemberAt.Index)
 }
 
 func (c *core) serveRemove(ctx context.Context, body []byte) error {
 	r := mp.NewReader(body)
 	more := r.ArrayMin(2)
-	d := shard.ReadDescriptor(&r)
-	replica := engine.ReplicaID(r.Uint())
+	q := removeRequest{Descriptor: shard.ReadDescriptor(&r), Replica: engine.ReplicaID(r.Uint())}
+	if more >= 2 {
+		q.At = engine.LogID{Term: r.Uint(), Index: r.Uint()}
+		more -= 2
+	}
 	r.Skip(more)
 	if err := r.Finish(); err != nil {
 		return malformed(err)
 	}
+	d, replica := q.Descriptor, q.Replica
 	if _, named := d.Replica(replica); named || d.Shard == 0 {
 		return &shard.InvalidError{What: fmt.Sprintf("replica %d of shard %d is a member", replica, d.Shard)}
 	}
@@ -202,7 +230,7 @@ func (c *core) serveRemove(ctx context.Context, body []byte) error {
 		return err
 	case st.Replica != replica:
 		return nil
-	case st.Descriptor == nil || !st.WasMember:
+	case q.mayGo(&st):
 		return c.sched.RemoveReplica(ctx, d.Shard, replica)
 	}
 	if err := c.removeGone(ctx, &d); err != nil {
@@ -242,7 +270,7 @@ func (c *core) findLead(ctx context.Context, id engine.ShardID) (*lead, error) {
 	if d == nil {
 		return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
 	}
-	var best *lead
+	var best *lead // each has confirmed that it leads; of two the later one still does
 	ask := func(node engine.NodeID) bool {
 		if node == 0 || !c.alive(node) {
 			return false
@@ -262,7 +290,7 @@ func (c *core) findLead(ctx context.Context, id engine.ShardID) (*lead, error) {
 		ask(r.Node)
 	}
 	if best == nil {
-		return nil, &shard.UnavailableError{Reason: fmt.Sprintf("shard %d has no leader", id)}
+		return nil, &shard.UnavailableError{Reason: fmt.Sprintf("shard %d has no leader that can be asked", id)}
 	}
 	c.view.setLeader(id, best.Node)
 	c.view.learn(best.Descriptor)

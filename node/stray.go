@@ -36,8 +36,11 @@ const (
 	strayPatience = 4
 	// strayWaitMax bounds the pause between two questions about one replica.
 	strayWaitMax = time.Minute
-	// straysAtOnce bounds one question: two keys each, within shard.ReadKeysMax.
-	straysAtOnce = 400
+	// silentPatience is for how many election timeouts a replica may be no more than a name before meta is asked: it is filled by a snapshot or
+	// by its parent's split until then.
+	silentPatience = 20
+	// straysAtOnce bounds one question: three keys each, within shard.ReadKeysMax.
+	straysAtOnce = 300
 )
 
 func newStrays(c *core) *strays {
@@ -59,6 +62,10 @@ func (s *strays) onDescriptor(ev scheduler.DescriptorEvent) {
 
 // onStray takes note that a replica here was probably removed. It is called on a lane and does not block.
 func (s *strays) onStray(id engine.ShardID) { s.note(id, 0) }
+
+// onSilent takes note of a replica that may never become more than a name, as a learner whose addition was undone. It is called on a lane and does
+// not block.
+func (s *strays) onSilent(id engine.ShardID) { s.note(id, silentPatience*s.c.n.cfg.ElectionTimeout) }
 
 // note has meta asked about a replica in a while, unless it is to be already.
 func (s *strays) note(id engine.ShardID, in time.Duration) {
@@ -143,9 +150,9 @@ func (s *strays) loop() {
 
 // ask reads what meta knows of shards, and removes the replicas of this node that were removed from them.
 func (s *strays) ask(ctx context.Context, list []engine.ShardID) error {
-	keys := make([][]byte, 0, 2*len(list))
+	keys := make([][]byte, 0, 3*len(list))
 	for _, id := range list {
-		keys = append(keys, placement.ShardKey(id), placement.DeadKey(id))
+		keys = append(keys, placement.ShardKey(id), placement.DeadKey(id), placement.ShardLockKey(id))
 	}
 	entries, err := s.c.meta.getMany(ctx, keys)
 	if err != nil {
@@ -153,13 +160,14 @@ func (s *strays) ask(ctx context.Context, list []engine.ShardID) error {
 	}
 	var errs []error
 	for i, id := range list {
-		errs = append(errs, s.judge(ctx, id, &entries[2*i], &entries[2*i+1]))
+		errs = append(errs, s.judge(ctx, id, &entries[3*i], &entries[3*i+1], entries[3*i+2].Exists()))
 	}
 	return errors.Join(errs...)
 }
 
-// judge removes the replica of a shard that is here if the shard's record, or that of its death, proves that it should not be.
-func (s *strays) judge(ctx context.Context, id engine.ShardID, rec, dead *shard.Entry) error {
+// judge removes the replica of a shard that is here if the shard's record, or that of its death, proves that it should not be. busy: an operation has
+// the shard.
+func (s *strays) judge(ctx context.Context, id engine.ShardID, rec, dead *shard.Entry, busy bool) error {
 	c := s.c
 	st, err := c.sched.Status(ctx, id)
 	if errors.Is(err, shard.ErrShardNotFound) {
@@ -177,6 +185,12 @@ func (s *strays) judge(ctx context.Context, id engine.ShardID, rec, dead *shard.
 		}
 		c.reports.inMeta(&r.Descriptor)
 		c.view.learn(&r.Descriptor)
+		if st.Descriptor == nil && !st.Orphan {
+			if busy {
+				return nil // which may be about to make it a member
+			}
+			return c.removeUnnamed(ctx, id, st.Replica)
+		}
 		return c.removeGone(ctx, &r.Descriptor)
 	case dead.Version != 0:
 		return c.removeDead(ctx, id, st.Replica, dead.Value)
@@ -200,31 +214,55 @@ func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
 	return nil
 }
 
-// removeDead removes this node's replica of a shard that was absorbed, unless a replica of its absorber is here, or of that one's: that
-// takes the data over when it applies its Merge, and removes the replica itself (rules Merge3, Cluster5). One that is uninitialised applies
-// nothing: it gets a snapshot, which holds the data, or is a stray too. Each absorber begins further left than the shard, so there is a last
+// removeUnnamed removes a replica that holds nothing if the shard's leader does not name it. No operation has had the shard before the leader was asked,
+// and a later one gives its replica another name: so it never becomes a member. It is not needed for what it has voted either, for it never votes again.
+func (c *core) removeUnnamed(ctx context.Context, id engine.ShardID, replica engine.ReplicaID) error {
+	l, err := c.findLead(ctx, id)
+	if err != nil {
+		return err
+	}
+	if _, named := l.Descriptor.Replica(replica); named || l.Changing {
+		return nil
+	}
+	st, err := c.sched.Status(ctx, id)
+	if err != nil || st.Replica != replica || st.Descriptor != nil {
+		return err
+	}
+	if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
+		return fmt.Errorf("shard %d: removing a replica that nobody names: %w", id, err)
+	}
+	c.n.log.Info("a replica that nobody names was removed", "shard", uint64(id), "replica", uint64(replica))
+	c.strays.forget(id)
+	return nil
+}
+
+// removeDead removes this node's replica of a shard that was absorbed, unless a replica of its absorber is here, or of that one's, that has not
+// passed the Merge: that takes the data over when it applies it, and removes the replica itself (rules Merge3, Cluster5). One that is uninitialised
+// applies nothing: it gets a snapshot, which holds the data, or is a stray too. Each absorber begins further left than the shard, so there is a last
 // one; a thousand shards that were merged from right to left have a thousand.
 func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine.ReplicaID, dead []byte) error {
 	for {
-		absorber, _, err := placement.DecodeDead(dead)
+		absorber, version, err := placement.DecodeDead(dead)
 		if err != nil {
 			return err
 		}
 		st, err := c.sched.Status(ctx, absorber)
-		switch {
-		case errors.Is(err, shard.ErrShardNotFound):
-		case err != nil:
-			return err
-		case st.Descriptor != nil:
-			return nil // it is here: wait
-		}
-		value, found, err := c.meta.get(ctx, placement.DeadKey(absorber))
-		if err != nil {
+		if err != nil && !errors.Is(err, shard.ErrShardNotFound) {
 			return err
 		}
-		if found != 0 {
-			dead = value
-			continue
+		here := err == nil && st.Descriptor != nil
+		if st.Orphan || here && st.Descriptor.Version < version {
+			return nil // wait
+		}
+		if !here {
+			value, found, err := c.meta.get(ctx, placement.DeadKey(absorber))
+			if err != nil {
+				return err
+			}
+			if found != 0 {
+				dead = value
+				continue
+			}
 		}
 		if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
 			return fmt.Errorf("shard %d, which shard %d absorbed: removing a replica: %w", id, absorber, err)
@@ -254,7 +292,7 @@ func (c *core) sweepGone(ctx context.Context, q *syncRequest, inMeta map[engine.
 		switch {
 		case d == nil, !inMeta[st.Shard]:
 			c.strays.hasten(st.Shard) // dead, or not reported yet; also uninitialised ones, which announce nothing
-		case st.Descriptor == nil:
+		case st.Descriptor == nil: // see onSilent
 		default:
 			if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
 				errs = append(errs, c.removeGone(ctx, d))

@@ -9,6 +9,7 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
+	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/transport/wire"
 )
@@ -39,7 +40,8 @@ func TestLongChainOfAbsorbers(t *testing.T) {
 }
 
 // A replica that a leader's message has made, and nobody fills, as that leader died with the change that added it, goes when its shard was
-// absorbed. It announces nothing, so it was once kept for ever; and so was one whose absorber had left such a replica here, too.
+// absorbed, or its leader does not name it. It announces nothing, so it was once kept for ever; and so was one whose absorber had left such a replica
+// here, too.
 func TestUnfilledReplicaOfAbsorbedShard(t *testing.T) {
 	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) { node.SetSyncEvery(cfg, 100*time.Millisecond) }})
 	c.Init(0, 2, 3)
@@ -75,7 +77,12 @@ func TestUnfilledReplicaOfAbsorbedShard(t *testing.T) {
 		}
 		return nil
 	})
-	if !holds(left) {
-		t.Error("the replica of a living shard was removed without proof")
-	}
+	nodetest.Eventually(t, 40*time.Second, func() error {
+		if holds(left) {
+			return fmt.Errorf("the replica of shard %d, which its leader does not name, is still there", left)
+		}
+		return nil
+	})
+	// A replica that nobody names does not keep its node from being drained.
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpDrain, From: c.Node(four).ID()}), 40*time.Second, placement.OpDone)
 }

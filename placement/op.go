@@ -264,8 +264,9 @@ type ShardView struct {
 	Bytes     uint64
 	Sent      uint64 // bytes of the snapshot under way
 	Note      string // why the last snapshot was not sent; may be empty
-	// Up tells whether a node is alive, and Avoid whether it should not be made a leader.
+	// Up tells whether a node is alive, Gone whether it was removed for good, and Avoid whether it should not be made a leader.
 	Up    func(engine.NodeID) bool
+	Gone  func(engine.NodeID) bool
 	Avoid func(engine.NodeID) bool
 }
 
@@ -326,6 +327,8 @@ func (o *Op) Next(v *ShardView) Action {
 		return Action{Kind: ActChange, Step: StepJoint, Done: 2, Replicas: without(v.Descriptor, o.FromReplica)}
 	case o.Cancel:
 		return Action{Kind: ActDone, Cancelled: true}
+	case o.gone(v):
+		return Action{Kind: ActFail, Reason: fmt.Sprintf("node %d was removed from the cluster", o.To)}
 	case o.From != 0 && !staying:
 		return Action{Kind: ActFail, Reason: fmt.Sprintf("node %d does not hold replica %d of shard %d any more", o.From, o.FromReplica, o.Shard)}
 	case o.To == 0:
@@ -341,10 +344,13 @@ func (o *Op) Next(v *ShardView) Action {
 	return Action{Kind: ActChange, Step: StepAdd, Replicas: list}
 }
 
+// gone tells whether the node that is to get a replica was removed from the cluster meanwhile: it never comes back.
+func (o *Op) gone(v *ShardView) bool { return o.To != 0 && v.Gone != nil && v.Gone(o.To) }
+
 // nextLearner: the new replica is a learner.
 func (o *Op) nextLearner(v *ShardView, goes *shard.ReplicaDesc, staying bool) Action {
 	switch {
-	case o.Cancel:
+	case o.Cancel, o.gone(v):
 		return Action{Kind: ActChange, Step: "cancel: remove the learner", Done: 1, Replicas: without(v.Descriptor, o.Replica)}
 	case !v.Up(o.To):
 		return Action{Kind: ActWait, Step: StepCatchUp, Done: 1, Reason: fmt.Sprintf("node %d is down", o.To)}

@@ -179,3 +179,35 @@ func TestCatchUpSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// TestMoveToRemovedNode: the node that is to get a replica is removed from the cluster in the middle of a move. The move does not wait for it for ever:
+// it takes the learner back and fails. What is decided is carried out.
+func TestMoveToRemovedNode(t *testing.T) {
+	d := func(replicas ...shard.ReplicaDesc) *shard.Descriptor {
+		return &shard.Descriptor{Shard: 2, Version: 1, ConfVersion: 5, Replicas: append([]shard.ReplicaDesc{
+			{Replica: 1, Node: 1, Role: shard.RoleVoter}, {Replica: 2, Node: 2, Role: shard.RoleVoter}}, replicas...)}
+	}
+	from := shard.ReplicaDesc{Replica: 3, Node: 3, Role: shard.RoleVoter}
+	to := func(role shard.Role) shard.ReplicaDesc { return shard.ReplicaDesc{Replica: 9, Node: 4, Role: role} }
+	for _, c := range []struct {
+		name string
+		desc *shard.Descriptor
+		want ActionKind
+	}{
+		{"before anything", d(from), ActFail},
+		{"a learner", d(from, to(shard.RoleLearner)), ActChange},
+		{"it votes already", d(to(shard.RoleVoter)), ActRemove},
+	} {
+		o := Op{Kind: OpMove, Shard: 2, From: 3, To: 4, FromReplica: 3, Replica: 9}
+		act := o.Next(&ShardView{Descriptor: c.desc, Leader: 1, InStep: true, Up: func(id engine.NodeID) bool { return id != 4 },
+			Gone: func(id engine.NodeID) bool { return id == 4 }})
+		if act.Kind != c.want {
+			t.Errorf("%s: %+v", c.name, act)
+		}
+		for _, r := range act.Replicas {
+			if r.Node == 4 {
+				t.Errorf("%s: %+v", c.name, act)
+			}
+		}
+	}
+}

@@ -64,6 +64,9 @@ type Config struct {
 	// OnStray is told of a shard for whose later replica on this node a message came, while an earlier one is here: that one
 	// was probably removed. It is called on a lane, maybe often: it must not block.
 	OnStray func(engine.ShardID)
+	// OnSilent is told of a shard of which a replica is here that may never become more than a name: one that a message has made, or that waits for
+	// its parent to be replayed. It is called on a lane, or by New.
+	OnSilent func(engine.ShardID)
 	// OnDescriptors is told of all descriptors that one split or merge has changed, in one go (rule Split5); the first is that of the
 	// shard whose entry it was. Without it OnDescriptor is called for each.
 	OnDescriptors func([]DescriptorEvent)

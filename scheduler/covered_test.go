@@ -120,7 +120,8 @@ func TestOrphanIsInTheWay(t *testing.T) {
 		t.Fatalf("replica %v was made", r.key)
 	}
 	var got error
-	n.l.unlessAbsorbed(2, store.Key{Shard: 3, Replica: 1}, func(err error) { got = err }, func() { t.Error("removed while its absorber is an orphan") })
+	absorbed := n.create(3)
+	n.l.unlessAbsorbed(2, absorbed, func(err error) { got = err }, func() { t.Error("removed while its absorber is an orphan") })
 	n.spin(3)
 	if !errors.Is(got, shard.ErrUnavailable) {
 		t.Fatal(got)
@@ -141,5 +142,31 @@ func TestRemovedLeavesNoIngest(t *testing.T) {
 	n.spin(3)
 	if _, err := in.Finish(); err == nil {
 		t.Fatal("its tablet stays")
+	}
+}
+
+// TestAbsorberHasPassed: a replica that its absorber, here, needs no more can be removed: it was born, or filled, after the absorber had got all from
+// elsewhere (rule Cluster5).
+func TestAbsorberHasPassed(t *testing.T) {
+	n, left, r := newCovered(t)
+	n.linkCovering(left)
+	for _, c := range []struct {
+		version uint64
+		want    bool
+	}{{coverVersion - 1, true}, {coverVersion, false}} {
+		rec, err := shard.NewReplicaRecord(testDescriptor(3, 1), 1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := shard.Open(n.l.env, &rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Desc().Version = c.version
+		went := false
+		n.l.unlessAbsorbed(2, &replica{key: r.key, machine: m}, func(error) {}, func() { went = true })
+		if n.spin(3); went != c.want {
+			t.Errorf("version %d under %d: goes %v", c.version, coverVersion, went)
+		}
 	}
 }

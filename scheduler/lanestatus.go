@@ -19,6 +19,7 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 		Shard: r.key.Shard, Replica: r.key.Replica, Role: st.Role, Term: st.Vote.Term, Leader: st.Leader, Last: st.Last,
 		Committed: st.Committed, Applied: st.Applied, Quiesced: st.Quiesced, LeaseValid: r.eng.LeaseValid(l.now),
 		LogBytes: log.Bytes, Waiting: r.waiters.len(), Load: r.load, Progress: r.eng.Progress(nil),
+		Votes: r.eng.NamedVoter(), MemberAt: st.Membership.LogID,
 	}
 	if m := r.machine; m != nil {
 		out.Descriptor, out.Merge = m.Desc(), m.Merge()

@@ -141,6 +141,11 @@ func (s *Scheduler) RemoveGoneAsync(d *shard.Descriptor, done func(gone engine.R
 // gone returns the replica of d.Shard that is here, if d proves that it was removed; else 0.
 func (l *Lane) gone(d *shard.Descriptor) engine.ReplicaID {
 	r := l.byShard[d.Shard]
+	if o := l.orphans[d.Shard]; r == nil && o != nil { // it was a member when its shard was born: before that there is no descriptor
+		if _, named := d.Replica(o.log.Key.Replica); !named {
+			return o.log.Key.Replica
+		}
+	}
 	if r == nil || r.machine == nil {
 		return 0
 	}
@@ -198,13 +203,21 @@ func (l *Lane) stray(r *replica) {
 	}
 }
 
+// silent tells the node of a replica that may never become more than a name.
+func (l *Lane) silent(id engine.ShardID) {
+	if f := l.s.cfg.OnSilent; f != nil {
+		f(id)
+	}
+}
+
 // Lead is what a leader knows of its shard.
 type Lead struct {
 	Descriptor *shard.Descriptor // immutable
 	Replica    engine.ReplicaID  // the leader's own
 	Term       uint64
 	Committed  uint64
-	Changing   bool // a membership change is not applied yet
+	Changing   bool         // a membership change is not applied yet
+	MemberAt   engine.LogID // the entry of the membership that Descriptor shows
 	Keys       uint64
 	Bytes      uint64
 	Writes     uint64 // so far: its growth is the load
@@ -214,29 +227,46 @@ type Lead struct {
 	SnapshotNote string
 }
 
-// LeadsOf lists the shards that this node leads: of the named ones, or all. Progress is filled in for named ones only.
+// LeadsOf lists those of the named shards that this node leads. It is a linearizable read of each (rule Engine4): a leader that was deposed and has
+// not heard of it does not answer, and what is told of its shard was not older than that when LeadsOf was called.
 func (s *Scheduler) LeadsOf(ctx context.Context, shards ...engine.ShardID) ([]Lead, error) {
-	var out []Lead
-	for _, l := range s.lanes {
-		part, err := ask(ctx, s, l, func(l *Lane) (part []Lead) {
-			if len(shards) == 0 {
-				for _, r := range l.list {
-					part = l.appendLead(part, r, false)
-				}
-			}
-			for _, id := range shards {
-				if r := l.byShard[id]; r != nil {
-					part = l.appendLead(part, r, true)
-				}
-			}
-			return part
-		})
-		if err != nil {
-			return nil, err
+	done := make(chan []Lead, len(shards))
+	for _, id := range shards {
+		if s.stopped.Load() {
+			return nil, ErrStopped
 		}
-		out = append(out, part...)
+		s.LeadAsync(id, func(part []Lead) { done <- part })
+	}
+	var out []Lead
+	for range shards {
+		select {
+		case part := <-done:
+			out = append(out, part...)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.run.stop:
+			return nil, ErrStopped
+		}
 	}
 	return out, nil
+}
+
+// LeadAsync is LeadsOf of one shard for a runtime without goroutines: done is called on the lane.
+func (s *Scheduler) LeadAsync(id engine.ShardID, done func([]Lead)) {
+	s.laneOf(id).box.putCall(func(l *Lane) { l.askLead(id, done) })
+}
+
+// askLead calls done with what the leader of a shard knows, when that is confirmed; with nothing if it is not this node.
+func (l *Lane) askLead(id engine.ShardID, done func([]Lead)) {
+	r := l.byShard[id]
+	if r == nil || r.machine == nil || !r.eng.IsLeader() {
+		done(nil)
+		return
+	}
+	l.read(r, &Request{Kind: kindLead, Shard: id, began: l.now, awaited: true, Done: func(req *Request) {
+		part, _ := req.User.([]Lead)
+		done(part)
+	}})
 }
 
 func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
@@ -245,7 +275,7 @@ func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
 	}
 	st := r.eng.Status()
 	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
-		Changing: r.machine.Membership().LogID != st.Membership.LogID}
+		Changing: r.machine.Membership().LogID != st.Membership.LogID, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	if progress {
 		lead.Progress = r.eng.Progress(nil)

@@ -24,6 +24,9 @@ type waitingRead struct {
 
 // decodeRead decodes the body of a read or scan into the lane's buffers.
 func (l *Lane) decodeRead(req *Request) (staleMs uint64, err error) {
+	if req.Kind == kindLead {
+		return 0, nil
+	}
 	if req.Kind == KindScan {
 		err = shard.DecodeScan(req.Body, &l.scan)
 		staleMs = l.scan.StaleMs
@@ -158,6 +161,11 @@ func (l *Lane) readRefused(r *replica, c *engine.Command) bool {
 func (l *Lane) serve(r *replica, req *Request, wall int64) {
 	if req.proposed == 0 {
 		req.proposed = l.now
+	}
+	if req.Kind == kindLead {
+		req.User = l.appendLead(nil, r, true)
+		l.answer(req, nil)
+		return
 	}
 	if req.Kind == KindScan {
 		l.noteRequest(r, l.scan.Start)

@@ -207,11 +207,13 @@ func (l *Lane) recoverLog(rl *raftlog.ReplicaLog) error {
 		}
 		l.orphans[rl.Key.Shard] = &orphan{rl, specials}
 		l.s.orphans.Add(1)
+		l.silent(rl.Key.Shard)
 		l.s.logger.Info("replica waits for its parent to be replayed", "shard", uint64(rl.Key.Shard), "replica", uint64(rl.Key.Replica))
 		return nil
 	}
 	l.log.Init(rl.Key, rl.Vote, engine.LogID{})
 	r := l.newReplica(rl.Key, engine.Recovered{Vote: rl.Vote, Incarnation: l.s.cfg.Incarnation})
+	l.silent(rl.Key.Shard)
 	return l.add(r)
 }
 
@@ -283,6 +285,7 @@ func (l *Lane) newUninitialised(key store.Key) *replica {
 	if l.add(r) != nil {
 		return nil
 	}
+	l.silent(key.Shard)
 	return r
 }
 

@@ -37,7 +37,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 			return
 		}
 		if c, ok := l.covered[key]; ok { // silent, too, but its tombstone is that link's to write
-			l.unlessAbsorbed(c.by, key, done, func() { l.removeCovered(c, done) })
+			l.unlessAbsorbed(c.by, c.r, done, func() { l.removeCovered(c, done) })
 			return
 		}
 		if o := l.takeOrphan(key); o != nil { // else its parent, once replayed, would bring it back
@@ -52,7 +52,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		return
 	}
 	if r.machine != nil && r.machine.Merge().Role == shard.MergeFrozen {
-		l.unlessAbsorbed(r.machine.Merge().Other, r.key, done, func() {
+		l.unlessAbsorbed(r.machine.Merge().Other, r, done, func() {
 			if r.removed || l.settling(r) { // its tombstone may not be durable yet
 				l.remove(id, replica, done)
 				return
@@ -64,15 +64,16 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 	l.removeNow(r, done)
 }
 
-// unlessAbsorbed goes on with then, unless the replica that will absorb the named one is here: its Merge, or the snapshot that it gets
-// instead, needs the named one (rules Merge3, Cluster5).
-func (l *Lane) unlessAbsorbed(absorber engine.ShardID, key store.Key, done func(error), then func()) {
+// unlessAbsorbed goes on with then, unless the replica that will absorb r is here, or an orphan: its Merge, or the snapshot that it gets instead,
+// needs r (rules Merge3, Cluster5). One that has passed the Merge needs it no more: it was filled from elsewhere before r was made.
+func (l *Lane) unlessAbsorbed(absorber engine.ShardID, r *replica, done func(error), then func()) {
+	desc := r.machine.Desc()
 	l.s.laneOf(absorber).box.putCall(func(other *Lane) {
 		a := other.byShard[absorber]
-		here := a != nil && a.machine != nil || other.orphaned(absorber)
+		here := a != nil && a.machine != nil && !a.machine.Desc().ProvesDead(desc) || other.orphaned(absorber)
 		l.box.putCall(func(*Lane) {
 			if here {
-				done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", key.Shard, absorber)))
+				done(busyError(fmt.Sprintf("shard %d is being merged into shard %d", r.key.Shard, absorber)))
 				return
 			}
 			then()

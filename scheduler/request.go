@@ -14,6 +14,7 @@ const (
 	KindScan                  // shard.AppendScan; shard.AppendPage
 
 	kindBarrier // a split or merge step of this node's own
+	kindLead    // what the leader knows of its shard, see LeadsOf; into User
 )
 
 // Request is one request to a shard of this node. It may be used again once it was answered.

@@ -30,10 +30,14 @@ type ReplicaStatus struct {
 	LogBytes   int64
 	Dirty      int // bytes of overlays that no checkpoint holds yet
 	Checkpoint engine.LogID
-	WasMember  bool              // has applied a membership that names it
-	Waiting    int               // writes that wait to be applied
-	Load       Load              // since the replica was opened here
-	Progress   []engine.Progress // leaders
+	WasMember  bool // has applied a membership that names it
+	Orphan     bool // it waits for its parent to be replayed; nothing else is known of it but its name
+	// Votes tells whether a membership in its log, applied or not, names it as a voter, and MemberAt which is in force there.
+	Votes    bool
+	MemberAt engine.LogID
+	Waiting  int               // writes that wait to be applied
+	Load     Load              // since the replica was opened here
+	Progress []engine.Progress // leaders
 }
 
 // ask runs f on a lane and waits for what it returns. A caller that stops waiting does not stop f, so f must not write to anything of the
@@ -88,7 +92,7 @@ func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
 	return all, nil
 }
 
-// Status returns the status of one shard's replica.
+// Status returns the status of one shard's replica, also of an orphan, which Statuses leaves out.
 func (s *Scheduler) Status(ctx context.Context, id engine.ShardID) (ReplicaStatus, error) {
 	type result struct {
 		status ReplicaStatus
@@ -98,8 +102,8 @@ func (s *Scheduler) Status(ctx context.Context, id engine.ShardID) (ReplicaStatu
 		switch r := l.byShard[id]; {
 		case r != nil:
 			return result{status: l.status(r)}
-		case l.orphaned(id): // it is here, and will be seen
-			return result{err: busyError(fmt.Sprintf("the replica of shard %d waits for its parent to be replayed", id))}
+		case l.orphaned(id):
+			return result{status: ReplicaStatus{Shard: id, Replica: l.orphans[id].log.Key.Replica, Orphan: true}}
 		}
 		return result{err: fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)}
 	})

@@ -93,6 +93,7 @@ var mutants = []mutant{
 	{name: "versions-start-anew", rule: "State7", file: "shard/split.go", old: "extents: extents, counter: m.counter, time", new: "extents: extents, counter: 0, time"},
 	{name: "shard-time-goes-back", rule: "State8", file: "shard/apply.go", old: "if stamp > m.time {", new: "if stamp != m.time && stamp > 0 {"},
 	// Split
+	{name: "split-checkpoint-before-the-children", rule: "Split1", file: "scheduler/split.go", old: "waiting: 1, changes:", new: "changes:", pkg: "./scheduler", run: "TestSplitCheckpointIsWhole"},
 	{name: "two-splits-at-once", rule: "Split2", file: "scheduler/split.go", old: "if l.settling(r) && r.machine.Merge().Role == shard.MergeNone { // rule", new: "if false { // rule"},
 	{name: "split-raises-the-dead", rule: "Split3", file: "scheduler/split.go", old: "if l.tombAbove(key) || old != nil &&", new: "if old != nil &&", pkg: "./scheduler/simrt", run: "TestSplit"},
 	{name: "inherited-split-appoints", rule: "Engine1", file: "scheduler/split.go", old: " && r.eng.Status().Vote.Term == id.Term", new: "", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
