@@ -26,6 +26,7 @@ type ckptState struct {
 	dirtySince engine.Instant
 	cut        *cutState // nil: none stands. Apart, for most replicas have none
 	holders    int
+	handed     int    // of the holders: merges, which write the cut themselves
 	gen        uint64 // of the cut: a holder of an abandoned one lets go of nothing
 	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
 	streams   []context.CancelFunc

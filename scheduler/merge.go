@@ -465,6 +465,7 @@ func (l *Lane) handRight(mg *absorb) {
 		l.later(createRetry, again)
 		return
 	}
+	r.ckpt.handed++
 	l.step(r.key.Shard, "merge: right cut")
 	gen, change := r.ckpt.gen, r.ckpt.cut.change
 	mg.left.lane.box.putCall(func(l *Lane) { l.rightReady(mg, r, gen, change) })
@@ -491,7 +492,12 @@ func (l *Lane) missRight(mg *absorb) {
 // rightReady writes L and the end of R in one transaction.
 func (l *Lane) rightReady(mg *absorb, right *replica, gen uint64, change state.Change) {
 	r := mg.left
-	letGo := func() { right.lane.box.putCall(func(l *Lane) { l.letGo(right, gen) }) }
+	letGo := func() {
+		right.lane.box.putCall(func(l *Lane) {
+			right.ckpt.handed--
+			l.letGo(right, gen)
+		})
+	}
 	if r.removed || r.merge != mg || !r.apply.active {
 		letGo()
 		return
@@ -516,7 +522,7 @@ func (s *Scheduler) mergeWritten(mg *absorb) {
 	s.step(mg.left.key.Shard, "merge: checkpoint written")
 	mg.right.lane.box.putCall(func(l *Lane) { l.buried(mg.right) })
 	mg.left.lane.box.putCall(func(l *Lane) {
-		mg.writing, mg.written = false, true
+		mg.written = true // it goes on settling until it is visible: the entry may have to be read again
 		l.resume(mg.left, mg.left.apply.gen, nil)
 	})
 }

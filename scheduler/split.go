@@ -260,6 +260,8 @@ func (l *Lane) expedite(r *replica) {
 	case c.cut == nil:
 	case c.queued:
 		l.s.ckpt.expedite(r)
+	case c.handed > 0: // it is written with the merge, or when that lets go
+		l.abandonSnapshots(r)
 	default:
 		l.abandonSnapshots(r)
 		c.queued = true

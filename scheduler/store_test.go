@@ -63,7 +63,7 @@ func newStoreNodeOf(t *testing.T, lanes int) *storeNode {
 		}
 		return nil
 	})
-	log, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20})
+	log, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20, CacheBytes: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
