@@ -293,7 +293,7 @@ func (l *Lane) submitNeed(r *replica, need *shard.Need) {
 			if job.Err != nil && !errors.Is(job.Err, state.ErrMoved) {
 				return
 			}
-			if r.machine.Freezing() {
+			if r.machine.Freezing() && r.machine.Current(job) {
 				a.parked = true // the record is being replaced: wait for the end of that
 				return
 			}

@@ -23,10 +23,10 @@ type ckptState struct {
 	listed     bool // is in Lane.dirtyList
 	stirred    bool // is in Lane.stirred
 	queued     bool
+	handed     uint8 // of the holders: merges, which write the cut themselves
 	dirtySince engine.Instant
 	cut        *cutState // nil: none stands. Apart, for most replicas have none
 	holders    int
-	handed     int    // of the holders: merges, which write the cut themselves
 	gen        uint64 // of the cut: a holder of an abandoned one lets go of nothing
 	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
 	streams   []context.CancelFunc

@@ -271,7 +271,7 @@ func (l *Lane) fetch(r *replica, req *Request, job *state.ReadJob, wall int64) {
 			l.fetched(r, req, job, wall)
 		case job.Err != nil && !errors.Is(job.Err, state.ErrMoved):
 			l.answer(req, &shard.UnavailableError{Reason: "the state cannot be read"})
-		case r.machine.Freezing():
+		case r.machine.Freezing() && r.machine.Current(job):
 			r.reads.moved = append(r.reads.moved, req) // until the checkpoint is done (rule State1)
 		default:
 			l.read(r, req)

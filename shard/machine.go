@@ -309,9 +309,13 @@ func (m *Machine) FillJob(job *state.ReadJob) {
 
 // Valid tells whether a job that has come back was read from what the overlays lie upon now (rule State1). If not, read
 // again.
-func (m *Machine) Valid(job *state.ReadJob) bool {
+func (m *Machine) Valid(job *state.ReadJob) bool { return job.Err == nil && m.Current(job) }
+
+// Current tells whether a job names what the overlays lie upon now. If it has come back moved nevertheless, the store is ahead: the cut was
+// committed, and is about to be released.
+func (m *Machine) Current(job *state.ReadJob) bool {
 	b := &m.base
-	return job.Err == nil && job.Key == b.Key && job.Applied == b.Applied &&
+	return job.Key == b.Key && job.Applied == b.Applied &&
 		(len(job.Extents) == len(b.Extents) && (len(job.Extents) == 0 || &job.Extents[0] == &b.Extents[0]) ||
 			slices.EqualFunc(job.Extents, b.Extents, equalExtents))
 }
