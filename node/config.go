@@ -44,6 +44,10 @@ type Config struct {
 
 	// Lanes of the scheduler; 0: its default.
 	Lanes int
+	// InflightMax is how many writes the node takes before it has answered them, and InflightBytesMax their bytes; over that writes are refused
+	// as overloaded. 0: the scheduler's defaults.
+	InflightMax      int
+	InflightBytesMax int64
 	// ElectionTimeout is the least silence of a leader after which others campaign; default 1 s.
 	ElectionTimeout time.Duration
 	// HeartbeatInterval between nodes; default a tenth of ElectionTimeout.

@@ -87,6 +87,8 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		ShardLogBytesMax:   n.cfg.LogKeepBytes,
 		LogSegmentsMax:     n.cfg.logSegmentsMax(),
 		CheckpointBytes:    n.cfg.OverlayBytesMax,
+		InflightMax:        n.cfg.InflightMax,
+		InflightBytesMax:   n.cfg.InflightBytesMax,
 		SlowAfter:          engine.Duration(n.cfg.SlowAfter),
 		Logger:             n.log,
 		Fatal:              n.fatal,

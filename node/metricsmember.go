@@ -83,6 +83,8 @@ func schedMetrics(c *core, m *scheduler.Metrics) []metric {
 		counter("sched_checkpoint_transactions_total", "Transactions of checkpoints.", m.CheckpointTx.Load),
 		counter("sched_checkpoint_bytes_total", "Bytes of overlays written.", m.CheckpointBytes.Load),
 		counter("disk_stalls_total", "Times that the disk stalled so long that leaderships were given up.", m.Stalls.Load),
+		gauge("sched_inflight", "Writes taken and not answered.", func() float64 { return float64(m.Inflight.Load()) }),
+		gauge("sched_inflight_max", "Writes that may be taken and not answered; more are refused as overloaded.", func() float64 { return float64(c.sched.InflightLimit()) }),
 		gauge("sched_inflight_bytes", "Bytes of writes taken and not answered.", func() float64 { return float64(m.InflightBytes.Load()) }),
 		gauge("disk_full", "1 while log or state find no space: writes to the shards that this node leads are refused.", func() float64 {
 			return bool01(c.sched.DiskFull())

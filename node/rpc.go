@@ -238,6 +238,10 @@ func shardDone(req *scheduler.Request) {
 
 // shardFailed forwards a request that met a replica which does not lead, once (rule Cluster3), or answers with the error.
 func (c *core) shardFailed(id engine.ShardID, q incoming, err error) {
+	if err == shard.ErrOverloaded { // there may be many of it
+		q.reply.err(err)
+		return
+	}
 	var notLeader *shard.NotLeaderError
 	away := errors.As(err, &notLeader)
 	leader := engine.NodeID(0)

@@ -331,7 +331,7 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 	case errors.Is(err, shard.ErrStale):
 		k.tooStale(r, err)
 	case errors.Is(err, shard.ErrOverloaded):
-		k.pause(k.c.cfg.BackoffMin*5, err)
+		k.overloaded(err)
 	case errors.Is(err, shard.ErrNotInitialized):
 		m.ForgetLeader(id, node)
 		k.pause(0, err)
@@ -347,6 +347,29 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 	default:
 		k.finish(nil, err)
 	}
+}
+
+// overloaded: the node has too much to do, and that there is one more who asks again and again is part of it. So pauses grow for longer than
+// others do, up to four times BackoffMax.
+func (k *call) overloaded(err error) {
+	k.mu.Lock()
+	unknown := k.unknown
+	pause := min(k.c.cfg.BackoffMin*5<<min(k.pauses, 16), k.c.cfg.BackoffMax*4)
+	k.mu.Unlock()
+	if !unknown && k.ctx.Value(failOverloaded{}) != nil {
+		k.finish(nil, err)
+		return
+	}
+	k.pauseUpTo(pause/2, pause, err)
+}
+
+type failOverloaded struct{}
+
+// FailOverloaded returns a context whose requests end with ErrOverloaded when a node refuses them so, instead of being tried again until it
+// ends: for callers that know something better to do with what is too much. A write that may have been applied by an earlier attempt is still
+// tried again.
+func FailOverloaded(ctx context.Context) context.Context {
+	return context.WithValue(ctx, failOverloaded{}, true)
 }
 
 // isBusy tells whether a peer had an answer and no room to send it.

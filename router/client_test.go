@@ -185,6 +185,38 @@ func TestEveryRefusalIsRetried(t *testing.T) {
 	}
 }
 
+// Who asks for it is told at once that a node has too much to do; but not while an earlier attempt may have been applied.
+func TestFailOverloaded(t *testing.T) {
+	f := newFake(t)
+	c := f.client(Config{})
+	ctx := FailOverloaded(ctxb)
+	f.before = times(1, api.MethodWrite, shard.ErrOverloaded)
+	if _, err := c.Put(ctx, []byte("k"), nil); !errors.Is(err, shard.ErrOverloaded) {
+		t.Errorf("write: %v", err)
+	}
+	f.before = times(1, api.MethodRead, shard.ErrOverloaded)
+	if _, err := c.Get(ctx, []byte("k")); !errors.Is(err, shard.ErrOverloaded) {
+		t.Errorf("read: %v", err)
+	}
+	attempts := 0
+	f.before = func(_ engine.NodeID, m api.Method) error {
+		if m != api.MethodWrite {
+			return nil
+		}
+		attempts++
+		switch attempts {
+		case 1:
+			return errLost
+		case 2, 3:
+			return shard.ErrOverloaded
+		}
+		return nil
+	}
+	if _, err := c.Put(ctx, []byte("k"), nil); err != nil || attempts < 4 {
+		t.Errorf("an answer was lost, then two refusals: %d attempts, %v", attempts, err)
+	}
+}
+
 func TestContextEnds(t *testing.T) {
 	f := newFake(t)
 	c := f.client(Config{})

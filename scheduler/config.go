@@ -31,7 +31,8 @@ type Config struct {
 
 	// Bounds.
 	UncommittedBytesMax int   // per shard: default 16 MiB, at least one write of the largest size
-	InflightBytesMax    int64 // of proposals per node: default 256 MiB
+	InflightMax         int   // writes taken and not answered per node: default 16 Ki, less while they take long (pace.go)
+	InflightBytesMax    int64 // of them: default 128 MiB, less than what clients may have on their way
 	MailboxMax          int   // requests waiting per lane: default 64 Ki
 	MailboxBytesMax     int   // of raft frames waiting per lane, over it they are dropped: default 256 MiB
 	InflightMessages    int   // append requests in flight per follower: default 64
@@ -98,7 +99,8 @@ func (c *Config) defaults() {
 	def(&c.ClockAheadMax, engine.Duration(5*time.Second))
 	def(&c.UncommittedBytesMax, 16<<20)
 	c.UncommittedBytesMax = max(c.UncommittedBytesMax, shard.WriteBytesMax+1<<10)
-	def(&c.InflightBytesMax, 256<<20)
+	def(&c.InflightMax, 16<<10)
+	def(&c.InflightBytesMax, 128<<20)
 	def(&c.MailboxMax, 64<<10)
 	def(&c.MailboxBytesMax, 256<<20)
 	def(&c.InflightMessages, 64)

@@ -49,7 +49,8 @@ type Metrics struct {
 	Merges            atomic.Uint64 // applied here
 	ReplicasStopped   atomic.Uint64 // by an entry that this version does not understand
 	PeersUp           atomic.Int64
-	InflightBytes     atomic.Int64 // of proposals accepted and not answered
+	Inflight          atomic.Int64 // proposals accepted and not answered
+	InflightBytes     atomic.Int64 // of them
 	Stalls            atomic.Uint64
 
 	// Refusals are requests that were answered with an error, by Refusal; Slow are slow ones, by the Stage that took longest.

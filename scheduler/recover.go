@@ -37,6 +37,7 @@ func New(cfg Config, deps Deps) (*Scheduler, error) {
 		s.readJob = s.run.readers.Submit
 	}
 	s.wallJudged.Store(s.wallOffset())
+	s.pace.limit.Store(int64(cfg.InflightMax))
 	s.live = newLiveness(s)
 	s.ckpt = newCheckpointer(s)
 	for i := range cfg.Lanes {

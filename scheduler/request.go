@@ -42,7 +42,7 @@ type Request struct {
 
 	next  *Request
 	began engine.Instant
-	size  int64 // bytes counted against InflightBytesMax
+	size  int64 // bytes counted against InflightBytesMax; not 0: it counts against InflightMax, too
 	// For the log of slow operations; 0: not reached. proposed: a write was appended, a read may be served; applying: what holds a write
 	// was committed and durable here, and held is what that had waited for.
 	proposed, applying engine.Instant

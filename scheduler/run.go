@@ -183,6 +183,8 @@ func (s *Scheduler) Heartbeats() engine.Duration {
 	now := s.clock.Now()
 	s.watchWriter(now)
 	s.watchDisk(now)
+	l := &s.metrics.CommitLatency
+	s.pace.adjust(now, l.count.Load(), l.sum.Load(), s.cfg.InflightMax)
 	return wait
 }
 

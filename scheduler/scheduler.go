@@ -32,6 +32,7 @@ type Scheduler struct {
 	live     *liveness
 	writer   writerState
 	disk     diskWatch
+	pace     pace
 	ckpt     *checkpointer
 	snaps    snapshots
 	creating chan struct{} // holds a token while replicas are being made
@@ -62,6 +63,9 @@ func (s *Scheduler) wallOffset() int64 { return s.clock.Wall() - int64(s.clock.N
 
 // Metrics returns the counters.
 func (s *Scheduler) Metrics() *Metrics { return &s.metrics }
+
+// InflightLimit is how many writes may be taken and not answered at the moment.
+func (s *Scheduler) InflightLimit() int { return int(s.pace.limit.Load()) }
 
 // Log returns the raft log, for its counters.
 func (s *Scheduler) Log() *raftlog.Log { return s.log }
@@ -155,10 +159,11 @@ func (s *Scheduler) admit(req *Request) error {
 	switch {
 	case s.DiskFull():
 		return errFull
-	case s.overlaysFull(), s.metrics.InflightBytes.Load()+size > s.cfg.InflightBytesMax:
+	case s.overlaysFull(), s.metrics.Inflight.Load() >= s.pace.limit.Load(), s.metrics.InflightBytes.Load()+size > s.cfg.InflightBytesMax:
 		return shard.ErrOverloaded
 	}
 	req.size = size
+	s.metrics.Inflight.Add(1)
 	s.metrics.InflightBytes.Add(size)
 	return nil
 }
@@ -174,6 +179,7 @@ func (s *Scheduler) refuse(req *Request, err error) {
 // finish answers a request.
 func (s *Scheduler) finish(req *Request) {
 	if req.size != 0 {
+		s.metrics.Inflight.Add(-1)
 		s.metrics.InflightBytes.Add(-req.size)
 		req.size = 0
 	}

@@ -241,6 +241,8 @@ func EncodeError(b []byte, err error) (Status, []byte) {
 	switch {
 	case err == nil:
 		return StatusOK, b
+	case err == ErrOverloaded: // a node that says so has no time for the questions below
+		return StatusOverloaded, appendText(mp.AppendArray(b, 1), "")
 	case errors.As(err, &notLeader):
 		b = mp.AppendUint(mp.AppendArray(b, 2), uint64(notLeader.Leader))
 		return StatusNotLeader, appendText(b, notLeader.Addr)

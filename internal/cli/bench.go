@@ -16,6 +16,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/bench"
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/router"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -29,7 +30,8 @@ func (a *app) benchCmd() *cobra.Command {
 		Short: "Measure the cluster",
 		Long: `Measures the cluster from this process. Without --rate the loop is closed: --inflight requests are always on their way, and latency counts
 from sending. With --rate the loop is open: requests are due at fixed times, and latency counts from then, so that a stall is charged
-to every request that should have run in it; what was due but never sent is not_sent. Keys are spread evenly over the chosen shards and stay
+to every request that should have run in it; what was due but never sent is not_sent, and what a node refuses as overloaded is an error at once
+instead of being tried again. Keys are spread evenly over the chosen shards and stay
 in the store. Workloads that read write all keys first (--no-load: they are there already).`,
 		Example: "  kiloraft bench write --inflight 1024 --duration 30s\n  kiloraft bench ycsb-a --rate 5000",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -87,6 +89,9 @@ func (a *app) bench(ctx context.Context, s bench.Settings) error {
 		defer debug.SetGCPercent(debug.SetGCPercent(400)) // the generator should take as little as it can from what it measures
 	}
 	a.say("measuring %s for %v", s.Workload, time.Duration(s.DurationS*float64(time.Second)))
+	if s.Rate > 0 { // what is too much is to be seen as such, and not to come back
+		ctx = router.FailOverloaded(ctx)
+	}
 	res := r.Run(ctx)
 	if res.FirstError != "" {
 		a.say("%d errors, the first: %s", res.Errors, res.FirstError)

@@ -81,7 +81,7 @@ func (a *app) reload(flags *pflag.FlagSet, log *logs.Log) {
 
 func nodeConfig(c *config.Loaded, log *logs.Log) node.Config {
 	nc := node.Config{DataDir: c.DataDir, Listen: c.Listen, Advertise: c.Advertise, HTTP: c.HTTP, Redis: c.Redis, Join: c.Join, Name: c.Name,
-		Labels: map[string]string{}, Lanes: c.Sched.Lanes, ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
+		Labels: map[string]string{}, Lanes: c.Sched.Lanes, InflightMax: c.Sched.Inflight, InflightBytesMax: int64(c.Sched.InflightSize), ElectionTimeout: c.Raft.ElectionTimeout, HeartbeatInterval: c.Raft.HeartbeatInterval,
 		QuiesceAfter: c.Raft.QuiesceAfter, LogSegmentBytes: int64(c.Store.LogSegmentSize), LogCacheBytes: int64(c.Store.LogCacheSize),
 		LogKeepBytes: int64(c.Store.LogKeepSize), LogBytesMax: int64(c.Store.LogSize), OverlayBytesMax: int64(c.Store.OverlaySize),
 		Logs: log, TLSCA: c.TLS.CA, TLSCert: c.TLS.Cert, TLSKey: c.TLS.Key, AuditLog: c.Log.Audit,

@@ -75,7 +75,9 @@ type Store struct {
 
 // Sched sizes the runtime.
 type Sched struct {
-	Lanes int `mapstructure:"lanes"`
+	Lanes        int      `mapstructure:"lanes"`
+	Inflight     int      `mapstructure:"inflight"`
+	InflightSize ByteSize `mapstructure:"inflight-size"`
 }
 
 // Auto says what the cluster does by itself. What counts are the settings of the node that leads the meta shard: give all nodes the same.
@@ -139,6 +141,8 @@ var settings = []setting{
 	{key: "store.log-size", scope: scopeNode, def: ByteSize(0), usage: "size of the raft log from which on shards are checkpointed to free its oldest file; a restart replays up to so much (0: the node's own choice)"},
 	{key: "store.overlay-size", scope: scopeNode, def: ByteSize(0), usage: "memory for what was written since the last checkpoint, over which shards are checkpointed (0: the node's own choice)"},
 	{key: "sched.lanes", scope: scopeNode, def: 0, usage: "lanes of the scheduler (0: chosen from the number of cores)"},
+	{key: "sched.inflight", scope: scopeNode, def: 0, usage: "writes that are taken before they are answered, over which they are refused as overloaded (0: the node's own choice)"},
+	{key: "sched.inflight-size", scope: scopeNode, def: ByteSize(0), usage: "bytes of these writes, over which they are refused as overloaded (0: the node's own choice)"},
 	{key: "auto.split-size", scope: scopeNode, def: ByteSize(64 << 20), usage: "a larger shard is split by itself (0: never)"},
 	{key: "auto.split-load", scope: scopeNode, def: 20_000, usage: "a shard with more requests per second is split by itself (0: never)"},
 	{key: "auto.merge-after", scope: scopeNode, def: time.Hour, usage: "how long neighbours must be small and cold before they are merged by themselves, if an automatic split made them (0s: never)"},
@@ -228,6 +232,12 @@ func (c *Config) validateTuning() error {
 	}
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)
+	}
+	if n := c.Sched.Inflight; n < 0 || n > 16<<20 {
+		return fmt.Errorf("sched.inflight %d: want 0 to %d", n, 16<<20)
+	}
+	if s := c.Sched.InflightSize; s != 0 && s < 16<<20 {
+		return fmt.Errorf("sched.inflight-size %v: want at least 16MiB, the largest write", s)
 	}
 	if err := c.Auto.validate(); err != nil {
 		return err

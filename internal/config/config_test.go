@@ -138,7 +138,7 @@ func TestValidateNode(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
 		{"--listen=nonsense", "listen"}, {"--join=a:1,b", "join"}, {"--labels=zone", "labels"}, {"--log-level=loud", "log.level"},
 		{"--log-format=xml", "log.format"}, {"--raft-election-timeout=100ms", "election"}, {"--store-log-segment-size=1", "segment"},
-		{"--listen=0.0.0.0:1", "--insecure"}, {"--sched-lanes=-1", "lanes"}, {"--data-dir=", "data-dir"}, {"--http=x", "http"},
+		{"--listen=0.0.0.0:1", "--insecure"}, {"--sched-lanes=-1", "lanes"}, {"--sched-inflight=-1", "inflight"}, {"--sched-inflight-size=1MiB", "inflight"}, {"--data-dir=", "data-dir"}, {"--http=x", "http"},
 	} {
 		l, err := Load(flags(t, "--data-dir=d", c.arg), nil)
 		if err != nil {

@@ -28,9 +28,9 @@ var counters = []struct {
 	scale      float64
 }{{"process_cpu_seconds_total", "cpu-µs/op", 1e6}, {"kiloraft_log_syncs_total", "syncs/op", 1}}
 
-// onCluster starts three processes with so many shards, calls f, and stops them. dir holds their data; empty: a temporary directory.
-func onCluster(ctx context.Context, binary, dir string, nshards int, f func(g *cluster) error) (err error) {
-	c, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: 3, BasePort: -1, Dir: dir})
+// onCluster starts three processes with these flags and so many shards, calls f, and stops them. dir holds their data; empty: a temporary directory.
+func onCluster(ctx context.Context, binary, dir string, nshards int, args []string, f func(g *cluster) error) (err error) {
+	c, err := demo.StartCluster(ctx, demo.Options{Binary: binary, Nodes: 3, BasePort: -1, Dir: dir, Args: args})
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func onCluster(ctx context.Context, binary, dir string, nshards int, f func(g *c
 
 // measureCluster runs every load so often, one after the other.
 func measureCluster(ctx context.Context, binary string, count int, d time.Duration) (out []metric, err error) {
-	err = onCluster(ctx, binary, "", shards, func(g *cluster) error {
+	err = onCluster(ctx, binary, "", shards, nil, func(g *cluster) error {
 		if _, err := g.command(ctx, "bench", "read", "--duration", "1s"); err != nil { // writes all keys first
 			return err
 		}
@@ -84,6 +84,10 @@ type benchResult struct {
 	NotSent float64 `json:"not_sent"`
 	P50us   float64 `json:"p50_us"`
 	P99us   float64 `json:"p99_us"`
+
+	FirstError string `json:"first_error"`
+
+	CPUus float64 `json:"-"` // of all nodes, per write that they answered
 }
 
 // bench runs a workload on keys that need not be there, or are.
@@ -164,4 +168,101 @@ func readMetrics(ctx context.Context, p *demo.Process, see func(name string, v f
 		}
 	}
 	return lines.Err()
+}
+
+// overloadedMetric counts the requests that a node has refused with ErrOverloaded.
+const overloadedMetric = `kiloraft_requests_refused_total{reason="overloaded"}`
+
+// answeredMetric counts the writes that a node has answered, cpuMetric what it has taken of a core.
+const (
+	answeredMetric = "kiloraft_raft_commit_latency_seconds_count"
+	cpuMetric      = "process_cpu_seconds_total"
+)
+
+// rates is how fast counters of all nodes grow per second between two times from now on.
+func (g *cluster) rates(ctx context.Context, from, to time.Duration, metrics ...string) ([]float64, error) {
+	begin, grown := time.Now(), make([]float64, len(metrics))
+	for _, d := range []time.Duration{from, to} {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Until(begin.Add(d))):
+		}
+		for i, m := range metrics {
+			v, err := g.sum(ctx, m)
+			if err != nil {
+				return nil, err
+			}
+			grown[i] = v - grown[i]
+		}
+	}
+	for i := range grown {
+		grown[i] /= (to - from).Seconds()
+	}
+	return grown, nil
+}
+
+// sum adds up what the nodes say of one metric.
+func (g *cluster) sum(ctx context.Context, metric string) (total float64, err error) {
+	found := 0
+	for _, p := range g.c.Nodes {
+		err := readMetrics(ctx, p, func(name string, v float64) {
+			if name == metric {
+				total += v
+				found++
+			}
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	if found != len(g.c.Nodes) {
+		return 0, fmt.Errorf("%d of %d nodes have the metric %s", found, len(g.c.Nodes), metric)
+	}
+	return total, nil
+}
+
+// largest samples the resident memory of the nodes until ctx ends and gives the most that one of them has had.
+func (g *cluster) largest(ctx context.Context) (most float64) {
+	for {
+		for _, p := range g.c.Nodes {
+			_ = readMetrics(context.WithoutCancel(ctx), p, func(name string, v float64) { // a node that is too busy answers the next time
+				if name == "process_resident_memory_bytes" {
+					most = max(most, v)
+				}
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return most
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+const (
+	// restCPU is what three nodes at rest take of a core at most; restMax is for how long a rest is waited for.
+	restCPU = 0.1
+	restMax = 30 * time.Second
+)
+
+// rest waits until the nodes have nothing left to do of what came before: checkpoints, and what a load has awoken.
+func (g *cluster) rest(ctx context.Context) error {
+	end := time.Now().Add(restMax)
+	for before := -1.0; time.Now().Before(end); {
+		cpu, err := g.sum(ctx, cpuMetric)
+		if err != nil {
+			return err
+		}
+		if before >= 0 && cpu-before < 2*restCPU {
+			return nil
+		}
+		before = cpu
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -36,15 +37,24 @@ type fairness struct {
 	HotPerS   []float64 `json:"hot_writes_per_s"`
 }
 
+// overload has what several clients together get from a cluster: first all that they can, then what is left of that when they want twice as much.
 type overload struct {
-	Inflight  int       `json:"inflight"` // of the closed loop that finds the peak
+	Clients   int       `json:"clients"`
+	Inflight  int       `json:"inflight"` // of all clients, in the closed loop that finds the peak
+	OpenLimit int       `json:"open_inflight"`
+	Timeout   string    `json:"timeout"` // after which a client gives a write up
 	PeakPerS  []float64 `json:"peak_writes_per_s"`
 	Offered   []float64 `json:"offered_per_s"`
 	DonePerS  []float64 `json:"done_writes_per_s"`
-	Refused   []float64 `json:"errors"`
-	NotSent   []float64 `json:"not_sent"`
-	NodeMB    []float64 `json:"largest_node_mb"` // resident memory right afterwards
-	OpenLimit int       `json:"open_inflight"`
+	Ratio     []float64 `json:"done_to_peak"`
+	PeakCPU   []float64 `json:"peak_node_cpu_us"` // of all nodes, per write that they answered
+	OverCPU   []float64 `json:"node_cpu_us"`
+	Failed    []float64 `json:"errors"`     // of clients, which do not try again what is refused as overloaded
+	NotSent   []float64 `json:"not_sent"`   // that were due, and found no free place in a client
+	Refused   []float64 `json:"overloaded"` // answers of the nodes: ErrOverloaded
+	P99       []float64 `json:"p99_ms"`     // of the writes that were done
+	NodeMB    []float64 `json:"largest_node_mb"`
+	Error     string    `json:"first_error"`
 }
 
 func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
@@ -56,17 +66,21 @@ func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
 	duration := f.Duration("duration", 5*time.Second, "of each load")
 	rate := f.Float64("rate", 500, "writes per second of those who are to be treated fairly")
 	hot := f.Int("hot", 1024, "writes in flight to the hot shard")
-	inflight := f.Int("inflight", 2048, "writes in flight that find the peak")
+	inflight := f.Int("inflight", 8192, "writes in flight that find the peak")
+	clients := f.Int("clients", 4, "client processes that find the peak, and offer twice as much")
+	open := f.Int("open", 65536, "writes in flight that all clients together may have then")
+	timeout := f.Duration("timeout", 3*time.Second, "after which a client gives up then")
+	overlay := f.String("overlay-size", "256MiB", "store.overlay-size of the nodes")
 	version := f.String("version", "unknown", "of the build, for the record")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if f.NArg() > 0 || *nshards < 2 || *rounds < 1 || *duration < time.Second || *rate <= 0 || *hot < 1 || *inflight < 1 {
+	if f.NArg() > 0 || *nshards < 2 || *rounds < 1 || *duration < time.Second || *rate <= 0 || *hot < 1 || *clients < 1 || *inflight < *clients || *open < *clients {
 		return errors.New("no arguments; two shards, a second and one of everything else at least")
 	}
 	l := limits{Date: time.Now().UTC().Format(time.DateTime), Version: *version, CPUs: runtime.NumCPU(), LoadAvg: loadAverage(), Shards: *nshards,
-		Rounds: *rounds, Duration: duration.String(), Fairness: fairness{Rate: *rate, HotFlight: *hot}, Overload: overload{Inflight: *inflight, OpenLimit: 8 * *inflight}}
-	err = onCluster(ctx, *binary, "", *nshards, func(g *cluster) error { return l.measure(ctx, g, *duration) })
+		Rounds: *rounds, Duration: duration.String(), Fairness: fairness{Rate: *rate, HotFlight: *hot}, Overload: overload{Clients: *clients, Inflight: *inflight, OpenLimit: *open, Timeout: timeout.String()}}
+	err = onCluster(ctx, *binary, "", *nshards, []string{"--store-overlay-size", *overlay}, func(g *cluster) error { return l.measure(ctx, g, *duration) })
 	if err != nil {
 		return err
 	}
@@ -80,6 +94,9 @@ func (l *limits) measure(ctx context.Context, g *cluster, d time.Duration) error
 	}
 	for _, round := range []func(context.Context, *cluster, time.Duration) error{l.Fairness.round, l.Overload.round} {
 		for range l.Rounds {
+			if err := g.rest(ctx); err != nil {
+				return err
+			}
 			if err := round(ctx, g, d); err != nil {
 				return err
 			}
@@ -93,6 +110,9 @@ func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error
 	steady := []string{"--rate", strconv.FormatFloat(f.Rate, 'f', -1, 64), "--inflight", "256", "--duration", d.String()}
 	alone, err := g.bench(ctx, "write", steady...)
 	if err != nil {
+		return err
+	}
+	if err := g.rest(ctx); err != nil {
 		return err
 	}
 	type result struct {
@@ -119,29 +139,61 @@ func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error
 
 // round finds the peak with a closed loop, and then offers twice as much, due at fixed times.
 func (o *overload) round(ctx context.Context, g *cluster, d time.Duration) error {
-	peak, err := g.bench(ctx, "write", "--inflight", strconv.Itoa(o.Inflight), "--duration", d.String())
+	peak, err := o.together(ctx, g, d, "--inflight", strconv.Itoa(o.Inflight/o.Clients))
 	if err != nil {
 		return err
 	}
+	if err := g.rest(ctx); err != nil {
+		return err
+	}
+	before, err := g.sum(ctx, overloadedMetric)
+	if err != nil {
+		return err
+	}
+	sampled, end := context.WithCancel(ctx)
+	largest := make(chan float64, 1)
+	go func() { largest <- g.largest(sampled) }() // ends with the load
 	offered := 2 * peak.OpsPerS
-	over, err := g.bench(ctx, "write", "--rate", strconv.FormatFloat(offered, 'f', 0, 64), "--inflight", strconv.Itoa(o.OpenLimit), "--duration", d.String())
+	over, err := o.together(ctx, g, d, "--rate", strconv.FormatFloat(offered/float64(o.Clients), 'f', 0, 64), "--inflight", strconv.Itoa(o.OpenLimit/o.Clients),
+		"--timeout", o.Timeout)
+	end()
+	mb := <-largest / (1 << 20)
 	if err != nil {
 		return err
 	}
-	largest := 0.0
-	for _, p := range g.c.Nodes {
-		err := readMetrics(ctx, p, func(name string, v float64) {
-			if name == "process_resident_memory_bytes" {
-				largest = max(largest, v)
-			}
-		})
-		if err != nil {
-			return err
-		}
+	after, err := g.sum(ctx, overloadedMetric)
+	if err != nil {
+		return err
 	}
 	o.PeakPerS, o.Offered, o.DonePerS = append(o.PeakPerS, peak.OpsPerS), append(o.Offered, offered), append(o.DonePerS, over.OpsPerS)
-	o.Refused, o.NotSent, o.NodeMB = append(o.Refused, over.Errors), append(o.NotSent, over.NotSent), append(o.NodeMB, largest/(1<<20))
+	o.Ratio, o.P99, o.NodeMB = append(o.Ratio, over.OpsPerS/peak.OpsPerS), append(o.P99, over.P99us/1000), append(o.NodeMB, mb)
+	o.Failed, o.NotSent, o.Refused = append(o.Failed, over.Errors), append(o.NotSent, over.NotSent), append(o.Refused, after-before)
+	o.PeakCPU, o.OverCPU = append(o.PeakCPU, peak.CPUus), append(o.OverCPU, over.CPUus)
+	o.Error = cmp.Or(o.Error, over.FirstError)
 	return nil
+}
+
+// together runs the same load in all clients at a time and sums what they got; the p99 is the worst of them. OpsPerS is what the nodes have
+// answered in the last three quarters of the time: clients begin a little apart, and wait in the end for what is still on its way.
+func (o *overload) together(ctx context.Context, g *cluster, d time.Duration, args ...string) (sum benchResult, err error) {
+	results, errs := make([]benchResult, o.Clients), make([]error, o.Clients)
+	var wg sync.WaitGroup
+	for i := range o.Clients {
+		wg.Go(func() {
+			results[i], errs[i] = g.bench(ctx, "write", append(args, "--duration", d.String(), "--seed", strconv.Itoa(i+1))...)
+		})
+	}
+	rates, err := g.rates(ctx, d/4, d, answeredMetric, cpuMetric)
+	wg.Wait()
+	if err == nil {
+		sum.OpsPerS, sum.CPUus = rates[0], 1e6*rates[1]/rates[0]
+	}
+	for i := range results {
+		r := &results[i]
+		sum.Ops, sum.Errors, sum.NotSent = sum.Ops+r.Ops, sum.Errors+r.Errors, sum.NotSent+r.NotSent
+		sum.P99us, sum.FirstError = max(sum.P99us, r.P99us), cmp.Or(sum.FirstError, r.FirstError)
+	}
+	return sum, errors.Join(append(errs, err)...)
 }
 
 func (l *limits) print(w io.Writer) {
@@ -149,8 +201,14 @@ func (l *limits) print(w io.Writer) {
 	fmt.Fprintf(w, "%d shards, %d rounds of %s, load average %.1f; medians and ranges\n", l.Shards, l.Rounds, l.Duration, l.LoadAvg)
 	fmt.Fprintf(w, "fairness: %.0f writes/s all over, p99 alone %s ms, beside %d in flight to one shard (%s writes/s) %s ms\n",
 		f.Rate, spread(f.AloneP99), f.HotFlight, spread(f.HotPerS), spread(f.BesideP99))
-	fmt.Fprintf(w, "overload: peak %s writes/s at %d in flight; offered %s: done %s, errors %s, not sent %s; largest node %s MB\n",
-		spread(o.PeakPerS), o.Inflight, spread(o.Offered), spread(o.DonePerS), spread(o.Refused), spread(o.NotSent), spread(o.NodeMB))
+	fmt.Fprintf(w, "overload: %d clients, peak %s writes/s at %d in flight; offered %s: done %s, %s of the peak, p99 %s ms\n",
+		o.Clients, spread(o.PeakPerS), o.Inflight, spread(o.Offered), spread(o.DonePerS), spread(o.Ratio), spread(o.P99))
+	fmt.Fprintf(w, "  CPU of the nodes per write %s µs, and %s µs at the peak\n", spread(o.OverCPU), spread(o.PeakCPU))
+	fmt.Fprintf(w, "  nodes refused %s as overloaded; clients had %s errors, and no room for %s; largest node %s MB\n",
+		spread(o.Refused), spread(o.Failed), spread(o.NotSent), spread(o.NodeMB))
+	if o.Error != "" {
+		fmt.Fprintf(w, "  the first error of a client: %s\n", o.Error)
+	}
 }
 
 // spread is the median with the range.

@@ -77,7 +77,7 @@ func runSustained(ctx context.Context, args []string, w io.Writer) (err error) {
 	r := sustained{Date: time.Now().UTC().Format(time.DateTime), Version: *version, CPUs: runtime.NumCPU(), LoadAvg: loadAverage(), Shards: *nshards}
 	load := []string{"bench", "write", "--no-load", "--inflight", strconv.Itoa(*inflight), "--keys", strconv.Itoa(*keys), "--value-size", strconv.Itoa(*valueSize),
 		"--duration", duration.String(), "--rate", strconv.FormatFloat(*rate, 'f', -1, 64)}
-	err = onCluster(ctx, *binary, *dir, *nshards, func(g *cluster) (err error) {
+	err = onCluster(ctx, *binary, *dir, *nshards, nil, func(g *cluster) (err error) {
 		if err := r.watch(ctx, g, load, *every, float64(*valueSize), w); err != nil {
 			return err
 		}
