@@ -29,7 +29,7 @@ test-race: ## all that has goroutines, under the race detector
 # What needs more than Go: the programs of Redis. `.ci/run` installs them.
 test-full: test test-race check ## everything, also what needs other programs
 	KILORAFT_TEST_REDIS=1 $(GO) test -count=1 -timeout 20m ./internal/resp
-	KILORAFT_TEST_PROM=1 $(GO) test -count=1 -run TestRulesWithPromtool ./node
+	KILORAFT_TEST_PROM=1 $(GO) test -count=1 -run 'TestRulesWithPromtool|TestOnPrometheus' ./node
 	KILORAFT_TEST_BROWSER=1 $(GO) test -count=1 -run TestConsole ./node
 
 console-shots: ## takes the pictures of the console in docs/img anew, with Chromium

@@ -209,12 +209,15 @@ func TestConsoleInBrowser(t *testing.T) {
 	b.eval(`document.getElementById('user').value = 'admin'; document.getElementById('password').value = 'password-of-admin'; document.forms[0].submit()`, nil)
 	b.until("document.querySelector('.facts dd') && document.querySelector('.charts canvas') && document.querySelector('.heat .ys span')")
 	b.until("document.getElementById('health').textContent === 'healthy'")
-	views := []struct{ name, hash, ready string }{
-		{"overview", "#/", "document.querySelector('.charts canvas')"},
-		{"shards", "#/shards", "document.querySelectorAll('tbody tr').length > 50"},
-		{"nodes", "#/nodes", "document.querySelectorAll('tbody tr').length === 4"},
-		{"operations", "#/operations", "document.querySelector('.state.good')"},
-		{"shard", "#/shard/" + fmt.Sprint(s.busiest()), "document.querySelector('.events li')"},
+	views := []struct {
+		name, hash, ready string
+		height            int
+	}{
+		{"overview", "#/", "document.querySelector('.charts canvas')", 1180},
+		{"shards", "#/shards", "document.querySelectorAll('tbody tr').length > 50", 900},
+		{"nodes", "#/nodes", "document.querySelectorAll('tbody tr').length === 4", 420},
+		{"operations", "#/operations", "document.querySelector('.state.good')", 420},
+		{"shard", "#/shard/" + fmt.Sprint(s.busiest()), "document.querySelector('.events li')", 700},
 	}
 	for _, v := range views {
 		b.eval("location.hash = '"+v.hash+"'", nil)
@@ -224,7 +227,7 @@ func TestConsoleInBrowser(t *testing.T) {
 			if dark {
 				look += "-dark"
 			}
-			b.screen(1280, 1180, false, dark)
+			b.screen(1280, v.height, false, dark)
 			b.axe(look)
 			b.shot(shots(t, "console-"+look))
 		}
@@ -324,6 +327,7 @@ func (s *secured) killAndDrain(b *browser) {
 	b.until("/drain node 3/.test(document.getElementById('main').innerText)")
 	b.until("/Node 4 .* is down/.test(document.getElementById('main').innerText)")
 	b.axe("overview with problems")
+	b.until("!document.querySelector('#toast p')") // it would be in the picture
 	b.shot(shots(s.t, "console-problems"))
 	b.screen(1280, 800, false, true)
 	b.shot(shots(s.t, "console-problems-dark"))

@@ -5,7 +5,7 @@ set -euo pipefail
 bin=$1 arch=$2 version=${3#v} out=$4
 here=$(cd "$(dirname "$0")" && pwd)
 run=${MANBIN:-$bin}
-[[ $version =~ ^[0-9] ]] || version=0~$version
+[[ $version =~ ^[0-9]+\. ]] || version=0~$version # no tag: older than every release
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 chmod 0755 "$root"

@@ -411,6 +411,12 @@ func TestHelpAndCompletion(t *testing.T) {
 			t.Errorf("%q prints nothing", line)
 		}
 	}
+	if got := s.want(0, "kv scan --help"); strings.Contains(got, "--reverse[") || !strings.Contains(got, "--reverse ") {
+		t.Errorf("a switch is not shown by its name:\n%s", got)
+	}
+	if got := s.want(0, "serve --help"); !strings.Contains(got, "--auto-balance[=true|false] ") {
+		t.Errorf("how to turn off what is on is not shown:\n%s", got)
+	}
 }
 
 // Shells complete the ids of nodes, shards and operations; where there is no cluster, nothing.

@@ -17,20 +17,20 @@ import (
 	"github.com/kiloraft/kiloraft/node"
 )
 
-const recoverLong = `Makes a cluster again of the nodes that survive, after so many were lost for good that shards have no quorum any more. Data is lost
-with certainty or without: whatever only the lost nodes had. Try everything else first: a node that can be started again is not lost.
+const recoverLong = `Makes a cluster again of the nodes that survive, after so many were lost for good that shards have no quorum any more. Whatever only
+the lost nodes had is gone, acknowledged or not. Try everything else first: a node that can be started again is not lost.
 
 Stop all surviving nodes (all of them, also those that are well) and copy their data directories. Then, where all directories are on one
 machine:
 
-  kiloraft debug recover --lost 2,3 --data-dir D1 --data-dir D4             shows what would be done, and changes nothing
-  kiloraft debug recover --unsafe --lost 2,3 --data-dir D1 --data-dir D4    asks, and does it
+  kiloraft debug recover --lost 2,3 --data-dir D1 --data-dir D4             # shows what would be done, and changes nothing
+  kiloraft debug recover --unsafe --lost 2,3 --data-dir D1 --data-dir D4    # asks, and does it
 
 and where they are not:
 
-  kiloraft debug recover inspect --data-dir D1 --out n1.json       on each survivor's machine
-  kiloraft debug recover plan --lost 2,3 --out plan.json n1.json n4.json     anywhere
-  kiloraft debug recover apply --unsafe --data-dir D1 plan.json    on each survivor's machine, before any node is started
+  kiloraft debug recover inspect --data-dir D1 --out n1.json               # on each survivor's machine
+  kiloraft debug recover plan --lost 2,3 --out plan.json n1.json n4.json   # anywhere
+  kiloraft debug recover apply --unsafe --data-dir D1 plan.json            # on each survivor's machine, before any node is started
 
 Per shard without a quorum the survivor with the newest log goes on, alone; shards with a quorum are not touched. Once the nodes are
 started again, the others' replicas are removed, and new ones are made as soon as there are nodes for them. The lost nodes must never be

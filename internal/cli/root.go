@@ -90,9 +90,9 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       versionString(a.env.Version),
-		Example: `  kiloraft demo                                  three nodes on this machine, 1,000 shards
-  kiloraft serve --data-dir d1 --join host2:7100  one node in the foreground
-  kiloraft cluster init --shards 1000            make a cluster of the nodes that wait
+		Example: `  kiloraft demo                                     # three nodes on this machine, 1,000 shards
+  kiloraft serve --data-dir d1 --join host2:7100    # one node in the foreground
+  kiloraft cluster init --shards 1000               # make a cluster of the nodes that wait
   kiloraft kv put greeting hello`,
 	}
 	root.SetVersionTemplate("kiloraft {{.Version}}\n")
@@ -100,6 +100,7 @@ func (a *app) root() *cobra.Command {
 	config.AddFileFlag(root.PersistentFlags())
 	root.PersistentPreRunE = a.prepare
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	plainSwitches(root)
 	node, shard, op := a.nodeCmd(), a.shardCmd(), a.opCmd()
 	a.completeIDs(node, shard, op)
 	root.AddCommand(a.serveCmd(), a.demoCmd(), a.clusterCmd(), node, shard, op, a.kvCmd(), a.benchCmd(), a.configCmd(),
@@ -123,6 +124,29 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	a.cfg = l
 	return nil
 }
+
+// plainSwitches has the help show a switch that is off by its name alone, where pflag shows --name[=true|false].
+func plainSwitches(root *cobra.Command) {
+	usage := root.UsageFunc()
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		out := cmd.OutOrStderr()
+		var text strings.Builder
+		cmd.SetOut(&text)
+		err := usage(cmd)
+		cmd.SetOut(out)
+		for line := range strings.Lines(text.String()) {
+			if !strings.Contains(line, "(default true)") {
+				line = strings.Replace(line, switchMark, strings.Repeat(" ", len(switchMark)), 1)
+			}
+			if _, err := io.WriteString(out, line); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}
+
+const switchMark = "[=true|false]"
 
 // group is a command that only holds others.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {

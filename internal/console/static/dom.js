@@ -63,7 +63,7 @@ export const int = n => whole.format(n);
 // short is a number in few characters: 1,234 and 56.7k.
 export function short(n) {
   if (n == null || !isFinite(n)) return '–';
-  if (n < 10 && n % 1) return n < .01 ? String(Number(n.toPrecision(1))) : n.toFixed(n < 1 ? 2 : 1);
+  if (n < 10 && n % 1) return n < .01 ? String(Number(n.toPrecision(1))) : String(Number(n.toFixed(n < 1 ? 2 : 1)));
   if (n < 10000) return whole.format(n);
   for (const [x, u] of [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']]) if (n >= x) return (n / x).toFixed(n / x < 100 ? 1 : 0) + u;
 }

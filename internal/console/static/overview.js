@@ -73,7 +73,7 @@ function facts(k) {
   return [
     fact('Nodes up', s.nodes.up, 'of ' + s.nodes.total, s.nodes.up < s.nodes.total ? 'warn' : null),
     fact('Shards with leader', int(s.shards.with_leader), 'of ' + int(s.shards.total), s.shards.with_leader < s.shards.total ? 'bad' : null),
-    fact('Under-replicated', int(s.shards.under_replicated), 'shards', s.shards.under_replicated ? 'warn' : null),
+    fact('Under-replicated', int(s.shards.under_replicated), s.shards.under_replicated === 1 ? 'shard' : 'shards', s.shards.under_replicated ? 'warn' : null),
     fact('Replicas', int(s.replicas)),
     fact('Operations', int(s.operations.running), 'running'),
     fact('Writes', now ? short(sum(now, 'writes')) : '–', '/s'),

@@ -43,12 +43,12 @@ export class Shard {
     const p = this.data;
     if (!p) return fill(this.head, h('h1', null, this.title), h('p', { class: 'muted', role: this.error ? 'alert' : null }, this.error || 'Asking…'));
     const s = p.shard, lead = p.replicas.find(r => r.node === s.leader && r.replica === s.replicas.find(x => x.node === s.leader)?.replica);
-    const go = (id, text) => id ? h('a', { class: 'btn', href: '#/shard/' + id }, text) : null;
+    const go = (id, side, text) => id ? h('a', { class: 'btn', href: '#/shard/' + id, 'aria-label': side + ' neighbour' }, text) : null;
     fill(this.head, h('h1', null, p.meta ? 'Meta shard' : this.title), p.meta ? h('span', { class: 'muted' }, 'nodes, shards, operations and users') :
       h('span', { class: 'range' }, key(s.start, 'first key'), h('span', { class: 'muted' }, 'to'), key(s.end, 'last key')), this.error ? h('span', { class: 'state bad', role: 'alert' }, this.error) : null,
-      h('span', { class: 'tail' }, this.actions(p, k), go(p.left, '← Left'), go(p.right, 'Right →')));
+      h('span', { class: 'tail' }, this.actions(p, k), go(p.left, 'Left', ['←', h('span', { class: 'wide' }, ' Left')]), go(p.right, 'Right', [h('span', { class: 'wide' }, 'Right '), '→'])));
     const fact = (name, value, small, state) => h('div', null, h('dt', null, name), h('dd', { class: state }, value, small ? h('small', null, ' ' + small) : null));
-    fill(this.facts, fact('Leader', s.leader || 'none', s.leader ? nameOf(k, s.leader) : '', s.leader ? null : 'bad'), fact('Size', bytes(s.bytes)), fact('Keys', short(s.keys), 'about'),
+    fill(this.facts, fact('Leader', s.leader || 'none', s.leader ? nameOf(k, s.leader) : '', s.leader ? null : 'bad'), fact('Size', bytes(s.bytes)), fact('Keys', short(s.keys), 'estimated'),
       fact('Writes', short(s.writes_per_s), '/s'), fact('Reads', short(s.reads_per_s), '/s'), fact('Term', lead ? int(lead.term) : '–'),
       fact('Version', s.version + '.' + s.conf_version), fact('Log', lead ? int(lead.last) : '–', 'last index'));
     const index = name => [name[0], r => r.problem && !r.term ? '–' : int(r[name[1]]), 'num'];

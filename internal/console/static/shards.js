@@ -31,7 +31,7 @@ export class Shards {
     this.canvas.addEventListener('click', e => { const i = this.under(e); if (i >= 0) location.hash = '#/shard/' + this.list[i].id; });
     this.find = h('input', { type: 'search', placeholder: 'id, or key', 'aria-label': 'Find a shard by its number, or by a key in it', size: 18 });
     this.miss = h('span', { class: 'muted', role: 'status' });
-    const form = h('form', { class: 'range', onsubmit: e => { e.preventDefault(); this.seek(this.find.value); } }, this.find, h('button', { class: 'btn' }, 'Find'), this.miss);
+    const form = h('form', { class: 'range', onsubmit: e => { e.preventDefault(); this.seek(this.find.value); } }, this.miss, this.find, h('button', { class: 'btn' }, 'Find'));
     this.rows = h('div');
     this.pager = h('div', { class: 'pager' });
     this.el = h('div', null,
@@ -96,13 +96,14 @@ export class Shards {
   }
 
   draw() {
-    const width = this.canvas.parentElement?.clientWidth - 32;
+    const width = this.canvas.clientWidth;
     if (!this.list || !(width > 0)) return;
     const scale = devicePixelRatio || 1, n = this.list.length;
     const tall = Math.min(420, 110 + n / 20); // squares as large as fit into that height
     this.size = Math.min(18, Math.max(3, Math.floor(Math.sqrt(width * tall / n)) - gap));
     this.columns = Math.max(1, Math.floor((width + gap) / (this.size + gap)));
-    const step = this.size + gap, lines = Math.ceil(n / this.columns);
+    this.across = (width + gap) / this.columns; // a little more than down, so that lines are as wide as the card
+    const step = this.size + gap, lines = Math.ceil(n / this.columns), left = i => Math.round(i % this.columns * this.across);
     this.canvas.width = width * scale;
     this.canvas.height = lines * step * scale;
     this.canvas.style.height = lines * step + 'px';
@@ -111,10 +112,16 @@ export class Shards {
     const fillOf = this.fillOf();
     for (let i = 0; i < n; i++) {
       g.fillStyle = fillOf(this.list[i]);
-      g.fillRect(i % this.columns * step, Math.floor(i / this.columns) * step, this.size, this.size);
+      g.fillRect(left(i), Math.floor(i / this.columns) * step, this.wide(i), this.size);
     }
     performance.mark('shards-drawn');
     this.at(this.cursor ?? -1);
+  }
+
+  // wide is the width of a square: they fill the line, in whole pixels.
+  wide(i) {
+    const c = i % this.columns;
+    return Math.round((c + 1) * this.across) - gap - Math.round(c * this.across);
   }
 
   // fillOf gives the colour of a shard, and explains it beside the title.
@@ -137,7 +144,7 @@ export class Shards {
   }
 
   under(e) {
-    const b = this.canvas.getBoundingClientRect(), step = this.size + gap, x = Math.floor((e.clientX - b.left) / step), y = Math.floor((e.clientY - b.top) / step);
+    const b = this.canvas.getBoundingClientRect(), step = this.size + gap, x = Math.floor((e.clientX - b.left) / this.across), y = Math.floor((e.clientY - b.top) / step);
     const i = y * this.columns + x;
     return this.list && x >= 0 && x < this.columns && i >= 0 && i < this.list.length ? i : -1;
   }
@@ -157,7 +164,8 @@ export class Shards {
     const s = this.list?.[i];
     if (!s) return fill(this.readout, 'Each square is a shard. Point at one, or move with the arrow keys; click for its page.');
     const step = this.size + gap;
-    Object.assign(this.mark.style, { left: 16 + i % this.columns * step + 'px', top: 14 + Math.floor(i / this.columns) * step + 'px', width: this.size + 'px', height: this.size + 'px' });
+    Object.assign(this.mark.style, { left: this.canvas.offsetLeft + Math.round(i % this.columns * this.across) + 'px',
+      top: this.canvas.offsetTop + Math.floor(i / this.columns) * step + 'px', width: this.wide(i) + 'px', height: this.size + 'px' });
     fill(this.readout, h('b', null, 'Shard ' + s.id), '  ', h('span', { class: 'mono' }, s.start || 'first key'), ' to ', h('span', { class: 'mono' }, s.end || 'last key'),
       `: ${s.leader ? 'led by node ' + s.leader : 'no leader'}, ${bytes(s.bytes)}, ${short(s.writes_per_s)} writes/s, ${short(s.reads_per_s)} reads/s`);
   }
