@@ -375,9 +375,13 @@ const unpinMax = 256
 // rewriteBytesMax is the log of a replica over which it is checkpointed and purged instead of rewritten.
 const rewriteBytesMax = 64 << 10
 
+// rewriteLookMax is how much of the logs that are bigger, and cannot be purged, one look rewrites: they are one batch.
+const rewriteLookMax = 16 << 20
+
 // unpin frees the oldest segment (rules Log5, Log6): what is dirty is checkpointed and purged, the rest rewritten.
 func (l *Lane) unpin() {
 	l.pinned = l.log.Pinned(l.pinned[:0], unpinMax)
+	room := int64(rewriteLookMax)
 	for _, k := range l.pinned {
 		r := l.byShard[k.Shard]
 		if r == nil || r.key != k {
@@ -391,8 +395,13 @@ func (l *Lane) unpin() {
 			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
 			continue
 		}
-		if r.stopped && !r.machine.Dirty() && r.ckpt.cut == nil {
-			l.rewrite(r, nil) // what it has not applied it never will: no checkpoint frees it
+		if left := l.log.Stats(k); r.machine != nil && !r.machine.Dirty() && r.ckpt.cut == nil && (r.stopped || left.First > r.machine.Applied().Index) {
+			// What it has not applied no checkpoint frees: its shard has no quorum, or it waits for something, or is stopped.
+			if l.rewrite(r, nil); left.Bytes > rewriteBytesMax {
+				if room -= left.Bytes; room <= 0 {
+					return
+				}
+			}
 			continue
 		}
 		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && r.ckpt.cut == nil {
