@@ -271,9 +271,9 @@ func (c *core) shardsPage(ctx context.Context, r *api.ShardsRequest) (*api.Shard
 		}
 		named = r.Shards
 		for _, id := range r.Shards {
-			d := c.view.shard(id)
-			if d == nil {
-				return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
+			d, err := c.view.find(id)
+			if err != nil {
+				return nil, err
 			}
 			list = append(list, d)
 		}

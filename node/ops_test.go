@@ -513,6 +513,13 @@ func TestMergeOperation(t *testing.T) {
 		id := startOp(t, c, int(right)%3, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: right})
 		o := waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
 		t.Logf("%s took %d ms", o, o.EndMS-o.StartMS)
+		nodetest.Eventually(t, 20*time.Second, func() error { // as soon as the node has heard of it
+			err := c.Node(1).StartOp(ctx, &placement.Op{Kind: placement.OpMerge, Shard: 2, Other: right})
+			if !errors.Is(err, shard.ErrNotFound) || !strings.Contains(err.Error(), "was merged into shard 2") {
+				return fmt.Errorf("a merge with shard %d, which is no more: %w", right, err)
+			}
+			return nil
+		})
 	}
 	nodetest.Eventually(t, 10*time.Second, func() error {
 		st, err := c.Node(2).StatusOf(deadline(t, 3*time.Second))

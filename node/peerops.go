@@ -266,9 +266,9 @@ func (c *core) askLeads(ctx context.Context, node engine.NodeID, shards ...engin
 
 // findLead returns what the leader of a shard says, asking the nodes that may lead it one after the other.
 func (c *core) findLead(ctx context.Context, id engine.ShardID) (*lead, error) {
-	d := c.view.shard(id)
-	if d == nil {
-		return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
+	d, err := c.view.find(id)
+	if err != nil {
+		return nil, err
 	}
 	var best *lead // each has confirmed that it leads; of two the later one still does
 	ask := func(node engine.NodeID) bool {

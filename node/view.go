@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"sort"
 	"sync"
@@ -93,6 +94,19 @@ func (v *view) shard(id engine.ShardID) *shard.Descriptor {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.shards[id]
+}
+
+// find returns a shard that lives as far as is known: one that was absorbed is not found, and the error says by whom.
+func (v *view) find(id engine.ShardID) (*shard.Descriptor, error) {
+	d := v.shard(id)
+	if d == nil {
+		return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
+	}
+	list := v.byStart()
+	if i := sort.Search(len(list), func(i int) bool { return bytes.Compare(list[i].Start, d.Start) > 0 }); i > 0 && list[i-1].ProvesDead(d) {
+		return nil, fmt.Errorf("shard %d, which was merged into shard %d: %w", id, list[i-1].Shard, shard.ErrNotFound)
+	}
+	return d, nil
 }
 
 func (v *view) addr(id engine.NodeID) string {
