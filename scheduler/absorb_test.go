@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store/state"
 )
 
@@ -82,4 +83,27 @@ func TestMergeIsCold(t *testing.T) {
 		l.checksum(parent.key.Shard, 0, func(state.Content, engine.LogID, error) { asked = true })
 	})
 	n.settle(func() bool { return parent.merge == nil && asked })
+}
+
+// TestMergeRightStuck: a Merge whose right shard has a replica here that never comes as far as its Freeze asks for a snapshot, as one does that has none
+// (rule Merge3).
+func TestMergeRightStuck(t *testing.T) {
+	n, _, parent, child := newCoverer(t)
+	n.split(parent, child)
+	n.settle(func() bool { return n.s.laneOf(child).byShard[child] != nil && parent.birth == nil })
+	right := n.s.laneOf(child).byShard[child]
+	n.spin(5)
+	right.stopped = true
+	freeze := right.eng.Status().Last
+	freeze.Index += 2
+	mg := &absorb{left: parent, at: parent.machine.Applied(), needs: &shard.MergeStep{Other: child, Freeze: freeze}, since: parent.lane.now}
+	parent.merge = mg
+	right.lane.box.putCall(func(l *Lane) { l.handRight(mg) })
+	for i := 0; !parent.wantSnapshot; i++ {
+		if i == 100 {
+			t.Fatal("it waits for ever")
+		}
+		n.clock.now += 1e8
+		n.spin(1)
+	}
 }

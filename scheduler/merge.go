@@ -31,7 +31,7 @@ const (
 	orderEvery   = engine.Duration(5e6)
 	// mergeOverlayMax is the overlay over which a shard is checkpointed first, so that the merge's own transaction is short.
 	mergeOverlayMax = 256 << 10
-	// rightMissingMax is how long a Merge waits for a replica of R that is not there, before L asks for a snapshot.
+	// rightMissingMax is how long a Merge waits for a replica of R that is not there, or will not come to its Freeze, before L asks for a snapshot.
 	rightMissingMax = engine.Duration(2e9)
 	// rightMissingEvery is how often it asks.
 	rightMissingEvery = engine.Duration(250e6)
@@ -437,9 +437,7 @@ func (l *Lane) handRight(mg *absorb) {
 	again := func(l *Lane) { l.handRight(mg) }
 	r := l.byShard[mg.needs.Other]
 	if r == nil || r.machine == nil {
-		if l.now-mg.since > engine.Instant(rightMissingMax) {
-			mg.left.lane.box.putCall(func(l *Lane) { l.missRight(mg) })
-			l.later(rightMissingEvery, again)
+		if l.missing(mg) {
 			return
 		}
 		l.later(2*mergeTick, again)
@@ -448,6 +446,9 @@ func (l *Lane) handRight(mg *absorb) {
 	if r.machine.Applied().Index < mg.needs.Freeze.Index {
 		l.feed(r, &engine.Committed{LogID: mg.needs.Freeze})
 		if r.machine.Applied().Index < mg.needs.Freeze.Index {
+			if never := r.stuck() || r.eng.Status().Last.Index < mg.needs.Freeze.Index; never && l.missing(mg) { // nobody may be left to bring it there
+				return
+			}
 			l.later(createRetry, again)
 			return
 		}
@@ -471,7 +472,17 @@ func (l *Lane) handRight(mg *absorb) {
 	mg.left.lane.box.putCall(func(l *Lane) { l.rightReady(mg, r, gen, change) })
 }
 
-// missRight has L's replica ask for a snapshot from behind the Merge, for the replica of R is not here. Its log is complete, so its leader sends it
+// missing has L ask for a snapshot, and R's lane look again, if the replica of R has been missing for long.
+func (l *Lane) missing(mg *absorb) bool {
+	if l.now-mg.since <= engine.Instant(rightMissingMax) {
+		return false
+	}
+	mg.left.lane.box.putCall(func(l *Lane) { l.missRight(mg) })
+	l.later(rightMissingEvery, func(l *Lane) { l.handRight(mg) })
+	return true
+}
+
+// missRight has L's replica ask for a snapshot from behind the Merge, for the replica of R is not here, or stuck. Its log is complete, so its leader sends it
 // nothing by itself, and may sleep: it must be woken. If it leads, nobody sends it a snapshot: it leaves the office to another one.
 func (l *Lane) missRight(mg *absorb) {
 	r := mg.left
@@ -480,7 +491,7 @@ func (l *Lane) missRight(mg *absorb) {
 	}
 	if !r.wantSnapshot {
 		r.wantSnapshot = true
-		l.s.logger.Warn("a merge waits for a snapshot, the right shard's replica is not here", "shard", uint64(r.key.Shard), "right", uint64(mg.needs.Other))
+		l.s.logger.Warn("a merge waits for a snapshot, the right shard's replica is not here, or stuck", "shard", uint64(r.key.Shard), "right", uint64(mg.needs.Other))
 		l.leaveOffice(r)
 	}
 	l.provoke(r)
