@@ -330,13 +330,14 @@ func (o *Options) announce(c *Cluster, res client.InitResult, took time.Duration
 	for _, p := range c.Nodes {
 		fmt.Fprintf(w, "  %s  %s  %s  pid %d\n", p.Name, p.Addr, p.URL(), p.PID())
 	}
+	fmt.Fprintf(w, "\nThe console, in a browser: %s\n", c.Nodes[0].URL())
 	name, setup, server, console := commandName(o.Binary), "", "", ""
 	if c.Servers[0] != net.JoinHostPort("127.0.0.1", strconv.Itoa(defaultBasePort)) {
 		server = " --server " + c.Servers[0]
 	}
 	if c.admin.CA != "" {
 		setup = fmt.Sprintf("  export KILORAFT_TLS_CA=%s\n  export KILORAFT_TLS_CERT=%s KILORAFT_TLS_KEY=%s\n", c.admin.CA, c.admin.Cert, c.admin.Key)
-		console = fmt.Sprintf("  %s user passwd %s%s        # then log in with it at %s\n", name, administrator, server, c.Nodes[0].URL())
+		console = fmt.Sprintf("  %s user passwd %s%s        # then log in to the console as %s\n", name, administrator, server, administrator)
 	}
 	kill := ""
 	if len(c.Nodes) >= 3 { // else it takes the quorum of some shards with it

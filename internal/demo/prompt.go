@@ -15,20 +15,26 @@ import (
 )
 
 const (
-	nodesHelp = `  kill n1     kill -9 of a node          start n1    starts it again
-  stop n1     hands over, then ends      pause n1    SIGSTOP: alive, but mute        resume n1
+	nodesHelp = `  kill n1                kill -9 of a node
+  stop n1                it hands over, then ends
+  start n1               starts it again
+  pause n1, resume n1    SIGSTOP and SIGCONT: alive, but mute
 `
-	linksHelp = `  partition n3     cuts n3 off from the others      partition n1 n2|n3     says who is on which side      heal     ends it
-  status      health of the cluster, as each side of a partition sees it      nodes       the nodes      quit`
-	noLinksHelp = `  status      health of the cluster      nodes       the nodes      quit`
+	linksHelp = `  partition n3           cuts n3 off from the others; partition n1 n2|n3 says who is on which side
+  heal                   ends the partition
+  status, nodes          health of the cluster, as each side of a partition sees it; the nodes
+`
+	noLinksHelp = `  status, nodes          health of the cluster; the nodes
+`
+	quitHelp = `  quit                   stops everything`
 )
 
 // help tells what can be typed.
 func (p *prompt) help() string {
 	if p.c.Links == nil {
-		return nodesHelp + noLinksHelp
+		return nodesHelp + noLinksHelp + quitHelp
 	}
-	return nodesHelp + linksHelp
+	return nodesHelp + linksHelp + quitHelp
 }
 
 // problemsShown bounds the problems of a status at the prompt.
