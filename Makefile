@@ -109,7 +109,7 @@ release: ## dist/: static binaries, a list of their parts (SBOM) and checksums
 	for p in $(PLATFORMS); do \
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" \
 			-o dist/kiloraft-$${p%/*}-$${p#*/} ./cmd/kiloraft || exit 1; done
-	$(GO) run $(CYCLONEDX) app -json -licenses -output dist/kiloraft.cdx.json -main cmd/kiloraft .
+	$(GO) run $(CYCLONEDX) bin -json -licenses -version "$(VERSION)" -output dist/kiloraft.cdx.json dist/kiloraft-linux-amd64
 	cd dist && sha256sum * > SHA256SUMS
 
 deb: ## dist/*.deb for this machine's architecture: unit, man pages, completions; needs dpkg-deb
