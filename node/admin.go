@@ -89,16 +89,11 @@ func (n *Node) nodeInfo(ctx context.Context) *api.NodeInfo {
 		return out
 	}
 	out.State = api.NodeUp
-	list, err := c.sched.Statuses(ctx)
+	sums, err := c.sched.Survey(ctx)
 	if err != nil {
 		return out
 	}
-	out.Replicas = uint64(len(list))
-	for i := range list {
-		if list[i].Role == engine.RoleLeader {
-			out.Leaders++
-		}
-	}
+	out.Replicas, out.Leaders = uint64(c.sched.Replicas()), uint64(sums.Leaders)
 	return out
 }
 
@@ -185,14 +180,11 @@ func (c *core) replicasPage(ctx context.Context, r *api.ReplicasRequest) (*api.R
 	if limit == 0 {
 		limit = api.ReplicasPageMax
 	}
-	list, err := c.sched.Statuses(ctx)
+	list, err := c.sched.StatusesOf(ctx, r.From, ^engine.ShardID(0), limit+1)
 	if err != nil {
 		return nil, err
 	}
 	for i := range list {
-		if list[i].Shard < r.From {
-			continue
-		}
 		if len(page.Replicas) == limit {
 			page.More, page.Next = true, list[i].Shard
 			break

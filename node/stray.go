@@ -276,16 +276,13 @@ func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine
 // sweepGone compares this node's replicas of the shards of q with what meta knows, in bulk: a sleeping zombie never asks by itself (rule
 // Cluster5). inMeta are those of them that have a record.
 func (c *core) sweepGone(ctx context.Context, q *syncRequest, inMeta map[engine.ShardID]bool) error {
-	list, err := c.sched.Statuses(ctx)
+	list, err := c.sched.StatusesOf(ctx, q.First, q.Last, 0)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for i := range list {
 		st := &list[i]
-		if st.Shard < q.First || st.Shard > q.Last {
-			continue
-		}
 		c.reports.mu.Lock()
 		d := c.reports.meta[st.Shard]
 		c.reports.mu.Unlock()

@@ -31,6 +31,16 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 	return out
 }
 
+// statuses returns the status of those shards that have a replica in this lane.
+func (l *Lane) statuses(ids []engine.ShardID) (out []ReplicaStatus) {
+	for _, id := range ids {
+		if r := l.byShard[id]; r != nil {
+			out = append(out, l.status(r))
+		}
+	}
+	return out
+}
+
 // transfer orders the leader of a shard to hand over to the replica on node to.
 func (l *Lane) transfer(id engine.ShardID, to engine.NodeID) error {
 	r := l.byShard[id]

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -68,27 +69,49 @@ func (s *Scheduler) askError(ctx context.Context, l *Lane, f func(*Lane) error) 
 	return out
 }
 
+// statusPiece is how many replicas a lane tells of in one turn: more would hold it up.
+const statusPiece = 1024
+
 // Statuses returns the status of all replicas, sorted by shard.
 func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
-	var all []ReplicaStatus
+	return s.StatusesOf(ctx, 0, ^engine.ShardID(0), 0)
+}
+
+// StatusesOf returns the status of the replicas of shards from first to last, sorted by shard: of at most limit of them, 0 is all. It
+// looks at no others.
+func (s *Scheduler) StatusesOf(ctx context.Context, first, last engine.ShardID, limit int) ([]ReplicaStatus, error) {
+	var ids []engine.ShardID
 	for _, l := range s.lanes {
-		part, err := ask(ctx, s, l, func(l *Lane) (part []ReplicaStatus) {
-			for _, r := range l.list {
-				part = append(part, l.status(r))
+		part, err := ask(ctx, s, l, func(l *Lane) (part []engine.ShardID) {
+			for id := range l.byShard {
+				if id >= first && id <= last {
+					part = append(part, id)
+				}
 			}
 			return part
 		})
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, part...)
+		ids = append(ids, part...)
 	}
-	slices.SortFunc(all, func(a, b ReplicaStatus) int {
-		if a.Shard < b.Shard {
-			return -1
+	slices.Sort(ids)
+	if limit > 0 && len(ids) > limit {
+		ids = ids[:limit]
+	}
+	all := make([]ReplicaStatus, 0, len(ids))
+	for piece := range slices.Chunk(ids, statusPiece) {
+		for _, l := range s.lanes {
+			part, err := ask(ctx, s, l, func(l *Lane) []ReplicaStatus { return l.statuses(piece) })
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, part...)
 		}
-		return 1
-	})
+	}
+	if len(s.lanes) > 1 {
+		slices.SortFunc(all, func(a, b ReplicaStatus) int { return cmp.Compare(a.Shard, b.Shard) })
+	}
 	return all, nil
 }
 

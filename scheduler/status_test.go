@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
 )
 
 // Who stops waiting for a lane gets an error, and the lane's answer, which comes later, touches nothing of his (under the race detector).
@@ -51,4 +53,25 @@ func TestStuck(t *testing.T) {
 		t.Error(err)
 	}
 	s.writer.busy.Store(0)
+}
+
+// Statuses of a part of the shards are those shards', sorted, whatever lanes they are in.
+func TestStatusesOf(t *testing.T) {
+	nodes := startNodes(t, 1, 2)
+	defer stopNodes(t, nodes)
+	const shards = 20
+	createShards(t, nodes, shards)
+	for _, c := range []struct{ first, last, limit, from, to int }{
+		{0, 1 << 40, 0, 1, 20}, {0, 1 << 40, 7, 1, 7}, {5, 1 << 40, 4, 5, 8}, {5, 9, 0, 5, 9}, {19, 30, 10, 19, 20}, {21, 30, 0, 1, 0},
+	} {
+		list, err := nodes[0].s.StatusesOf(t.Context(), engine.ShardID(c.first), engine.ShardID(c.last), c.limit)
+		if err != nil || len(list) != c.to-c.from+1 {
+			t.Fatalf("%+v: %d statuses, %v", c, len(list), err)
+		}
+		for i := range list {
+			if list[i].Shard != engine.ShardID(c.from+i) || list[i].Descriptor == nil {
+				t.Errorf("%+v: place %d has %+v", c, i, list[i])
+			}
+		}
+	}
 }
