@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/router"
 )
 
 // probe is a load whose every answer counts: writers that put to keys spread over [0, keys), each at its own steady pace.
@@ -166,6 +167,23 @@ func (c *cluster) fill(n, valueBytes int) {
 	c.t.Logf("filled %d keys of %d bytes in %v", n, valueBytes, time.Since(begin).Round(time.Millisecond))
 }
 
+// openSessions has so many clients write to keys spread over the key space: each leaves a session in the table that a split divides.
+func (c *cluster) openSessions(n, keys int) {
+	c.t.Helper()
+	begin := time.Now()
+	pool := router.NewPool(router.Config{}.Transport)
+	defer pool.Close()
+	for i := range n {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+		_, err := router.New(pool, c.Servers, router.Config{}).Put(ctx, spreadKey(uint64(i*keys/n), uint64(keys)), []byte("of a session"))
+		cancel()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Logf("%d client sessions in %v", n, time.Since(begin).Round(time.Millisecond))
+}
+
 // tiled checks that the shards tile the key space exactly, each with a leader.
 func (c *cluster) tiled(shards int) error {
 	list, err := c.kv.Shards(c.t.Context(), 0)
@@ -199,6 +217,7 @@ func TestSplitThousand(t *testing.T) {
 	value := 4 << 10
 	keys := megabytes << 20 / value
 	c.fill(keys, value)
+	c.openSessions(size(t, "KILORAFT_E2E_SESSIONS", 10, 1000), keys)
 	id := c.shards()[0].ID
 	p := startProbe(t, c.kv, 8, 20*time.Millisecond, func(r *rand.Rand) []byte { return spreadKey(r.Uint64N(uint64(keys)), uint64(keys)) }, 100)
 	time.Sleep(time.Duration(size(t, "KILORAFT_E2E_SETTLE_S", 1, 10)) * time.Second) // what was loaded goes into the store
