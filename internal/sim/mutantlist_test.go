@@ -98,6 +98,7 @@ var mutants = []mutant{
 	{name: "split-raises-the-dead", rule: "Split3", file: "scheduler/split.go", old: "if l.tombAbove(key) || old != nil &&", new: "if old != nil &&", pkg: "./scheduler/simrt", run: "TestSplit"},
 	{name: "inherited-split-appoints", rule: "Engine1", file: "scheduler/split.go", old: " && r.eng.Status().Vote.Term == id.Term", new: "", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
 	{name: "campaigns-in-the-term-of-birth", rule: "Engine1", file: "scheduler/split.go", old: "if v.Term < term {", new: "if false {", pkg: "./scheduler/simrt", run: "TestSplitInherited"},
+	{name: "late-split-over-a-snapshot", rule: "Split3, R2", file: "scheduler/split.go", old: "old.key != key || old.machine != nil) {", new: "old.key != key) {", pkg: "./scheduler/simrt", run: "TestLateSplitMeetsFilledChild"},
 	{name: "vote-of-the-unborn-forgotten", rule: "Split3", file: "scheduler/split.go", old: "rc.Vote = old.eng.Status().Vote", new: "rc.Vote = engine.Vote{}"},
 	{name: "split-of-another-version", rule: "Split3", file: "shard/split.go", old: "case s.Version != m.desc.Version || s.ConfVersion != m.desc.ConfVersion:", new: "case false:", pkg: "./shard", run: "."},
 	{name: "split-while-joint", rule: "Split3", file: "shard/split.go", old: "if m.joint() {", new: "if false {", pkg: "./shard", run: "."},

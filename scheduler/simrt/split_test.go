@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -729,5 +730,46 @@ func TestSplitBeforeCheckpoint(t *testing.T) {
 	x.mustSplit(parentShard, x.spec(d, key(parentShard, 500)))
 	n.NoCheckpoints = false
 	x.run(time.Second)
+	x.check(2)
+}
+
+// TestLateSplitMeetsFilledChild holds a follower's apply of the parent until its child was filled by a snapshot, and has taken writes: the split
+// that it applies then must not put the child back (FAULTS R2).
+func TestLateSplitMeetsFilledChild(t *testing.T) {
+	x := newReshape(t, Options{Seed: 490, Config: func(cfg *scheduler.Config) {
+		cfg.CheckpointBytes, cfg.CheckpointShard, cfg.CheckpointAge = 64<<10, 16<<10, engine.Duration(200*time.Millisecond)
+	}}, 0)
+	d, l := x.owner(key(parentShard, 0))
+	n := x.c.Node(l.ID%3 + 1)
+	n.NoCheckpoints = true
+	value := strings.Repeat("v", 8<<10)
+	k := 0
+	x.until(10*time.Second, "held apply", func() bool {
+		put(t, x.c, parentShard, k%1000, value)
+		k++
+		x.run(10 * time.Millisecond)
+		return n.Sched.Metrics().AppliesHeld.Load() > 0
+	})
+	child := x.next
+	x.mustSplit(parentShard, x.spec(d, key(parentShard, 500)))
+	status := func(id engine.ShardID) scheduler.ReplicaStatus { st, _ := n.has(id); return st }
+	x.until(20*time.Second, "snapshot of the child", func() bool { return status(child).Descriptor != nil })
+	if v := status(parentShard).Descriptor.Version; v != 1 {
+		t.Fatalf("the parent is at version %d: the test tests nothing", v)
+	}
+	body := shard.AppendWrite(nil, &shard.Write{Shard: child, Version: x.desc(child).Version, Ops: []shard.Op{{Kind: shard.OpPut, Key: key(parentShard, 600), Value: []byte("later")}}})
+	if _, err := do(t, x.c, scheduler.KindWrite, child, body); err != nil {
+		t.Fatal(err)
+	}
+	x.until(5*time.Second, "the write on the follower", func() bool {
+		st, _ := l.has(child)
+		return status(child).Last == st.Last
+	})
+	before := status(child)
+	n.NoCheckpoints = false
+	x.until(20*time.Second, "late split", func() bool { return status(parentShard).Descriptor.Version > 1 })
+	if st := status(child); st.Last.Index < before.Last.Index || st.Applied.Index < before.Applied.Index {
+		t.Fatalf("the split has put the child back from %+v to %+v", before, st)
+	}
 	x.check(2)
 }
