@@ -25,6 +25,9 @@ type NetFaults struct {
 	BreakSnapshot float64
 	// Refuse is the chance that the outbox to a peer is full.
 	Refuse float64
+	// BytesPerSecond is what one direction between two nodes carries, of snapshots apart; 0: any amount. Frames wait for those before them, and
+	// heartbeats do so too, as if there were one buffer for both.
+	BytesPerSecond int
 }
 
 func pair(a, b engine.NodeID) [2]engine.NodeID { return [2]engine.NodeID{min(a, b), max(a, b)} }
@@ -112,6 +115,7 @@ func (w network) send(to engine.NodeID, _ uint64, b []byte, d time.Duration, del
 	if !w.alive() || !dst.Up || c.cut[link] {
 		return false
 	}
+	d += c.queue(link, len(b))
 	body := slices.Clone(b)
 	session := c.session[pair(w.n.ID, to)]
 	dst.after(d, func() {
@@ -122,6 +126,17 @@ func (w network) send(to engine.NodeID, _ uint64, b []byte, d time.Duration, del
 		}
 	})
 	return true
+}
+
+// queue puts bytes on a link, and tells how much later they arrive for what is on it already.
+func (c *Cluster) queue(link [2]engine.NodeID, n int) time.Duration {
+	c.sent[link] += n
+	if c.Net.BytesPerSecond == 0 {
+		return 0
+	}
+	took := engine.Instant(n) * engine.Instant(time.Second) / engine.Instant(c.Net.BytesPerSecond)
+	c.busy[link] = max(c.busy[link], c.now) + took
+	return time.Duration(c.busy[link] - c.now)
 }
 
 var errNoConnection = errors.New("no connection")

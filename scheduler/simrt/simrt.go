@@ -66,7 +66,9 @@ type Cluster struct {
 	events  events
 	cut     map[[2]engine.NodeID]bool // from, to
 	arrival map[[3]uint64]engine.Instant
-	session map[[2]engine.NodeID]uint64 // by the lower and the higher id
+	busy    map[[2]engine.NodeID]engine.Instant // until when a link of little bandwidth is taken
+	sent    map[[2]engine.NodeID]int            // bytes
+	session map[[2]engine.NodeID]uint64         // by the lower and the higher id
 	running *task
 	// Failed is the first fatal error of a node.
 	Failed error
@@ -125,7 +127,8 @@ func New(opt Options) (*Cluster, error) {
 		opt.Lanes = 1
 	}
 	c := &Cluster{Opt: opt, Rand: rand.New(rand.NewPCG(opt.Seed, 1)), now: 1e9, cut: map[[2]engine.NodeID]bool{},
-		arrival: map[[3]uint64]engine.Instant{}, session: map[[2]engine.NodeID]uint64{}}
+		arrival: map[[3]uint64]engine.Instant{}, session: map[[2]engine.NodeID]uint64{},
+		busy: map[[2]engine.NodeID]engine.Instant{}, sent: map[[2]engine.NodeID]int{}}
 	c.Net.Drop, c.Net.Dup = opt.Drop, opt.Dup
 	for range opt.Nodes {
 		c.AddNode()
