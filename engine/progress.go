@@ -14,8 +14,8 @@ type follower struct {
 	waiting bool
 	// match is the last index known to be the same and durable there; next the first that was not sent. next > match.
 	match, next uint64
-	// stream names one attempt at sending in order; answers to another one are stale. seq counts its messages, acked those
-	// that were answered: all before an answered one are.
+	// stream names one attempt at sending in order; answers to an earlier one tell what the follower holds, and nothing else. seq counts its
+	// messages, acked those that were answered: all before an answered one are.
 	stream, seq, acked uint64
 	sentAt             Instant // in probe: when it went out; in pipeline: the last time that it moved
 	snapIndex          uint64  // a snapshot on its way holds at least this
@@ -194,10 +194,12 @@ func (e *Engine) handleAppendResponse(m *AppendResponse) {
 		return
 	}
 	e.heard(f, m.SentAt, m.Promise)
-	if m.Stream != f.stream || m.Seq > f.seq || m.Match.Index > e.log.lastIndex() {
+	if m.Stream > f.stream || m.Stream == f.stream && m.Seq > f.seq || m.Match.Index > e.log.lastIndex() {
 		return // stale
 	}
 	switch {
+	case m.Stream < f.stream:
+		e.matchedEarlier(f, m)
 	case m.Uninitialised:
 		e.uninitialised(f, m.Waiting)
 	case m.Success:
@@ -222,6 +224,22 @@ func (e *Engine) advanceFollower(f *follower, m *AppendResponse) {
 	}
 	e.maybeCommit()
 	e.send(f)
+	e.maybeTimeoutNow(f)
+}
+
+// matchedEarlier takes from an answer to an earlier stream what stays true: what the follower holds under our vote it keeps. Without it a
+// follower that needs longer for a message than the next one takes to be dropped would be sent the same for ever.
+func (e *Engine) matchedEarlier(f *follower, m *AppendResponse) {
+	if !m.Success || m.Uninitialised || m.Match.Index <= f.match {
+		return
+	}
+	f.match = m.Match.Index
+	f.next = max(f.next, f.match+1)
+	e.lead.busyAt = e.now
+	if f.state == ProgressPipeline {
+		f.sentAt = e.now
+	}
+	e.maybeCommit()
 	e.maybeTimeoutNow(f)
 }
 

@@ -270,6 +270,22 @@ func TestTrapStaleStreamsMoveNothing(t *testing.T) {
 	}
 }
 
+// A message whose successor was dropped takes longer than that takes to be told: its answer still counts, or it would be sent for ever.
+func TestTrapAnswerToEarlierStreamCounts(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "write token=1", "flush", "write token=2", "replicate-failed to=2 stream=1")
+	want(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=2 ok match=1.3"), "Apply 3..3")
+	// A refusal and an end that is not in the log tell nothing.
+	wantNot(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=3 hint=1.1"), "Replicate")
+	wantNot(t, play(t, s, "flush", "append-response from=2 vote=1:1! stream=1 seq=3 ok match=1.9"), "Apply")
+	for _, p := range s.e.Progress(nil) {
+		if p.Peer == peer(2) && (p.Match.Index != 3 || p.Next != 4 || p.State != ProgressProbe) {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
 func TestTrapBarrierHoldsReads(t *testing.T) {
 	s := &script{}
 	lead(t, s)

@@ -164,6 +164,10 @@ func (l *Lane) sendRuns(r *replica, o *outbox, to engine.Peer, m *engine.AppendR
 	for i := range runs {
 		l.outRuns = append(l.outRuns, wire.Run(runs[i]))
 	}
+	size := wire.AppendRequestBytesMax(l.outRuns)
+	if size > frameBytesMax/2 && o.count > 0 {
+		l.sendOut(o) // there may be no room for this one, which must not be the others' loss
+	}
 	o.msgs = wire.AppendAppendRequest(o.msgs, r.header(to), m, l.outRuns)
 	clear(l.outRuns)
 	l.appended(r, o, to, m.Stream)

@@ -107,9 +107,12 @@ type outbox struct {
 	queue [][]byte
 	spare [][]byte
 	bytes int   // of bodies: filled, queued, and being written
+	big   int   // of them those of frames larger than target, which hold one large message each
 	err   error // set once it is closed
 
-	bytesMax int // bound of bytes; a single message may exceed it if nothing else waits
+	// bytesMax bounds the messages that are large, and also those that are not: the ones do not keep the others out. A single message may
+	// exceed the bound if no other of its kind waits.
+	bytesMax int
 	frameMax int
 	target   int // a frame is closed before it grows over this; zero: one message per frame
 }
@@ -125,12 +128,17 @@ func (o *outbox) room(n int) error {
 		return o.err
 	case n > o.frameMax:
 		return ErrTooLarge
-	case o.bytes > 0 && o.bytes+n > o.bytesMax:
+	case o.large(n) && o.big > 0 && o.big+n > o.bytesMax:
+		return ErrOverloaded
+	case !o.large(n) && o.bytes > o.big && o.bytes-o.big+n > o.bytesMax:
 		return ErrOverloaded
 	}
 	o.open(n)
 	return nil
 }
+
+// large tells whether n bytes are a frame by themselves.
+func (o *outbox) large(n int) bool { return o.target > 0 && n > o.target }
 
 // open is room without the bounds.
 func (o *outbox) open(n int) {
@@ -151,7 +159,15 @@ func (o *outbox) open(n int) {
 // put appends b, after room.
 func (o *outbox) put(b []byte) {
 	o.cur = append(o.cur, b...)
-	o.bytes += len(b)
+	o.added(len(b))
+}
+
+// added counts n bytes that a message has added to cur.
+func (o *outbox) added(n int) {
+	o.bytes += n
+	if o.large(len(o.cur) - frameHeader) {
+		o.big += n
+	}
 }
 
 // add queues a message, or says why not.
@@ -194,9 +210,12 @@ func (o *outbox) take() []byte {
 // done gives back what take returned, once it was written.
 func (o *outbox) done(b []byte) {
 	o.mu.Lock()
-	o.bytes -= len(b) - frameHeader
+	n := len(b) - frameHeader
+	if o.bytes -= n; o.large(n) {
+		o.big -= n
+	}
 	if o.hold != nil {
-		o.hold(frameHeader - len(b))
+		o.hold(-n)
 	}
 	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
 		o.spare = append(o.spare, b[:frameHeader])

@@ -133,7 +133,7 @@ func (c *caller) start(method uint16, deadline time.Time, flags uint8, body []by
 	b = mp.AppendUint(b, uint64((left+time.Millisecond-1)/time.Millisecond))
 	b = mp.AppendUint(b, uint64(flags))
 	c.cur = mp.AppendBin(b, body)
-	c.bytes += len(c.cur) - before
+	c.added(len(c.cur) - before)
 	c.mu.Unlock()
 	c.signal()
 	c.core.metrics.Calls.Add(1)
@@ -434,7 +434,7 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	b = mp.AppendUint(b, f.theirs)
 	b = mp.AppendUint(b, uint64(status))
 	v.cur = mp.AppendBin(b, body)
-	v.bytes += len(v.cur) - before
+	v.added(len(v.cur) - before)
 	v.s.hold(len(v.cur) - before)
 	v.mu.Unlock()
 	v.signal()

@@ -116,6 +116,7 @@ func (a *app) serve(ctx context.Context, flags *pflag.FlagSet) error {
 	if dir := fault.Armed(); dir != "" {
 		log.Warn("fault points are armed: this process kills itself when a test wants it", "dir", dir)
 	}
+	limitMemory(log, int64(a.cfg.MemoryLimit), os.Getenv("GOMEMLIMIT"), memoryThere)
 	log.Info("starting", "version", versionString(a.env.Version), "data_dir", a.cfg.DataDir)
 	n, err := openNode(ctx, nodeConfig(a.cfg, logs))
 	if err != nil {

@@ -33,6 +33,8 @@ type Config struct {
 	Name      string   `mapstructure:"name"`
 	Labels    []string `mapstructure:"labels"`
 	Insecure  bool     `mapstructure:"insecure"`
+	// MemoryLimit is a soft one; 0 leaves the choice to serve.
+	MemoryLimit ByteSize `mapstructure:"memory-limit"`
 
 	Log   Log   `mapstructure:"log"`
 	Raft  Raft  `mapstructure:"raft"`
@@ -127,6 +129,7 @@ var settings = []setting{
 	{key: "name", scope: scopeNode, def: "", usage: "name shown to people (default: made from its identity)"},
 	{key: "labels", scope: scopeNode, def: []string{}, usage: "key=value[,key=value…], e.g. zone=a"},
 	{key: "insecure", scope: scopeNode, def: false, usage: "allow plain text, where everybody may do everything, on an address that is not this machine's own"},
+	{key: "memory-limit", scope: scopeNode, def: ByteSize(0), usage: "memory that the process should take at most; near it garbage is collected more eagerly (0: GOMEMLIMIT if that is set, else three quarters of what the container or machine has)"},
 
 	{key: "log.level", scope: scopeNode, def: "info", usage: "debug, info, warn or error"},
 	{key: "log.format", scope: scopeNode, def: "text", usage: "text or json"},
@@ -229,6 +232,9 @@ func (c *Config) validateTuning() error {
 	}
 	if s := c.Store.OverlaySize; s != 0 && s < 1<<20 {
 		return fmt.Errorf("store.overlay-size %v: want at least 1MiB", s)
+	}
+	if s := c.MemoryLimit; s != 0 && s < 128<<20 {
+		return fmt.Errorf("memory-limit %v: want at least 128MiB, or 0 for the default", s)
 	}
 	if c.Sched.Lanes < 0 || c.Sched.Lanes > 256 {
 		return fmt.Errorf("sched.lanes %d: want 0 to 256", c.Sched.Lanes)

@@ -41,7 +41,8 @@ type conn struct {
 
 	life     context.Context // ends when the connection is cut off: nobody waits any more for what it wanted
 	lifeEnds context.CancelFunc
-	reading  int64           // credits for the request being read
+	asking   int64           // credits of Server.bigAsk for the request being read
+	hasty    bool            // the request being read must arrive in time
 	held     *budget.Account // requests being read and in flight, replies in the making and not taken
 
 	mu                    sync.Mutex
@@ -75,6 +76,7 @@ type request struct {
 	start  func(*request)
 	size   int   // about how many bytes the arguments are
 	credit int64 // of Server.big
+	asking int64 // of Server.bigAsk
 
 	// Guarded by conn.mu.
 	reply   []byte
@@ -176,30 +178,48 @@ const bigRequestTime = 30 * time.Second
 
 // admit waits until a request of n bytes or more may be read, which others wait for meanwhile.
 func (c *conn) admit(n int) error {
-	c.reading = c.s.reading.Take(int64(n), c.life.Done())
-	if c.reading == 0 {
+	c.asking = c.s.bigAsk.Take(int64(n), c.life.Done())
+	if c.asking == 0 {
 		return net.ErrClosed
 	}
+	c.hasty = true
 	return c.nc.SetReadDeadline(time.Now().Add(bigRequestTime))
 }
 
 // letGo is called when a request was taken over, or was not read to its end.
 func (c *conn) letGo() {
 	c.p.letGo()
-	if c.reading > 0 {
-		c.s.reading.Give(c.reading)
-		c.reading = 0
+	c.s.bigAsk.Give(c.asking)
+	c.asking = 0
+	if c.hasty {
 		_ = c.nc.SetReadDeadline(time.Time{})
+		c.hasty = false
+	}
+}
+
+// waitFull waits until r may be queued. Others go on with the credits meanwhile, for it may be the client that one waits for. c.mu is held.
+func (c *conn) waitFull(r *request) {
+	if !c.full(r) {
+		return
+	}
+	n := c.asking
+	c.s.bigAsk.Give(n)
+	c.asking = 0
+	for c.full(r) && !c.broken {
+		c.wake.Signal()
+		c.space.Wait()
+	}
+	if n > 0 && !c.broken {
+		c.mu.Unlock()
+		c.asking = c.s.bigAsk.Take(n, c.life.Done())
+		c.mu.Lock()
 	}
 }
 
 // submit puts a request into the queue, and starts it if no other must go first. A request without start is done.
 func (c *conn) submit(r *request) {
 	c.mu.Lock()
-	for c.full(r) && !c.broken {
-		c.wake.Signal()
-		c.space.Wait()
-	}
+	c.waitFull(r)
 	if n := c.expected(r); n > bigReply && !c.broken {
 		c.wake.Signal()
 		c.mu.Unlock()
@@ -224,6 +244,7 @@ func (c *conn) submit(r *request) {
 		return
 	}
 	c.unfinished++
+	r.asking, c.asking = c.asking, 0
 	c.order(r)
 	ready := r.waits == 0
 	c.mu.Unlock()
@@ -372,8 +393,9 @@ func (c *conn) forget(r *request) {
 		}
 		for i := 0; i < len(st.readers); {
 			if st.readers[i] == r {
-				st.readers[i] = st.readers[len(st.readers)-1]
-				st.readers = st.readers[:len(st.readers)-1]
+				last := len(st.readers) - 1
+				st.readers[i], st.readers[last] = st.readers[last], nil
+				st.readers = st.readers[:last]
 			} else {
 				i++
 			}
@@ -395,6 +417,7 @@ func (r *request) finish(reply []byte) {
 	if len(reply) < batchBytes { // else when its client has taken it
 		r.giveBack()
 	}
+	c.s.bigAsk.Give(r.asking)
 	r.reply, r.done = reply, true
 	c.unfinished--
 	over := c.account(len(reply) - r.held)
@@ -478,13 +501,15 @@ func (c *conn) writeLoop() {
 		for _, r := range ready {
 			r.start(r)
 		}
+		started := len(ready) > 0
+		clear(ready)
 		if broken {
 			c.taken(len(batch))
 		} else if c.write(batch) != nil {
 			c.kill()
 		}
 		c.s.bigTaken(c)
-		if last && len(ready) == 0 {
+		if last && !started {
 			if broken {
 				_ = c.raw.Close()
 			} else {
@@ -509,6 +534,7 @@ func (c *conn) release(ready []*request) []*request {
 		}
 		r.waiters = nil
 	}
+	clear(c.finished) // or what was asked last would be held for as long as nothing else is
 	c.finished = c.finished[:0]
 	return ready
 }

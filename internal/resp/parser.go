@@ -32,7 +32,7 @@ const (
 	lineBytesMax   = 64 << 10 // of an inline request, or of the text of a length
 	readBufferSize = 8 << 10
 	arenaSize      = 16 << 10
-	argSlab        = 256
+	argsAtOnce     = 64 // room for so many arguments is made before they have arrived
 )
 
 // parser reads requests from a connection. The arguments that it returns stay valid for as long as somebody holds them: they lie in
@@ -54,7 +54,8 @@ type parser struct {
 	buf   []byte
 	r, w  int // buf[r:w] is unread
 	arena []byte
-	slab  [][]byte
+
+	admitted bool // the request at hand may take what it announces
 }
 
 // next returns the next request, which has at least one argument.
@@ -145,7 +146,8 @@ func (p *parser) multibulk(count []byte) ([][]byte, error) {
 	if n <= 0 {
 		return nil, nil
 	}
-	args, total := p.argSlice(int(n)), 0
+	args, total := make([][]byte, 0, min(n, argsAtOnce)), 0
+	p.admitted = false
 	for range n {
 		line, err := p.line("too big bulk count string")
 		if err != nil {
@@ -168,6 +170,7 @@ func (p *parser) multibulk(count []byte) ([][]byte, error) {
 			if err := p.admit(min(total+(int(n)-len(args)-1)*int(size), limitsFull.requestBytes)); err != nil {
 				return nil, err
 			}
+			p.admitted = true
 		}
 		arg, err := p.bulk(int(size))
 		if err != nil {
@@ -216,19 +219,6 @@ func noEOF(err error) error {
 	return err
 }
 
-// argSlice returns an empty slice with room for n arguments, within reason: more is allocated as they arrive.
-func (p *parser) argSlice(n int) [][]byte {
-	if n > argSlab/4 {
-		return make([][]byte, 0, argSlab/4)
-	}
-	if cap(p.slab)-len(p.slab) < n {
-		p.slab = make([][]byte, 0, argSlab)
-	}
-	at := len(p.slab)
-	p.slab = p.slab[:at+n]
-	return p.slab[at : at : at+n]
-}
-
 // alloc returns n bytes of the arena.
 func (p *parser) alloc(n int) []byte {
 	if n > arenaSize/4 {
@@ -242,19 +232,26 @@ func (p *parser) alloc(n int) []byte {
 	return b
 }
 
-// bulkStep is how much of a long argument is allocated before its bytes have arrived.
+// bulkStep is how much of a long argument is allocated before its bytes have arrived, unless the request was admitted.
 const bulkStep = 64 << 10
 
 // bulk reads an argument and the line end behind it.
 func (p *parser) bulk(n int) ([]byte, error) {
 	var arg []byte
-	if n <= bulkStep {
+	switch {
+	case n <= bulkStep:
 		p.count(n, countStep)
 		arg = p.alloc(n)
 		if err := p.full(arg); err != nil {
 			return nil, err
 		}
-	} else {
+	case p.admitted:
+		p.count(n, 0)
+		arg = make([]byte, n)
+		if err := p.full(arg); err != nil {
+			return nil, err
+		}
+	default:
 		arg = make([]byte, 0, bulkStep)
 		p.count(bulkStep, 0)
 		for len(arg) < n {

@@ -123,7 +123,7 @@ type Server struct {
 	stats   stats
 	held    *budget.Budget
 	big     *budget.Credits // for replies in the making
-	reading *budget.Credits // for big requests being read
+	bigAsk  *budget.Credits // for big requests, from when they are read until they are done
 	// bigWriting are the connections that are being written a reply which has credits, and how many. bigMu may be taken under a connection's lock.
 	bigMu      sync.Mutex
 	bigWriting map[*conn]int64
@@ -153,7 +153,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, began: time.Now(), cursors: newCursors(), conns: map[uint64]*conn{}}
 	s.bigWriting = map[*conn]int64{}
 	s.held, s.big = budget.New(cfg.HeldBytesMax), budget.NewCredits(cfg.BigBytesMax)
-	s.reading = budget.NewCredits(2 * int64(limitsFull.requestBytes))
+	s.bigAsk = budget.NewCredits(int64(limitsFull.requestBytes))
 	s.stats.calls = make([]atomic.Uint64, len(table))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
