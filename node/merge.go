@@ -92,6 +92,10 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	if mv, ok := o.Relocation(); ok {
 		return d.stepRelocation(ctx, o, &mv)
 	}
+	if o.Cancel && left.Changing { // it is ordered, and will be decided soon
+		o.Reason = changing
+		return false, nil
+	}
 	if o.Cancel {
 		o.State = placement.OpCancelled
 		return true, nil
@@ -102,7 +106,7 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	}
 	l, r := left.Descriptor, right.Descriptor
 	if placement.MembershipJoint(l) || placement.MembershipJoint(r) || right.Changing {
-		o.Reason = "a membership change is being committed"
+		o.Reason = changing
 		return false, nil
 	}
 	if moves := placement.Relocations(l, r); len(moves) > 0 {

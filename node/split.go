@@ -142,6 +142,10 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 		return true, nil
 	}
 	if l.Descriptor.Contains(o.Keys[0]) {
+		if o.Cancel && l.Changing { // it may be ordered already: what is said to be cancelled must not happen after that
+			o.Reason = changing
+			return false, nil
+		}
 		if o.Cancel {
 			o.State = placement.OpCancelled
 			return true, nil
@@ -171,11 +175,14 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 	return true, nil
 }
 
+// changing is why nothing can be done about a shard now.
+const changing = "a membership change, a split or a merge of the shard is being committed"
+
 // callSplit asks the leader. The children's names follow from the operation's record and the nodes of the parent.
 func (d *driver) callSplit(ctx context.Context, o *placement.Op, l *lead) error {
 	desc := l.Descriptor
 	if placement.MembershipJoint(desc) || l.Changing {
-		return &shard.UnavailableError{Reason: "a membership change is being committed"}
+		return &shard.UnavailableError{Reason: changing}
 	}
 	sp := &shard.Split{Version: desc.Version, ConfVersion: desc.ConfVersion}
 	for i, k := range o.Keys {

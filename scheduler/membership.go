@@ -216,7 +216,7 @@ type Lead struct {
 	Replica    engine.ReplicaID  // the leader's own
 	Term       uint64
 	Committed  uint64
-	Changing   bool         // a membership change is not applied yet
+	Changing   bool         // a membership change is not applied yet, or a split or merge is under way
 	MemberAt   engine.LogID // the entry of the membership that Descriptor shows
 	Keys       uint64
 	Bytes      uint64
@@ -275,7 +275,7 @@ func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
 	}
 	st := r.eng.Status()
 	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
-		Changing: r.machine.Membership().LogID != st.Membership.LogID, MemberAt: r.machine.Membership().LogID}
+		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	if progress {
 		lead.Progress = r.eng.Progress(nil)
