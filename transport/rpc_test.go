@@ -131,17 +131,14 @@ func TestBothAsk(t *testing.T) {
 // Calls that were cancelled or ran out of time leave nothing behind, and their late answers reach nobody.
 func TestCancel(t *testing.T) {
 	var mu sync.Mutex
-	var held []Request
+	held := map[uint16][]Request{} // by method
 	n := newNet()
 	a := n.server(t, quick(), func(q Request) {
-		if q.Method == 1 {
-			mu.Lock()
-			held = append(held, q)
-			mu.Unlock()
-			return
-		}
-		q.Reply(StatusOK, q.Body)
+		mu.Lock()
+		held[q.Method] = append(held[q.Method], q)
+		mu.Unlock()
 	})
+	there := func(method uint16) bool { mu.Lock(); defer mu.Unlock(); return len(held[method]) == 50 }
 	c := n.client(t, a.addr, quick())
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -152,32 +149,36 @@ func TestCancel(t *testing.T) {
 			}
 		})
 	}
-	until(t, "all to be there", func() bool { mu.Lock(); defer mu.Unlock(); return len(held) == 50 })
+	until(t, "all to be there", func() bool { return there(1) })
 	cancel()
 	wg.Wait()
 	if s := c.Stats(); s.CallsWaiting != 0 {
 		t.Fatalf("%d waiters are left", s.CallsWaiting)
 	}
 	got := make(chan error, 1)
-	c.Go(1, time.Now().Add(20*time.Millisecond), 0, nil, func(_ []byte, err error) { got <- err })
+	c.Go(2, time.Now().Add(20*time.Millisecond), 0, nil, func(_ []byte, err error) { got <- err })
 	if err := <-got; err != ErrDeadline {
 		t.Fatal(err)
 	}
-	c.Go(1, time.Now().Add(-time.Second), 0, nil, func(_ []byte, err error) { got <- err })
+	c.Go(2, time.Now().Add(-time.Second), 0, nil, func(_ []byte, err error) { got <- err })
 	if err := <-got; err != ErrDeadline {
 		t.Fatal(err)
 	}
-	for i := range 50 { // the slots are used again, with the old answers arriving between
-		if i%2 == 0 {
-			mu.Lock()
-			held[i].Reply(StatusOK, []byte("old"))
-			mu.Unlock()
-		}
-		body := fmt.Append(nil, i)
-		if b, err := c.Call(t.Context(), 2, body); err != nil || !bytes.Equal(b, body) {
-			t.Fatalf("%q, %v", b, err)
-		}
+	for i := range 50 { // the slots are used again, all of them
+		wg.Go(func() {
+			body := fmt.Append(nil, i)
+			if b, err := c.Call(t.Context(), 3, body); err != nil || !bytes.Equal(b, body) {
+				t.Errorf("%q, %v; want %q", b, err, body)
+			}
+		})
 	}
+	until(t, "the new ones to be there", func() bool { return there(3) })
+	mu.Lock()
+	for _, q := range append(held[1], held[3]...) { // the old answers arrive first
+		q.Reply(StatusOK, q.Body)
+	}
+	mu.Unlock()
+	wg.Wait()
 }
 
 func TestDeadlineTravels(t *testing.T) {

@@ -200,6 +200,7 @@ func TestMovedPeer(t *testing.T) {
 	wrong := n.config(3)
 	w := n.start(t, wrong, newRecorder())
 	b := n.start(t, n.config(2), newRecorder())
+	a.SetPeer(3, "")     // a peer, but whose address is not known: nothing else refuses it
 	a.SetPeer(2, w.addr) // two nodes of one address: node 3 answers there
 	until(t, "a refusal", func() bool { return a.Metrics().DialErrors.Load() > 0 })
 	if a.Connected(2) || len(a.Conns()) != 0 {
