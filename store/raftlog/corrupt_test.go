@@ -351,7 +351,12 @@ func TestStaleFrames(t *testing.T) {
 // TestPhantomAndMisdirectedWrites: a frame that was synced and is not there (the disk lied, FAULTS D15), and one that lies where another one
 // belongs (D14), are corruption, not an end of the log.
 func TestPhantomAndMisdirectedWrites(t *testing.T) {
-	mem := scripted(t, 4, true)
+	phantomAndMisdirected(t, true, 0)  // only the frames behind tell
+	phantomAndMisdirected(t, false, 4) // of the last frame only the hint tells
+}
+
+func phantomAndMisdirected(t *testing.T, sealed bool, hint uint64) {
+	mem := scripted(t, 4, sealed)
 	list := frames(t, mem)
 	size := list[1].end - list[1].off
 	for i, f := range list[:4] {
@@ -361,8 +366,8 @@ func TestPhantomAndMisdirectedWrites(t *testing.T) {
 			if err := disk.Corrupt(filepath.Join("log", f.file), change); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := reopen(disk, 4); !errors.Is(err, raftlog.ErrCorrupt) {
-				t.Errorf("frame %d %s: %v", i+1, what, err)
+			if _, err := reopen(disk, hint); !errors.Is(err, raftlog.ErrCorrupt) {
+				t.Errorf("sealed %v, hint %d: frame %d %s: %v", sealed, hint, i+1, what, err)
 			}
 		}
 		spoil("never landed", func(b []byte) { clear(b[f.off : f.off+size]) })
