@@ -78,6 +78,11 @@ func play(t *testing.T, o *Op, d *shard.Descriptor, leader engine.NodeID, cancel
 		case ActTransfer:
 			leader = a.To
 		case ActChange:
+			for _, r := range a.Replicas {
+				if before, ok := d.Replica(r.Replica); r.Role == shard.RoleVoter && !(ok && before.Role == shard.RoleVoter) && !v.InStep {
+					t.Fatalf("step %d: replica %d is to vote, and is not in step", step, r.Replica)
+				}
+			}
 			next := *d
 			next.ConfVersion++
 			next.Replicas = a.Replicas

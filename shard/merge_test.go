@@ -194,12 +194,18 @@ func TestUniteSessions(t *testing.T) {
 			t.Fatalf("row %d: %v", i, v)
 		}
 	}
-	parts[1].evictOldest(nil)
-	whole = uniteSessions(&parts[0], &parts[1])
-	if v, _ := whole.check(&writes[0], testStamp); v != verdictExpired {
-		t.Errorf("a session that one part has forgotten: %v", v)
-	}
-	if v, _ := whole.check(&writes[60], testStamp); v == verdictExpired {
-		t.Errorf("another session is gone too")
+	for i, forgets := range []string{"left", "right"} {
+		parts := table.partition([][]byte{[]byte("d"), []byte("f")})
+		parts[i].evictOldest(nil)
+		whole := uniteSessions(&parts[0], &parts[1])
+		if v, _ := whole.check(&writes[0], testStamp); v != verdictExpired {
+			t.Errorf("a session that the %s part has forgotten: %v", forgets, v)
+		}
+		if whole.list[0].id == writes[0].Session {
+			t.Errorf("a session that the %s part has forgotten is in the table", forgets)
+		}
+		if v, _ := whole.check(&writes[60], testStamp); v == verdictExpired {
+			t.Errorf("another session is gone too")
+		}
 	}
 }
