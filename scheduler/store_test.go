@@ -530,6 +530,38 @@ func TestSlowStateRefusesWrites(t *testing.T) {
 	}
 }
 
+// TestHeldApplyGoesOn: what is not applied while the overlays hold too much is applied as soon as checkpoints have made room, with no snapshot
+// from anywhere.
+func TestHeldApplyGoesOn(t *testing.T) {
+	n := newStoreNode(t)
+	for k := range 10 {
+		if err := n.put(k, 60_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := 0
+	n.s.Submit(&Request{Kind: KindWrite, Shard: 1, Body: testPut(1, 10, "v"), Done: func(r *Request) {
+		if answers++; r.Err != nil {
+			t.Error(r.Err)
+		}
+	}})
+	n.l.Turn() // it is accepted, and not durable yet
+	n.s.cfg.CheckpointBytes = 100_000
+	n.spin(5)
+	if answers != 0 || n.s.metrics.AppliesHeld.Load() != 1 {
+		t.Fatalf("%d answers, held %d times", answers, n.s.metrics.AppliesHeld.Load())
+	}
+	n.s.LookForCheckpoints()
+	n.spin(2)
+	for n.s.WriteCheckpoint() {
+		n.spin(2)
+	}
+	n.spin(2)
+	if answers != 1 || n.r.held {
+		t.Fatalf("there is room again: %d answers, held %v", answers, n.r.held)
+	}
+}
+
 // TestVoteOfNextReplica: replica 1 is being removed, replica 2 of the shard has voted on this node already, and the crash comes before
 // the tombstone of 1. The vote of 2 must survive, whoever stands in its way (rule Log7).
 func TestVoteOfNextReplica(t *testing.T) {
