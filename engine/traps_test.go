@@ -216,6 +216,31 @@ func TestTrapWaitingSnapshotDoesNotHoldBackVotesAndAppends(t *testing.T) {
 	want(t, out, "Respond to=n3 vote{pre=false granted=true")
 }
 
+// A vote that was given for an earlier candidacy comes late: who gave it may have voted for another since.
+func TestTrapLateVoteDoesNotCount(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1", "tick at=10", "tick at=2000", "vote-response from=2 pre granted request=1:1 vote=0:0", "flush")
+	play(t, s, "tick at=6000", "vote-response from=3 pre granted request=2:1 vote=1:1", "flush")
+	play(t, s, "vote-response from=2 granted request=1:1 vote=1:1", "flush")
+	if st := s.e.Status(); st.Role != RoleCandidate || st.Vote != (Vote{Term: 2, Peer: Peer{1, 11}}) {
+		t.Errorf("after a vote for term 1: %+v", st)
+	}
+	play(t, s, "vote-response from=2 granted request=2:1 vote=2:1", "flush")
+	if st := s.e.Status(); st.Role != RoleLeader {
+		t.Errorf("after a vote for term 2: %+v", st)
+	}
+}
+
+// An answer to an append of an earlier term of office comes late: what it holds there may have been cut since, and another entry is at its index.
+func TestTrapLateAnswerOfAnEarlierTermDoesNotCount(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1 runs=2.2-4 vote=2:1!", "tick at=10", "vote-response from=2 pre granted request=3:1 vote=2:1", "flush",
+		"vote-response from=2 granted request=3:1 vote=3:1", "flush")
+	wantNot(t, play(t, s, "append-response from=2 vote=2:1! stream=1 seq=1 ok match=2.5"), "SaveCommitted")
+	wantNot(t, play(t, s, "append-response from=2 vote=3:1! stream=1 seq=1 ok match=2.4"), "SaveCommitted")
+	want(t, play(t, s, "append-response from=2 vote=3:1! stream=1 seq=2 ok match=3.5"), "SaveCommitted id=3.5")
+}
+
 func TestTrapVoteIsDurableBeforeAnswer(t *testing.T) {
 	s := &script{}
 	play(t, s, follower3, "tick at=10")
