@@ -208,6 +208,38 @@ func TestClientOfAnotherCluster(t *testing.T) {
 	}
 }
 
+// TestClientWithoutStreams: who says hello and then opens no streams is ended in time, and nothing waits for it, not even Close.
+func TestClientWithoutStreams(t *testing.T) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Limits.HandshakeTimeout = 200 * time.Millisecond
+	a := n.start(t, cfg, newRecorder())
+	c := n.raw(t, a.addr)
+	h := hello{versionMin: a.core.versionMin, versionMax: a.core.versionMax, role: roleClient, session: 1}
+	if err := writeHandshake(c, kindHello, h.encode()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readHandshake(c, kindWelcome); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeHandshake(c, kindConfirm, nil); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	until(t, "the connection to be closed", func() bool {
+		select {
+		case <-closed:
+			return len(a.all()) == 0
+		default:
+			return false
+		}
+	})
+}
+
 func TestTooManyClients(t *testing.T) {
 	n := newNet()
 	cfg := n.config(1)
