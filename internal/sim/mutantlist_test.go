@@ -56,6 +56,12 @@ var mutants = []mutant{
 	{name: "quorum-without-sort", rule: "openraft #1802", file: "engine/quorum.go", old: "for i := 1; i < len(values); i++ { //", new: "for i := len(values); i < len(values); i++ { //", pkg: "./engine", run: engineAll},
 	{name: "old-membership-after-snapshot", rule: "openraft #1808", file: "engine/snapshot.go", old: "if e.memb.LogID.Index <= last.Index {", new: "if false {", pkg: "./engine", run: engineAll},
 	{name: "truncated-membership-stays", rule: "M7", file: "engine/append.go", old: "\t\te.memb, e.prev = e.prev, MembershipAt{}\n", new: "", pkg: "./engine", run: engineAll},
+	{name: "late-vote-counts", rule: "N3", file: "engine/election.go", old: "|| m.Request != e.vote ||", new: "||", pkg: "./engine", run: engineAll},
+	{name: "late-answer-counts", rule: "N3", file: "engine/progress.go", old: "\tif v != e.vote {\n\t\treturn nil\n\t}\n\treturn e.lead.find(from)", new: "\treturn e.lead.find(from)", pkg: "./engine", run: engineAll},
+	{name: "held-for-ever", rule: "P7", file: "scheduler/hold.go", old: "if len(l.held) == 0 || l.s.overlayBytes() >", new: "if true || l.s.overlayBytes() >", pkg: "./scheduler", run: "TestHeldApplyGoesOn"},
+	{name: "waits-for-a-leader-for-ever", rule: "A11", file: "scheduler/leaderless.go", old: "w.queue[n].until <= l.now; n++ {", new: "false; n++ {", pkg: "./scheduler/simrt", run: "TestRequestsWaitForLeader"},
+	{name: "votes-out-of-step", rule: "R22", file: "placement/op.go", old: "case !v.InStep:", new: "case false:", pkg: "./placement", run: "TestMoveSteps"},
+	{name: "forgotten-by-the-left", rule: "R20", file: "shard/merge.go", old: "if s = r.list[j]; bytes.Compare(s.id[:], l.floor[:]) <= 0 {", new: "if s = r.list[j]; false {", pkg: "./shard", run: "TestUniteSessions"},
 	{name: "votes-twice-in-a-term", rule: "Raft 5.2", file: "engine/vote.go", old: "return w.Peer == Peer{} && !w.Committed && v.Peer != Peer{}", new: "return !w.Committed && v.Peer != Peer{}", pkg: "./engine", run: engineAll},
 	{name: "lease-of-one-follower", rule: "Engine2", file: "engine/leader.go", old: "if f := l.find(p); f != nil {\n\t\t\treturn uint64(max(e.leaseOf(f), 0))", new: "if f := l.find(p); f != nil {\n\t\t\treturn math.MaxInt64"},
 	// Liveness and sleep
