@@ -130,8 +130,11 @@ func (w *worker) generateDue(ctx, runCtx context.Context, free []*slot, idle cha
 		if !due.Before(end) {
 			break
 		}
-		timer.Reset(time.Until(due))
-		for waiting := true; waiting; {
+		early := time.Until(due)
+		if early > 0 {
+			timer.Reset(early)
+		}
+		for waiting := early > 0; waiting; { // a timer of the past costs, and the race detector of Go 1.26 may crash on it in a bubble of synctest
 			select {
 			case s := <-idle:
 				take(s)
