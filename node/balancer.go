@@ -155,6 +155,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 		return nil
 	}
 	d.calm = calm{}
+	awaits := young && d.awaitsNode() // before the picture: who is seen to live only after it is not in the plan
 	snap, descs := d.picture(d.table, &rec, running)
 	lim := placement.Limits{MovesMax: movesPerRound, PerNodeMax: opsPerNodeMax, TransfersMax: transfersPerRound}
 	if rebalance == nil {
@@ -165,7 +166,7 @@ func (d *driver) balance(ctx context.Context, rung bool) error {
 	}
 	plan := placement.MakePlan(snap, by, lim)
 	d.planned(plan, time.Since(began), len(running) > 0)
-	if rebalance != nil && !(young && d.awaitsNode()) && d.over(rebalance, plan, snap) {
+	if rebalance != nil && !awaits && d.over(rebalance, plan, snap) {
 		d.mu.Lock()
 		d.bal.level = rebalance.ID
 		d.mu.Unlock()
