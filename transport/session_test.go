@@ -155,6 +155,7 @@ func TestDamagedFrame(t *testing.T) {
 // A peer that does not read: SendRaft says no over its bound, heartbeats still flow, and the session ends.
 func TestPeerThatDoesNotRead(t *testing.T) {
 	stuck := make(chan struct{})
+	release := sync.OnceFunc(func() { close(stuck) })
 	n := newNet()
 	ca, cb := n.config(1), n.config(2)
 	ca.Limits.OutboxBytesMax = 1 << 20
@@ -163,6 +164,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	var once sync.Once
 	rb.onRaft = func([]byte) { once.Do(func() { <-stuck }) }
 	a, b := n.start(t, ca, newRecorder()), n.start(t, cb, rb)
+	t.Cleanup(release) // before the nodes are closed, which wait for the peer's goroutine
 	a.SetPeer(2, b.addr)
 	until(t, "connection", func() bool { return a.Connected(2) && b.Connected(1) })
 	msg := make([]byte, 64<<10)
@@ -175,8 +177,11 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	}
 	a.SendHeartbeat(2, []byte("alive"))
 	until(t, "a heartbeat", func() bool { return b.is(func() bool { return len(b.beats) > 0 }) })
-	until(t, "the slow write to end the session", func() bool { return a.Metrics().Slow.Load() > 0 })
-	close(stuck)
+	until(t, "the slow write to end the session", func() bool {
+		a.SendRaft(2, 0, msg) // what waited so far may fit into the stream's window
+		return a.Metrics().Slow.Load() > 0
+	})
+	release()
 	exchange(t, a, b)
 }
 
