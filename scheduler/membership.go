@@ -269,19 +269,15 @@ func (l *Lane) askLead(id engine.ShardID, done func([]Lead)) {
 	}})
 }
 
-func (l *Lane) appendLead(out []Lead, r *replica, progress bool) []Lead {
-	if r.machine == nil || !r.eng.IsLeader() {
-		return out
-	}
+// lead is what r, which leads and is initialised, knows of its shard.
+func (l *Lane) lead(r *replica) Lead {
 	st := r.eng.Status()
 	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
 		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
-	if progress {
-		lead.Progress = r.eng.Progress(nil)
-		lead.SnapshotSent, lead.SnapshotNote = l.s.snaps.sent(r.key.Shard), r.snapNote
-	}
-	return append(out, lead)
+	lead.Progress = r.eng.Progress(nil)
+	lead.SnapshotSent, lead.SnapshotNote = l.s.snaps.sent(r.key.Shard), r.snapNote
+	return lead
 }
 
 // Evacuate orders the leaders of this node to hand over to voters on living nodes that are not among avoid, spread over them. It

@@ -163,7 +163,9 @@ func (l *Lane) serve(r *replica, req *Request, wall int64) {
 		req.proposed = l.now
 	}
 	if req.Kind == kindLead {
-		req.User = l.appendLead(nil, r, true)
+		if r.eng.IsLeader() {
+			req.User = []Lead{l.lead(r)}
+		}
 		l.answer(req, nil)
 		return
 	}

@@ -77,8 +77,8 @@ func (s *Scheduler) Statuses(ctx context.Context) ([]ReplicaStatus, error) {
 	return s.StatusesOf(ctx, 0, ^engine.ShardID(0), 0)
 }
 
-// StatusesOf returns the status of the replicas of shards from first to last, sorted by shard: of at most limit of them, 0 is all. It
-// looks at no others.
+// StatusesOf returns the status of the replicas of shards from first to last, sorted by shard: of at most limit of them, 0 is all. Of
+// the others it reads the ids only.
 func (s *Scheduler) StatusesOf(ctx context.Context, first, last engine.ShardID, limit int) ([]ReplicaStatus, error) {
 	var ids []engine.ShardID
 	for _, l := range s.lanes {
