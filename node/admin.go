@@ -167,12 +167,12 @@ func (c *core) mapPage(r *api.MapRequest) *api.MapPage {
 func (c *core) replicasPage(ctx context.Context, r *api.ReplicasRequest) (*api.ReplicasPage, error) {
 	page := &api.ReplicasPage{}
 	if len(r.Shards) > 0 {
-		for _, id := range r.Shards {
-			if st, err := c.sched.Status(ctx, id); err == nil {
-				page.Replicas = append(page.Replicas, replicaStatus(&st))
-			} else if ctx.Err() != nil {
-				return nil, err
-			}
+		list, err := c.sched.StatusesNamed(ctx, r.Shards)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			page.Replicas = append(page.Replicas, replicaStatus(&list[i]))
 		}
 		return page, nil
 	}
@@ -255,13 +255,11 @@ func (c *core) askReplicas(ctx context.Context, id engine.NodeID, shards []engin
 func (c *core) shardsPage(ctx context.Context, r *api.ShardsRequest) (*api.ShardsPage, error) {
 	page := &api.ShardsPage{}
 	var list []*shard.Descriptor
-	var named []engine.ShardID
 	switch {
 	case len(r.Shards) > 0:
 		if len(r.Shards) > api.ListOfShardsMax {
 			return nil, &shard.InvalidError{What: "too many shards named"}
 		}
-		named = r.Shards
 		for _, id := range r.Shards {
 			d, err := c.view.find(id)
 			if err != nil {
@@ -281,10 +279,12 @@ func (c *core) shardsPage(ctx context.Context, r *api.ShardsRequest) (*api.Shard
 		list = append(list, user...)
 		page.More, page.Next = more, next
 	}
-	if len(list) <= 64 && named == nil {
-		for _, d := range list {
-			named = append(named, d.Shard)
-		}
+	if len(list) == 0 {
+		return page, nil
+	}
+	named := make([]engine.ShardID, len(list)) // never all: each page of a long list would make every node tell of all its replicas
+	for i, d := range list {
+		named[i] = d.Shard
 	}
 	sizes := c.leaderStatuses(ctx, named)
 	for _, d := range list {

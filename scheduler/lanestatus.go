@@ -34,8 +34,11 @@ func (l *Lane) status(r *replica) ReplicaStatus {
 // statuses returns the status of those shards that have a replica in this lane.
 func (l *Lane) statuses(ids []engine.ShardID) (out []ReplicaStatus) {
 	for _, id := range ids {
-		if r := l.byShard[id]; r != nil {
+		switch r := l.byShard[id]; {
+		case r != nil:
 			out = append(out, l.status(r))
+		case l.orphaned(id):
+			out = append(out, ReplicaStatus{Shard: id, Replica: l.orphans[id].log.Key.Replica, Orphan: true})
 		}
 	}
 	return out

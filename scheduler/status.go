@@ -99,6 +99,14 @@ func (s *Scheduler) StatusesOf(ctx context.Context, first, last engine.ShardID, 
 	if limit > 0 && len(ids) > limit {
 		ids = ids[:limit]
 	}
+	return s.StatusesNamed(ctx, ids)
+}
+
+// StatusesNamed returns the status of the replicas of these shards, sorted by shard, also of orphans; shards without a replica here are left out.
+func (s *Scheduler) StatusesNamed(ctx context.Context, ids []engine.ShardID) ([]ReplicaStatus, error) {
+	ids = slices.Clone(ids) // a caller that stops waiting does not stop the lane, which still reads them
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
 	all := make([]ReplicaStatus, 0, len(ids))
 	for piece := range slices.Chunk(ids, statusPiece) {
 		for _, l := range s.lanes {
@@ -117,23 +125,14 @@ func (s *Scheduler) StatusesOf(ctx context.Context, first, last engine.ShardID, 
 
 // Status returns the status of one shard's replica, also of an orphan, which Statuses leaves out.
 func (s *Scheduler) Status(ctx context.Context, id engine.ShardID) (ReplicaStatus, error) {
-	type result struct {
-		status ReplicaStatus
-		err    error
+	list, err := ask(ctx, s, s.laneOf(id), func(l *Lane) []ReplicaStatus { return l.statuses([]engine.ShardID{id}) })
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)
 	}
-	out, err := ask(ctx, s, s.laneOf(id), func(l *Lane) result {
-		switch r := l.byShard[id]; {
-		case r != nil:
-			return result{status: l.status(r)}
-		case l.orphaned(id):
-			return result{status: ReplicaStatus{Shard: id, Replica: l.orphans[id].log.Key.Replica, Orphan: true}}
-		}
-		return result{err: fmt.Errorf("shard %d: %w", id, shard.ErrShardNotFound)}
-	})
 	if err != nil {
 		return ReplicaStatus{}, err
 	}
-	return out.status, out.err
+	return list[0], nil
 }
 
 // Replicas is how many replicas the node has.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,27 @@ func TestStatusesOf(t *testing.T) {
 			if list[i].Shard != engine.ShardID(c.from+i) || list[i].Descriptor == nil {
 				t.Errorf("%+v: place %d has %+v", c, i, list[i])
 			}
+		}
+	}
+}
+
+// Statuses of named shards are those of the replicas that the node has, sorted, each once.
+func TestStatusesNamed(t *testing.T) {
+	nodes := startNodes(t, 1, 2)
+	defer stopNodes(t, nodes)
+	createShards(t, nodes, 2*statusPiece+10)
+	ask := []engine.ShardID{9999, 7, 2*statusPiece + 10, 7, 3}
+	for id := range engine.ShardID(statusPiece) {
+		ask = append(ask, id+100)
+	}
+	given := slices.Clone(ask)
+	list, err := nodes[0].s.StatusesNamed(t.Context(), ask)
+	if err != nil || len(list) != statusPiece+3 || !slices.Equal(ask, given) {
+		t.Fatalf("%d statuses, %v", len(list), err)
+	}
+	for i, want := range map[int]engine.ShardID{0: 3, 1: 7, 2: 100, statusPiece + 1: statusPiece + 99, statusPiece + 2: 2*statusPiece + 10} {
+		if list[i].Shard != want || list[i].Descriptor == nil {
+			t.Errorf("place %d has shard %d, want %d", i, list[i].Shard, want)
 		}
 	}
 }
