@@ -143,6 +143,9 @@ func (s *script) boot() {
 		}
 		rec.Membership = MembershipAt{at, s.membership()}
 	}
+	if s.has("previous") {
+		rec.Previous = MembershipAt{rec.Purged, &Membership{Voters: [][]Peer{s.peers(s.args["previous"])}}}
+	}
 	s.e = New(cfg, rec)
 }
 
@@ -287,26 +290,27 @@ func (s *script) runs(k string) []TermRun {
 
 // membership is written voters=1,2,3/1,2,4 learners=5.
 func (s *script) membership() *Membership {
-	set := func(v string) []Peer {
-		if v == "" {
-			return nil
-		}
-		words := strings.Split(v, ",")
-		out := make([]Peer, len(words)) // no room to spare: memory is measured
-		for i, w := range words {
-			n, err := strconv.Atoi(w)
-			if err != nil {
-				s.err = err
-			}
-			out[i] = peer(n)
-		}
-		return out
-	}
-	m := &Membership{Learners: set(s.args["learners"])}
+	m := &Membership{Learners: s.peers(s.args["learners"])}
 	for _, v := range strings.Split(s.args["voters"], "/") {
-		m.Voters = append(m.Voters, set(v))
+		m.Voters = append(m.Voters, s.peers(v))
 	}
 	return m
+}
+
+func (s *script) peers(v string) []Peer {
+	if v == "" {
+		return nil
+	}
+	words := strings.Split(v, ",")
+	out := make([]Peer, len(words)) // no room to spare: memory is measured
+	for i, w := range words {
+		n, err := strconv.Atoi(w)
+		if err != nil {
+			s.err = err
+		}
+		out[i] = peer(n)
+	}
+	return out
 }
 
 func (s *script) meta() SnapshotMeta {
