@@ -290,6 +290,56 @@ func TestRuleSnapshotEndsConflictingTail(t *testing.T) {
 	}
 }
 
+// FAULTS R27: a snapshot that ends at or below what is applied takes nothing back, neither when it arrives nor when it is in: what was applied
+// while it was being installed counts. Its sender hears that all of it is there.
+func TestRuleOlderSnapshotTakesNothingBack(t *testing.T) {
+	same := func(s *script, before Status, what string) {
+		t.Helper()
+		if st := s.e.Status(); st.Last != before.Last || st.Applied != before.Applied || st.Committed != before.Committed || st.Purged != before.Purged ||
+			st.Membership.LogID != before.Membership.LogID {
+			t.Errorf("%s: %+v became %+v", what, before, st)
+		}
+	}
+	start := func(applied string) *script {
+		s := &script{}
+		play(t, s, follower3+"vote=3:1! runs=3.2-9", "tick at=10", "append-request from=1 vote=3:1! prev=3.9 commit=3.8 seq=1")
+		if applied != "" {
+			play(t, s, "applied id="+applied)
+		}
+		return s
+	}
+	for _, last := range []string{"3.5", "3.7", "2.6"} {
+		s := start("3.7")
+		before := s.e.Status()
+		out := play(t, s, "snapshot token=1 from=1 vote=3:1! stream=2 last="+last+" membat=1.1 voters=1,2,4")
+		want(t, out, "RejectSnapshot token=1")
+		want(t, out, "Respond to=n1 snapshot{ok=true match=3.7")
+		wantNot(t, out, "InstallSnapshot")
+		same(s, before, "arrived up to "+last)
+	}
+	for _, last := range []string{"3.5", "3.7"} {
+		for _, superseded := range []string{"", " superseded"} {
+			s := start("")
+			meta := "last=" + last + " membat=1.1 voters=1,2,4"
+			want(t, play(t, s, "snapshot token=1 from=1 vote=3:1! stream=2 "+meta), "InstallSnapshot token=1")
+			play(t, s, "applied id=3.7")
+			before := s.e.Status()
+			out := play(t, s, "installed token=1 "+meta+superseded)
+			want(t, out, "Respond to=n1 snapshot{ok=true match="+last)
+			wantNot(t, out, "TruncateLog")
+			wantNot(t, out, "PurgeLog")
+			same(s, before, "installed up to "+last+superseded)
+		}
+	}
+	// One that was not linked, although it is ahead: nothing of it is here.
+	s := start("3.7")
+	meta := "last=3.9 membat=1.1 voters=1,2,4"
+	want(t, play(t, s, "snapshot token=1 from=1 vote=3:1! stream=2 "+meta), "InstallSnapshot token=1")
+	before := s.e.Status()
+	want(t, play(t, s, "installed token=1 "+meta+" superseded"), "Respond to=n1 snapshot{ok=false")
+	same(s, before, "superseded")
+}
+
 // openraft #1808: a membership that a snapshot covers is the snapshot's.
 func TestRuleMembershipIsTheSnapshots(t *testing.T) {
 	s := &script{}

@@ -163,6 +163,52 @@ func TestRedirectsAreBounded(t *testing.T) {
 	if p := pauses.Load(); p < 60/(redirectsMax+2) {
 		t.Errorf("60 redirects with %d pauses", p)
 	}
+	pauses.Store(0) // and who names itself is not asked again at once
+	n = 0
+	f.before = func(node engine.NodeID, m api.Method) error {
+		if n++; m == api.MethodWrite && n <= 10 {
+			return &shard.NotLeaderError{Leader: node, Addr: "node"}
+		}
+		return nil
+	}
+	if _, err := c.Put(ctxb, []byte("k"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if p := pauses.Load(); p < 10 {
+		t.Errorf("10 redirects to the same node with %d pauses", p)
+	}
+}
+
+// A shard that sends elsewhere what nobody knows of a newer owner is not asked again at once: the map is filled anew, and there is a pause.
+// One that names the new owner is believed at once.
+func TestMovedWithoutNewsPauses(t *testing.T) {
+	f := newFake(t)
+	var pauses atomic.Int64
+	c := f.client(Config{After: func(d time.Duration, fn func()) { pauses.Add(1); time.AfterFunc(d, fn) }})
+	if err := c.LoadMap(ctxb); err != nil {
+		t.Fatal(err)
+	}
+	old := *f.descs[1]
+	f.before = times(10, api.MethodWrite, &shard.MovedError{Descriptors: []shard.Descriptor{old}})
+	maps := f.count(api.MethodMap)
+	if _, err := c.Put(ctxb, []byte("k"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if p, m := pauses.Load(), f.count(api.MethodMap)-maps; p < 10 || m < 10 {
+		t.Errorf("10 answers without news: %d pauses, %d looks at the map", p, m)
+	}
+	pauses.Store(0)
+	maps = f.count(api.MethodMap)
+	f.split("h", 77)
+	left, right := *f.descs[1], *f.descs[2]
+	f.leaders[77] = f.leaders[left.Shard]
+	f.before = times(1, api.MethodWrite, &shard.MovedError{Descriptors: []shard.Descriptor{left, right}})
+	if _, err := c.Put(ctxb, []byte("k"), nil); err != nil || f.last.Shard != 77 {
+		t.Fatal(err, f.last)
+	}
+	if p, m := pauses.Load(), f.count(api.MethodMap)-maps; p != 0 || m != 0 {
+		t.Errorf("an answer with news: %d pauses, %d looks at the map", p, m)
+	}
 }
 
 func TestEveryRefusalIsRetried(t *testing.T) {

@@ -32,6 +32,8 @@ func TestMapTrimsByVersion(t *testing.T) {
 		{"merge", []*shard.Descriptor{desc(2, "", "m", 2), desc(3, "m", "", 2), desc(2, "", "", 3)}, "2[,) "},
 		{"merge, then the dead one's descriptor", []*shard.Descriptor{desc(2, "", "", 3), desc(3, "m", "", 2)}, "2[,) "},
 		{"older of the same shard", []*shard.Descriptor{desc(2, "", "m", 2), desc(3, "m", "", 2), desc(2, "", "", 1)}, "2[,m) 3[m,) "},
+		{"merge, after what has seen more changes of members", []*shard.Descriptor{conf(desc(2, "", "m", 2), 9), desc(2, "", "", 3)}, "2[,) "},
+		{"merge, before what has seen more changes of members", []*shard.Descriptor{desc(2, "", "", 3), conf(desc(2, "", "m", 2), 9)}, "2[,) "},
 		{"the meta shard owns no user key", []*shard.Descriptor{desc(1, "", "", 9), desc(2, "", "m", 1)}, "2[,m) "},
 		{"malformed", []*shard.Descriptor{desc(2, "m", "a", 1), {}}, ""},
 	} {
@@ -43,6 +45,11 @@ func TestMapTrimsByVersion(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
+}
+
+func conf(d *shard.Descriptor, version uint64) *shard.Descriptor {
+	d.ConfVersion = version
+	return d
 }
 
 func TestMapConfVersion(t *testing.T) {

@@ -16,6 +16,7 @@ func TestProvesGone(t *testing.T) {
 		}
 		return d
 	}
+	at := func(version uint64, d *shard.Descriptor) *shard.Descriptor { d.Version = version; return d }
 	for _, c := range []struct {
 		name    string
 		d, mine *shard.Descriptor
@@ -32,6 +33,13 @@ func TestProvesGone(t *testing.T) {
 		{"filled from before it was added, and from before another change", desc(2, 1), desc(1, 1, 2), 3, false, false},
 		{"never added, and another took its place", desc(2, 1, 2, 13), desc(1, 1, 2), 3, false, true},
 		{"an earlier one was in its place", desc(1, 1, 2, 3), desc(1, 1, 2, 3), 13, false, false},
+		// Version says nothing of members: a split or merge raises it on its own (FAULTS R11).
+		{"removed, and a split that the other has not seen", desc(3, 1, 2), at(2, desc(2, 1, 2, 3)), 3, false, true},
+		{"not yet added there, where a split was seen first", at(2, desc(2, 1, 2)), desc(3, 1, 2, 3), 3, false, false},
+		{"it has applied its removal, and asks a laggard that has seen a split", at(2, desc(2, 1, 2)), desc(3, 1, 2), 3, true, false},
+		{"it has applied its removal and a split that the other has not seen", desc(3, 1, 2), at(2, desc(3, 1, 2)), 3, true, true},
+		{"another took its place, and a split that the other has not seen", desc(3, 1, 2, 13), at(2, desc(2, 1, 2)), 3, false, true},
+		{"another was in its place, where a split was seen since", at(2, desc(2, 1, 2, 13)), desc(3, 1, 2), 3, false, false},
 	} {
 		if got := provesGone(c.d, c.mine, engine.Peer{Node: engine.NodeID(c.self % 10), Replica: c.self}, c.before); got != c.want {
 			t.Errorf("%s: %v", c.name, got)

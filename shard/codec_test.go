@@ -39,6 +39,50 @@ func TestDescriptorRoundTrip(t *testing.T) {
 	}
 }
 
+// Version counts before ConfVersion, for a split or merge takes ConfVersion from elsewhere, or leaves it; ProvesDead asks for Version alone
+// (FAULTS R11).
+func TestDescriptorNewer(t *testing.T) {
+	at := func(version, conf uint64) *Descriptor {
+		return &Descriptor{Shard: 7, Version: version, ConfVersion: conf}
+	}
+	for _, c := range []struct {
+		d, o         *Descriptor
+		newer, older bool
+	}{
+		{at(2, 1), at(1, 5), true, false},
+		{at(2, 2), at(2, 1), true, false},
+		{at(2, 2), at(2, 2), false, false},
+		{at(3, 1), at(2, 1), true, false},
+	} {
+		if c.d.Newer(c.o) != c.newer || c.o.Newer(c.d) != c.older {
+			t.Errorf("%v and %v: newer %v, the other way %v", c.d, c.o, c.d.Newer(c.o), c.o.Newer(c.d))
+		}
+	}
+	left := func(version, conf uint64) *Descriptor {
+		d := at(version, conf)
+		d.Shard, d.Start, d.End = 6, []byte("a"), []byte("c")
+		return d
+	}
+	right := func(version, conf uint64) *Descriptor {
+		d := at(version, conf)
+		d.Start, d.End = []byte("b"), []byte("c")
+		return d
+	}
+	for _, c := range []struct {
+		d, x *Descriptor
+		dead bool
+	}{
+		{left(3, 1), right(2, 9), true},
+		{left(2, 9), right(2, 1), false}, // of the same split: the right one was born of what d was
+		{left(2, 9), right(3, 1), false},
+		{right(3, 1), left(2, 1), false}, // it begins outside
+	} {
+		if got := c.d.ProvesDead(c.x); got != c.dead {
+			t.Errorf("%v proves %v dead: %v", c.d, c.x, got)
+		}
+	}
+}
+
 func TestDescriptorRange(t *testing.T) {
 	d := testDescriptor()
 	for key, want := range map[string]bool{"": false, "a": false, "b": true, "lz": true, "m": false, "z": false} {

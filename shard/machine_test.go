@@ -484,6 +484,25 @@ func TestMovedKeys(t *testing.T) {
 	if err := r.m.CheckWrite(&out); !errors.Is(err, ErrShardMoved) {
 		t.Error(err)
 	}
+	// Who does not own the first key knows nothing of earlier attempts: it vouches for nothing, and remembers nothing (rule Cluster1).
+	out.Session, out.Seq, out.Lowest = NewSessionID(testStamp, 1), 1, 1
+	ans = r.apply(entryOf(testStamp, out))
+	if _, rows := r.m.Sessions(); !errors.As(ans.Refused, &moved) || moved.NotApplied || rows != 0 {
+		t.Errorf("a first key that is elsewhere: %+v, %d rows", ans, rows)
+	}
+	// Of a batch whose other keys are elsewhere nothing is applied.
+	half := Write{Ops: []Op{{Kind: OpPut, Key: []byte("c")}, {Kind: OpPut, Key: []byte("z")}}}
+	if ans := r.apply(entryOf(testStamp, half)); !errors.Is(ans.Refused, ErrShardMoved) || r.m.Writes() != 0 {
+		t.Errorf("a batch of which half is elsewhere: %+v, %d writes", ans, r.m.Writes())
+	}
+	if err := r.m.CheckWrite(&half); !errors.Is(err, ErrShardMoved) {
+		t.Error(err)
+	}
+	for end, fits := range map[string]bool{"m": true, "d": true, "n": false, "": false} { // what was read before a split came in between
+		if got := r.m.Fits(&state.ReadJob{Start: []byte("b"), End: []byte(end)}); got != fits {
+			t.Errorf("a scan up to %q fits: %v", end, got)
+		}
+	}
 	newer := put("c")
 	newer.Version = 2
 	if err := r.m.CheckWrite(&newer); !errors.Is(err, ErrUnavailable) {

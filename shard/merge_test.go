@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -49,15 +50,38 @@ func TestMergeSteps(t *testing.T) {
 			for _, k := range c.legal {
 				legal = legal || k == kind
 			}
-			for name, change := range map[string]func(*MergeStep){
-				"": func(*MergeStep) {}, "version": func(s *MergeStep) { s.Version-- }, "conf": func(s *MergeStep) { s.ConfVersion++ },
+			// While the shard is in a merge a step must be of that one, and a Merge must name the versions that were prepared.
+			merging := r.m.Merge().Role != MergeNone
+			for name, change := range map[string]struct {
+				f    func(*MergeStep)
+				void bool
+			}{
+				"":                  {func(*MergeStep) {}, false},
+				"another version":   {func(s *MergeStep) { s.Version-- }, true},
+				"another conf":      {func(s *MergeStep) { s.ConfVersion++ }, true},
+				"another shard":     {func(s *MergeStep) { s.Other++ }, merging},
+				"a right version":   {func(s *MergeStep) { s.OtherVersion++ }, kind == CommandMerge},
+				"a right conf":      {func(s *MergeStep) { s.OtherConfVersion++ }, kind == CommandMerge},
+				"the shard itself":  {func(s *MergeStep) { s.Other = d.Shard }, true},
+				"the meta shard":    {func(s *MergeStep) { s.Other = MetaShardID }, true},
+				"both conf swapped": {func(s *MergeStep) { s.ConfVersion, s.OtherConfVersion = s.OtherConfVersion, s.ConfVersion }, true},
 			} {
 				s := step()
-				change(&s)
-				if err := r.m.CheckMerge(kind, &s); (err == nil) != (legal && name == "") {
+				change.f(&s)
+				if err := r.m.CheckMerge(kind, &s); (err == nil) != (legal && !change.void) {
 					t.Errorf("after %v: %d with %s: %v", c.path, kind, name, err)
 				}
 			}
+			joint := *r.m.desc
+			joint.Replicas = slices.Clone(joint.Replicas)
+			joint.Replicas[0].Role = RoleOutgoing
+			plain := r.m.desc
+			r.m.desc = &joint
+			s := step()
+			if err := r.m.CheckMerge(kind, &s); (err == nil) != (legal && kind != CommandPrepareMerge && kind != CommandFreeze) {
+				t.Errorf("after %v: %d while the membership is joint: %v", c.path, kind, err)
+			}
+			r.m.desc = plain
 			// It survives a restart.
 			r.checkpoint()
 			before := r.m.Merge()
@@ -65,7 +89,7 @@ func TestMergeSteps(t *testing.T) {
 			if r.m.Merge() != before {
 				t.Errorf("after %v: %+v became %+v", c.path, before, r.m.Merge())
 			}
-			s := step()
+			s = step()
 			desc := r.m.Desc()
 			ans, needs := r.mergeStepAt(kind, s)
 			if legal == (ans.Refused != nil) || (needs != nil) != (legal && kind == CommandMerge) {
@@ -73,6 +97,14 @@ func TestMergeSteps(t *testing.T) {
 			}
 			if !legal && (!errors.Is(ans.Refused, ErrVoid) || r.m.Desc() != desc || r.m.Merge() != before) {
 				t.Errorf("after %v: %d is not void: %v", c.path, kind, ans.Refused)
+			}
+			// What raises Version makes void whatever was proposed before and comes later.
+			want := desc.Version
+			if legal && (kind == CommandPrepareMerge || kind == CommandUnfreeze || kind == CommandAbortMerge) {
+				want++
+			}
+			if got := r.m.Desc().Version; got != want {
+				t.Errorf("after %v: %d takes version %d to %d", c.path, kind, desc.Version, got)
 			}
 		}
 	}
@@ -92,8 +124,14 @@ func TestFrozen(t *testing.T) {
 	if ans := r.apply(AppendTimeEntry(nil, testStamp+1e9)); !errors.Is(ans.Refused, ErrUnavailable) {
 		t.Errorf("a time entry: %v", ans.Refused)
 	}
-	if b, ans := r.split(splitOf(r.m.Desc(), "d")); b != nil || ans.Refused == nil {
-		t.Errorf("a split: %v", ans.Refused)
+	var ans Answer
+	next := func() engine.LogID { return engine.LogID{Term: 1, Index: r.m.Applied().Index + 1} }
+	if b, err := r.m.ApplySplit(next(), AppendSplitEntry(nil, testStamp+1e9, splitOf(r.m.Desc(), "d")), &ans); b != nil || err != nil || ans.Refused == nil {
+		t.Errorf("a split: %v, %v", ans.Refused, err)
+	}
+	again := AppendMergeEntry(nil, CommandFreeze, testStamp+1e9, &MergeStep{Version: 1, ConfVersion: 1, Other: 50})
+	if _, err := r.m.ApplyMergeStep(next(), again, &ans); err != nil || ans.Refused == nil {
+		t.Errorf("another freeze: %v, %v", ans.Refused, err)
 	}
 	if after := r.m.appendMeta(nil, nil); !reflect.DeepEqual(before, after) {
 		t.Error("it has changed")
@@ -122,6 +160,11 @@ func TestMergeMachine(t *testing.T) {
 	writes := []Write{in(sess, 1, 1, addOp("c", 5)), in(sess, 2, 1, addOp("f", 7)), in(sess, 3, 1, addOp("f", 1))}
 	for i, to := range []*replica{l, r, r} {
 		if ans := to.write(writes[i]); ans.Refused != nil {
+			t.Fatal(ans.Refused)
+		}
+	}
+	for range 3 { // the version of the whole is above both, also if the right one's is the higher
+		if ans, _ := r.mergeStepAt(CommandUnfreeze, MergeStep{Version: r.m.Desc().Version, ConfVersion: 1, Other: d.Shard}); ans.Refused != nil {
 			t.Fatal(ans.Refused)
 		}
 	}
@@ -166,6 +209,54 @@ func TestMergeMachine(t *testing.T) {
 			t.Errorf("%s: %d keys", life, got)
 		}
 		l.open()
+	}
+}
+
+// TestAbsorbRefuses: a cut of the right shard that is not the one which the Merge names stops the left replica, before anything is changed.
+func TestAbsorbRefuses(t *testing.T) {
+	d := bornDescriptor()
+	l := newReplica(t, d, d.Replicas[0].Replica)
+	b, ans := l.split(splitOf(d, "e"))
+	if b == nil {
+		t.Fatal(ans.Refused)
+	}
+	r := &replica{t: t, env: l.env, db: l.db, m: OpenChild(l.env, &b.Children[0], b)}
+	l.must(l.db.Write([]state.Change{b.Parent, {Record: b.Children[0].Record}}, 0))
+	l.m.Release()
+	r.m.Release()
+	ld, rd := l.m.Desc(), r.m.Desc()
+	s := MergeStep{Version: ld.Version, ConfVersion: ld.ConfVersion, Other: rd.Shard, OtherVersion: rd.Version, OtherConfVersion: rd.ConfVersion}
+	l.mergeStepAt(CommandPrepareMerge, s)
+	l.checkpoint()
+	r.mergeStepAt(CommandFreeze, MergeStep{Version: rd.Version, ConfVersion: rd.ConfVersion, Other: ld.Shard})
+	s.Version, s.Freeze = l.m.Desc().Version, r.m.Applied()
+	r.freeze()
+	id := engine.LogID{Term: 1, Index: l.m.Applied().Index + 1}
+	payload := AppendMergeEntry(nil, CommandMerge, testStamp, &s)
+	for name, change := range map[string]func(*Machine){
+		"":                        func(*Machine) {},
+		"not frozen":              func(m *Machine) { m.merge = MergeState{} },
+		"frozen for another":      func(m *Machine) { m.merge.Other++ },
+		"frozen at another entry": func(m *Machine) { m.merge.Freeze.Index++ },
+		"no neighbour":            func(m *Machine) { m.desc.Start = []byte("f") },
+		"another version":         func(m *Machine) { m.desc.Version++ },
+	} {
+		l.open()
+		right := *r.frozn
+		m, err := Open(nil, &right.Record)
+		l.must(err)
+		change(m)
+		right.Record = m.Record()
+		a, err := l.m.Absorb(id, payload, &right)
+		if name == "" {
+			if err != nil || a == nil || l.m.Stopped() != nil {
+				t.Errorf("the right one: %v", err)
+			}
+			continue
+		}
+		if !errors.Is(err, ErrBadRecord) || a != nil || l.m.Stopped() == nil || l.m.Freezing() {
+			t.Errorf("%s: %v, stopped %v", name, err, l.m.Stopped())
+		}
 	}
 }
 
