@@ -142,7 +142,7 @@ func (n *Node) observeLoop() {
 			return
 		}
 		n.observe(next)
-		if c := n.core.Load(); c != nil && mem.giveBack(c.sched.Metrics().Events.Load()) {
+		if c := n.core.Load(); c != nil && mem.giveBack(c.sched.Metrics().Events.Load(), heapBytes()) {
 			debug.FreeOSMemory()
 		}
 	}

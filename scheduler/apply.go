@@ -20,20 +20,18 @@ const (
 
 // applyState is an Apply command in progress: the engine has at most one outstanding.
 type applyState struct {
-	active bool
-	next   uint64
-	last   uint64
+	next uint64
+	last uint64
 	// done: all of it is applied, up to applied, and the engine is not told yet.
-	done    bool
-	applied engine.LogID
-	// gen moves when an apply is given up, so that a read that comes back later is not taken for one of the next.
-	gen uint64
+	active, done bool
 	// parked: a read came back for a record that is just being replaced; go on when the checkpoint is done (rule State1).
 	parked bool
-	job    *state.ReadJob // prefetched values; used as long as they are valid
-	// began is when the Apply came, and held what its entries had waited for until then.
-	began engine.Instant
-	held  Stage
+	held   Stage // what its entries had waited for until began
+	// gen moves when an apply is given up, so that a read that comes back later is not taken for one of the next.
+	gen     uint64
+	applied engine.LogID
+	job     *state.ReadJob // prefetched values; used as long as they are valid
+	began   engine.Instant // when the Apply came
 }
 
 // applyRange starts to apply the entries first..last. They are durable in the local log, so that a checkpoint never contains
@@ -347,7 +345,7 @@ func (l *Lane) settle(r *replica, id engine.LogID, ans *shard.Answer) {
 }
 
 func (l *Lane) superseded(r *replica) error {
-	if p := r.eng.Leader(); p.Node != 0 && p != r.self {
+	if p := r.eng.Leader(); p.Node != 0 && p != r.self() {
 		return &shard.NotLeaderError{Leader: p.Node}
 	}
 	return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "another leader took over"}

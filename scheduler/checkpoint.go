@@ -24,15 +24,15 @@ type ckptState struct {
 	stirred    bool // is in Lane.stirred
 	queued     bool
 	handed     uint8 // of the holders: merges, which write the cut themselves
+	holders    int32
 	dirtySince engine.Instant
 	cut        *cutState // nil: none stands. Apart, for most replicas have none
-	holders    int
-	gen        uint64 // of the cut: a holder of an abandoned one lets go of nothing
+	gen        uint64    // of the cut: a holder of an abandoned one lets go of nothing
 	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
 	streams   []context.CancelFunc
-	failed    int
+	failed    int32
+	abandoned int32 // snapshots that were abandoned for what was written meanwhile, since the last one that was sent
 	cutAt     engine.Instant
-	abandoned int // snapshots that were abandoned for what was written meanwhile, since the last one that was sent
 	// after are called on the lane when the cut was written.
 	after []func(*Lane)
 }

@@ -223,7 +223,7 @@ func (l *Lane) add(r *replica) error {
 		return fmt.Errorf("shard %d: replica %d is here, %d cannot be", r.key.Shard, old.key.Replica, r.key.Replica)
 	}
 	l.byShard[r.key.Shard] = r
-	r.listed = len(l.list)
+	r.listed = int32(len(l.list))
 	l.list = append(l.list, r)
 	l.s.replicas.Add(1)
 	return nil
@@ -240,17 +240,17 @@ func (l *Lane) drop(r *replica) {
 	l.touch(r)
 	l.timers.remove(r)
 	delete(l.byShard, r.key.Shard)
-	last, hole := len(l.list)-1, r.listed
+	last, hole := len(l.list)-1, int(r.listed)
 	if len(l.sweeps) > 0 && hole < l.sweeps[0].next {
 		// The one that fills the place must not come from ahead of the sweep in progress to behind it, unseen.
 		s := &l.sweeps[0]
 		s.next--
 		l.list[hole] = l.list[s.next]
-		l.list[hole].listed = hole
+		l.list[hole].listed = int32(hole)
 		hole = s.next
 	}
 	l.list[hole] = l.list[last]
-	l.list[hole].listed = hole
+	l.list[hole].listed = int32(hole)
 	l.list[last] = nil
 	l.list = l.list[:last]
 	l.s.replicas.Add(-1)

@@ -47,7 +47,7 @@ func (l *Lane) refer(r *replica, req *Request, err error) {
 func (l *Lane) awaitLeader(r *replica, req *Request) bool {
 	p, until := r.eng.Leader(), l.now+l.leaderWait()
 	switch {
-	case p.Node != 0 && p != r.self && l.s.live.reachable(p.Node), l.leaderless.count >= leaderWaitersMax, r.removed:
+	case p.Node != 0 && p != r.self() && l.s.live.reachable(p.Node), l.leaderless.count >= leaderWaitersMax, r.removed:
 		return false
 	case req.Deadline != 0 && req.Deadline < until:
 		return false // its client would never hear why

@@ -151,7 +151,7 @@ func (l *Lane) gone(d *shard.Descriptor) engine.ReplicaID {
 	}
 	m := r.machine
 	before := m.Previous().Membership
-	if provesGone(d, m.Desc(), r.self, before != nil && before.Contains(r.self)) {
+	if provesGone(d, m.Desc(), r.self(), before != nil && before.Contains(r.self())) {
 		return r.key.Replica
 	}
 	return 0
@@ -184,7 +184,7 @@ func (r *replica) wasMember() bool {
 		return true
 	}
 	m := r.machine.Previous().Membership
-	return m != nil && m.Contains(r.self)
+	return m != nil && m.Contains(r.self())
 }
 
 // discard forgets an uninitialised replica on the word of a leader that names a later one on this node: replica ids grow, a node has
@@ -276,7 +276,10 @@ func (l *Lane) lead(r *replica) Lead {
 		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	lead.Progress = r.eng.Progress(nil)
-	lead.SnapshotSent, lead.SnapshotNote = l.s.snaps.sent(r.key.Shard), r.snapNote
+	lead.SnapshotSent = l.s.snaps.sent(r.key.Shard)
+	if r.snapNote != nil {
+		lead.SnapshotNote = *r.snapNote
+	}
 	return lead
 }
 

@@ -269,7 +269,7 @@ func (l *Lane) order(r *replica, kind shard.CommandKind) {
 		return
 	}
 	r.orderedAt = l.now
-	ms, from := r.machine.Merge(), r.self
+	ms, from := r.machine.Merge(), r.self()
 	o := wire.MergeOrder{Command: uint8(kind), Other: r.key.Shard, Version: ms.OtherVersion, ConfVersion: ms.OtherConfVersion}
 	l.s.laneOf(ms.Other).box.putCall(func(l *Lane) {
 		right := l.byShard[ms.Other]
@@ -495,7 +495,7 @@ func (l *Lane) missRight(mg *absorb) {
 		l.leaveOffice(r)
 	}
 	l.provoke(r)
-	if v := r.eng.Status().Vote; v.Committed && v.Peer != r.self {
+	if v := r.eng.Status().Vote; v.Committed && v.Peer != r.self() {
 		l.tellBehind(r, v)
 	}
 }

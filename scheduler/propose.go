@@ -53,7 +53,7 @@ func (l *Lane) request(req *Request) {
 	r.load.Writes++
 	r.load.WriteBytes += uint64(len(req.Body))
 	r.writeCount++
-	r.writeBytes += len(req.Body) + shard.EntryHeaderBytes
+	r.writeBytes += int32(len(req.Body) + shard.EntryHeaderBytes)
 	l.heldBytes += len(req.Body) + shard.EntryHeaderBytes
 }
 
@@ -81,7 +81,7 @@ func (l *Lane) checkWrite(r *replica, req *Request) error {
 func (l *Lane) notLeader(r *replica) error {
 	p := r.eng.Leader()
 	switch {
-	case p.Node == 0 || p == r.self:
+	case p.Node == 0 || p == r.self():
 		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: "the shard has no leader"}
 	case !l.s.live.reachable(p.Node): // whoever is sent there loses time; another replica may know more
 		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: fmt.Sprintf("the leader's node %d is not connected", p.Node)}
@@ -121,7 +121,7 @@ func (l *Lane) proposeAll() {
 		case r.writeCount == 0: // they were refused meanwhile
 		case !all && l.inRound(r):
 			l.writes = append(l.writes, r)
-			l.heldBytes += r.writeBytes
+			l.heldBytes += int(r.writeBytes)
 			l.roundUntil = earlier(l.roundUntil, r.roundUntil)
 		default:
 			l.proposeWrites(r)
@@ -138,7 +138,7 @@ func (l *Lane) inRound(r *replica) bool { return r.waiters.front() != nil && l.n
 // proposeWrites makes one engine.Write of the writes of r.
 func (l *Lane) proposeWrites(r *replica) {
 	l.token++
-	l.ev.write = engine.Write{Token: l.token, Count: r.writeCount, Bytes: r.writeBytes}
+	l.ev.write = engine.Write{Token: l.token, Count: int(r.writeCount), Bytes: int(r.writeBytes)}
 	l.count.proposals += uint64(r.writeCount)
 	r.roundUntil = l.now + engine.Instant(roundMin) + roundTurns*l.turnTime
 	l.feed(r, &l.ev.write)

@@ -292,7 +292,7 @@ func (l *Lane) newUninitialised(key store.Key) *replica {
 
 // newReplica makes a replica with its engine. Its first tick starts it.
 func (l *Lane) newReplica(key store.Key, rec engine.Recovered) *replica {
-	r := &replica{key: key, self: engine.Peer{Node: l.s.cfg.Node, Replica: key.Replica}, timerAt: -1, lane: l, bornAt: l.now}
+	r := &replica{key: key, timerAt: -1, lane: l, bornAt: l.now}
 	l.startEngine(r, rec)
 	return r
 }
@@ -300,7 +300,7 @@ func (l *Lane) newReplica(key store.Key, rec engine.Recovered) *replica {
 func (l *Lane) startEngine(r *replica, rec engine.Recovered) {
 	c := &l.s.cfg
 	r.eng = engine.New(engine.Config{
-		Self: r.self, ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval,
+		Self: r.self(), ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval,
 		QuiesceAfter: c.QuiesceAfter, ClockDriftMax: c.ClockDriftMax, LeaseStart: l.s.leaseStart,
 		// The same on all nodes: by it the replicas of a shard agree who campaigns first (rule Live5). The engine mixes in node and
 		// incarnation where it rolls dice.

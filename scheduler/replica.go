@@ -9,17 +9,16 @@ import (
 // replica is one replica of this node. Everything in it belongs to its lane.
 type replica struct {
 	key  store.Key
-	self engine.Peer
 	eng  *engine.Engine
+	lane *Lane
 	// machine is nil while the replica is uninitialised (rule Split4).
 	machine *shard.Machine
-	// listed is its place in Lane.list.
-	listed int
 
-	// Timer: the deadline that the engine wants, the key under which the heap has it, and its place there (-1: none).
+	// Timer: the deadline that the engine wants, and the key under which the heap has it.
 	deadline engine.Instant
 	timerKey engine.Instant
-	timerAt  int
+	timerAt  int32 // its place in the heap; -1: none
+	listed   int32 // its place in Lane.list
 
 	// peers are the others in the membership in force, with what they were last told to be committed.
 	peers    []peerSlot
@@ -27,9 +26,8 @@ type replica struct {
 
 	// Writes of the turn, waiting to be one engine.Write.
 	writeHead, writeTail *Request
-	writeCount           int
-	writeBytes           int
-	timeWrite            bool           // a time entry goes with them (rule State8)
+	writeCount           int32
+	writeBytes           int32
 	roundUntil           engine.Instant // until then they wait for the writes proposed before them to be applied (see inRound)
 
 	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
@@ -42,47 +40,52 @@ type replica struct {
 	apply    applyState
 
 	// commit is a ReplicateCommitted that waits to be merged with other messages.
-	commit       pendingCommit
-	commitQueued bool
-
-	// logged is set while the log batch in the making holds I/O of this replica.
-	logged bool
+	commit pendingCommit
 	io     engine.IOID
 	// ioPending is in how many batches that are not durable yet it has I/O.
-	ioPending int
+	ioPending int32
+
+	// The flags are together, for each of them alone would take eight bytes.
+	timeWrite    bool // a time entry goes with the writes of the turn (rule State8)
+	commitQueued bool
+	logged       bool // the log batch in the making holds I/O of this replica
+	barrier      bool // a barrier entry was proposed here and is not decided
+	touched      bool // is in Lane.news.touched
+	merging      bool // is in Lane.mergers
+	otherMoved   bool // as L in a merge: R has taken Unfreeze
+	wantSnapshot bool // as L in a merge: R is not here, only a snapshot of L helps
+	linking      bool // a snapshot is being linked in
+	purgeAll     bool // the next checkpoint purges all it may: the log needs the room
+	removed      bool
+	held         bool // is in Lane.held
+	stopped      bool // for good, by an entry that it does not understand
+	provoked     bool
+	handingOver  bool
 
 	ckpt     ckptState
 	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
 	proposal *Request // a barrier entry that is just being handed to the engine
-	barrier  bool     // one was proposed here and is not decided
-	touched  bool     // is in Lane.news.touched
 
 	// As L in a merge: the Merge being applied; as its leader: the merge that it drives.
-	merge        *absorb
-	drive        *mergeDrive
-	merging      bool // is in Lane.mergers
-	otherMoved   bool // R has taken Unfreeze
-	wantSnapshot bool // R is not here: only a snapshot of L helps
-	orderedAt    engine.Instant
+	merge     *absorb
+	drive     *mergeDrive
+	orderedAt engine.Instant
 
-	snapNote    string // why the last snapshot to a follower was not sent; empty if it was
-	snapIn      *snapshotIn
-	linking     bool // a snapshot is being linked in
-	purgeAll    bool // the next checkpoint purges all it may: the log needs the room
-	bornAt      engine.Instant
-	removed     bool
-	held        bool   // is in Lane.held
-	replayTo    uint64 // what was committed before this life, as far as it is known: the first Apply goes so far
-	stopped     bool   // for good, by an entry that it does not understand
-	lane        *Lane
-	provoked    bool
-	handingOver bool
-	toldLeader  engine.NodeID // as last announced
+	snapNote   *string // why the last snapshot to a follower was not sent; nil if it was
+	snapIn     *snapshotIn
+	bornAt     engine.Instant
+	replayTo   uint64        // what was committed before this life, as far as it is known: the first Apply goes so far
+	toldLeader engine.NodeID // as last announced
 	// heardAt is when the leader last announced what is applied here by now, for stale reads (rule Cluster4). aheadAt, if not 0, is when
 	// it announced the commit index ahead, which is not applied yet.
 	heardAt, aheadAt engine.Instant
 	ahead            uint64
 	load             Load
+}
+
+// self is the replica as its peers know it.
+func (r *replica) self() engine.Peer {
+	return engine.Peer{Node: r.lane.s.cfg.Node, Replica: r.key.Replica}
 }
 
 // peerSlot is one other member.
@@ -94,7 +97,7 @@ type peerSlot struct {
 
 type ownRun struct {
 	term, first uint64
-	count       int
+	count       int32
 	special     bool
 	body        []byte
 }
@@ -122,7 +125,7 @@ func (r *replica) refreshPeers() {
 }
 
 func (r *replica) addPeer(p engine.Peer, voter bool) {
-	if p == r.self {
+	if p == r.self() {
 		return
 	}
 	for i := range r.peers {

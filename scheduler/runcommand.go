@@ -25,7 +25,7 @@ func (l *Lane) runCommand(r *replica, c *engine.Command) {
 	case engine.SaveVote:
 		l.log.SaveVote(r.key, c.Vote)
 		l.io(r, c.IO)
-		if !c.Vote.Committed && c.Vote.Peer == r.self {
+		if !c.Vote.Committed && c.Vote.Peer == r.self() {
 			l.s.metrics.Elections.Add(1)
 		}
 	case engine.SaveCommitted:
@@ -54,7 +54,7 @@ func (l *Lane) runCommand(r *replica, c *engine.Command) {
 		l.sendVote(r, c)
 	case engine.SendTimeoutNow:
 		o := l.out(c.To.Node)
-		l.ev.timeout = engine.TimeoutNow{From: r.self, Vote: c.Vote}
+		l.ev.timeout = engine.TimeoutNow{From: r.self(), Vote: c.Vote}
 		o.msgs = wire.AppendTimeoutNow(o.msgs, r.header(c.To), &l.ev.timeout)
 		l.message(o)
 	case engine.Respond:
@@ -113,7 +113,7 @@ func (l *Lane) appendOwn(r *replica, c *engine.Command, body []byte) {
 	l.enc.done(body)
 	body = body[:len(body):len(body)]
 	run := raftlog.Run{Term: c.IO.Last.Term, First: c.First, Count: int(c.Last - c.First + 1), Special: c.Entry != engine.EntryNormal, Body: body}
-	r.run = ownRun{term: run.Term, first: run.First, count: run.Count, special: run.Special, body: body}
+	r.run = ownRun{term: run.Term, first: run.First, count: int32(run.Count), special: run.Special, body: body}
 	l.log.Append(r.key, run)
 }
 
@@ -126,7 +126,7 @@ func (l *Lane) replicate(r *replica, c *engine.Command) {
 		s.commit = c.LogID
 	}
 	l.ev.appendReq = engine.AppendRequest{
-		From: r.self, Vote: c.Vote, Prev: c.Prev, Commit: c.LogID, Stream: c.Stream, Seq: c.Seq, SentAt: c.SentAt,
+		From: r.self(), Vote: c.Vote, Prev: c.Prev, Commit: c.LogID, Stream: c.Stream, Seq: c.Seq, SentAt: c.SentAt,
 		Runs: l.ev.appendReq.Runs[:0], Memberships: l.ev.appendReq.Memberships[:0], Barriers: l.ev.appendReq.Barriers[:0],
 	}
 	m := &l.ev.appendReq
@@ -137,7 +137,7 @@ func (l *Lane) replicate(r *replica, c *engine.Command) {
 		return
 	}
 	if own := &r.run; own.count > 0 && own.first == c.First && own.first+uint64(own.count) == c.Last+1 && len(own.body) <= messageBytesMax {
-		l.outRuns = append(l.outRuns[:0], wire.Run{Term: own.term, First: own.first, Count: own.count, Special: own.special, Body: own.body})
+		l.outRuns = append(l.outRuns[:0], wire.Run{Term: own.term, First: own.first, Count: int(own.count), Special: own.special, Body: own.body})
 		o.msgs = wire.AppendAppendRequest(o.msgs, r.header(c.To), m, l.outRuns)
 		l.appended(r, o, c.To, c.Stream)
 		return
@@ -250,7 +250,7 @@ func (l *Lane) sendCommits() {
 			continue
 		}
 		c := &r.commit
-		l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
+		l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
 		for j := range r.peers {
 			p := &r.peers[j]
 			if !p.commit.Less(c.id) {
@@ -268,7 +268,7 @@ func (l *Lane) sendCommits() {
 // ride in the next node heartbeat.
 func (l *Lane) broadcastHeartbeat(r *replica, c *engine.Command) {
 	urgent := len(r.reads.waiting) > 0
-	l.ev.hb = engine.Heartbeat{From: r.self, Vote: c.Vote, Commit: c.LogID, Round: c.Round, SentAt: c.SentAt}
+	l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.Vote, Commit: c.LogID, Round: c.Round, SentAt: c.SentAt}
 	for j := range r.peers {
 		p := r.peers[j].peer
 		o := l.out(p.Node)
@@ -286,7 +286,7 @@ func (l *Lane) broadcastHeartbeat(r *replica, c *engine.Command) {
 // sendVote asks all voters for a vote or a pre-vote.
 func (l *Lane) sendVote(r *replica, c *engine.Command) {
 	r.refreshPeers()
-	l.ev.voteReq = engine.VoteRequest{From: r.self, Pre: c.Kind == engine.SendPreVote, Vote: c.Vote, LastLog: c.LogID, TransferOf: c.TransferOf}
+	l.ev.voteReq = engine.VoteRequest{From: r.self(), Pre: c.Kind == engine.SendPreVote, Vote: c.Vote, LastLog: c.LogID, TransferOf: c.TransferOf}
 	for j := range r.peers {
 		if !r.peers[j].voter {
 			continue

@@ -430,7 +430,7 @@ func TestSweepMissesNobody(t *testing.T) {
 		}
 	}
 	for i, r := range l.list {
-		if r.listed != i || r.removed {
+		if int(r.listed) != i || r.removed {
 			t.Errorf("place %d holds one of place %d", i, r.listed)
 		}
 	}

@@ -185,11 +185,13 @@ func frozenOf(r *replica) []*state.Overlay {
 
 // snapshotOver notes how the sending of a snapshot ended. That it was installed is said by the follower's SnapshotResponse.
 func (l *Lane) snapshotOver(r *replica, to engine.Peer, stream uint64, err error, tried bool) {
-	r.snapNote = ""
+	r.snapNote = nil
 	if err != nil {
-		if r.snapNote = err.Error(); tried {
-			r.snapNote = fmt.Sprintf("the last snapshot to node %d failed: %v", to.Node, err)
+		note := err.Error()
+		if tried {
+			note = fmt.Sprintf("the last snapshot to node %d failed: %v", to.Node, err)
 		}
+		r.snapNote = &note
 	}
 	if err == nil {
 		l.s.metrics.SnapshotsSent.Add(1)

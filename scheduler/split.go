@@ -516,7 +516,7 @@ func (l *Lane) initialise(old *replica, rec *state.Record, m *shard.Machine, ter
 		l.startEngine(r, rc)
 	}
 	r.machine = m
-	if v := rc.Vote; v.Committed && v.Peer != r.self {
+	if v := rc.Vote; v.Committed && v.Peer != r.self() {
 		l.tellBehind(r, v)
 	}
 	return r, nil
@@ -532,7 +532,7 @@ func bornIn(term uint64, v engine.Vote) engine.Vote {
 
 // tellBehind makes the leader of v send to this replica: it has told that leader that it holds nothing, and is there now; or it is stuck.
 func (l *Lane) tellBehind(r *replica, v engine.Vote) {
-	l.ev.hbResp = engine.HeartbeatResponse{From: r.self, Vote: v, Behind: true, Last: r.eng.Status().Last}
+	l.ev.hbResp = engine.HeartbeatResponse{From: r.self(), Vote: v, Behind: true, Last: r.eng.Status().Last}
 	o := l.out(v.Peer.Node)
 	o.msgs = wire.AppendHeartbeatResponse(o.msgs, r.header(v.Peer), &l.ev.hbResp)
 	l.message(o)

@@ -18,12 +18,12 @@ func (t *timers) set(r *replica, deadline engine.Instant) {
 	switch {
 	case r.timerAt < 0:
 		r.timerKey = deadline
-		r.timerAt = len(t.heap)
+		r.timerAt = int32(len(t.heap))
 		t.heap = append(t.heap, r)
-		t.up(r.timerAt)
+		t.up(int(r.timerAt))
 	case deadline < r.timerKey:
 		r.timerKey = deadline
-		t.up(r.timerAt)
+		t.up(int(r.timerAt))
 	}
 }
 
@@ -54,7 +54,7 @@ func (t *timers) due(now engine.Instant) *replica {
 
 // remove takes r out of the heap.
 func (t *timers) remove(r *replica) {
-	i := r.timerAt
+	i := int(r.timerAt)
 	if i < 0 {
 		return
 	}
@@ -72,7 +72,7 @@ func (t *timers) remove(r *replica) {
 func (t *timers) swap(i, j int) {
 	h := t.heap
 	h[i], h[j] = h[j], h[i]
-	h[i].timerAt, h[j].timerAt = i, j
+	h[i].timerAt, h[j].timerAt = int32(i), int32(j)
 }
 
 func (t *timers) up(i int) {
