@@ -375,10 +375,11 @@ const unpinMax = 256
 // rewriteBytesMax is the log of a replica over which it is checkpointed and purged instead of rewritten.
 const rewriteBytesMax = 64 << 10
 
-// rewriteLookMax is how much of the logs that are bigger, and cannot be purged, one look rewrites: they are one batch.
+// rewriteLookMax is how much of the logs that are bigger, and cannot be purged, one look rewrites, and one more: they are one batch.
 const rewriteLookMax = 16 << 20
 
-// unpin frees the oldest segment (rules Log5, Log6): what is dirty is checkpointed and purged, the rest rewritten.
+// unpin frees the oldest segment (rules Log5, Log6): what is dirty is checkpointed and purged, the rest rewritten. What cannot be rewritten
+// keeps the segment, but nothing else in it.
 func (l *Lane) unpin() {
 	l.pinned = l.log.Pinned(l.pinned[:0], unpinMax)
 	room := int64(rewriteLookMax)
@@ -391,20 +392,23 @@ func (l *Lane) unpin() {
 		if r.ckpt.cut != nil && !r.ckpt.queued {
 			l.hurrySnapshots(r)
 		}
-		if r.ckpt.cut != nil && l.log.Stats(k).Bytes > rewriteBytesMax {
+		left := l.log.Stats(k)
+		big := left.Bytes > rewriteBytesMax
+		if r.ckpt.cut != nil && big {
 			r.purgeAll = true // it is purged soon: hundreds of big rewrites in one turn would be more than a frame can hold
 			continue
 		}
-		if left := l.log.Stats(k); r.machine != nil && !r.machine.Dirty() && r.ckpt.cut == nil && (r.stopped || left.First > r.machine.Applied().Index) {
+		if r.machine != nil && !r.machine.Dirty() && r.ckpt.cut == nil && (r.stopped || left.First > r.machine.Applied().Index) {
 			// What it has not applied no checkpoint frees: its shard has no quorum, or it waits for something, or is stopped.
-			if l.rewrite(r, nil); left.Bytes > rewriteBytesMax {
-				if room -= left.Bytes; room <= 0 {
-					return
-				}
+			if big && room <= 0 {
+				continue
+			}
+			if l.rewrite(r, nil) && big {
+				room -= left.Bytes
 			}
 			continue
 		}
-		if r.machine != nil && (r.machine.Dirty() || l.log.Stats(k).Bytes > rewriteBytesMax) && r.ckpt.cut == nil {
+		if r.machine != nil && (r.machine.Dirty() || big) && r.ckpt.cut == nil {
 			r.purgeAll = true
 			l.checkpoint(r)
 			continue
@@ -413,17 +417,26 @@ func (l *Lane) unpin() {
 	}
 }
 
-func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
+// rewrite copies what the log holds of r to its end, and tells whether that is done, or will be when its bodies are read.
+func (l *Lane) rewrite(r *replica, cold []raftlog.Run) bool {
+	if r.rewriting {
+		return false
+	}
 	err := l.log.Rewrite(r.key, cold)
 	switch {
+	case err == nil:
+		r.pins = 0
+		return true
 	case errors.Is(err, raftlog.ErrCold) && cold == nil:
 		read, err := l.log.LocateAll(r.key)
 		if err != nil {
-			return
+			return false
 		}
+		r.rewriting = true
 		l.s.spawn(func() {
 			runs, err := read.Read()
 			l.box.putCall(func(l *Lane) {
+				r.rewriting = false
 				if err == nil && !r.removed && runs != nil {
 					l.rewrite(r, runs)
 				} else {
@@ -431,14 +444,21 @@ func (l *Lane) rewrite(r *replica, cold []raftlog.Run) {
 				}
 			})
 		})
-	case errors.Is(err, raftlog.ErrTooBig) && r.stopped:
-		l.s.logger.Error("a stopped replica pins the raft log", "shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica),
-			"bytes", l.log.Stats(r.key).Bytes)
-	case errors.Is(err, raftlog.ErrTooBig) && r.machine != nil && r.ckpt.cut == nil:
-		r.purgeAll = true
-		l.checkpoint(r)
+		return true
+	case errors.Is(err, raftlog.ErrTooBig), errors.Is(err, raftlog.ErrNoSpace):
+		if r.pins == pinsMax {
+			return false
+		}
+		if r.pins++; r.pins == pinsMax {
+			l.s.logger.Error("a replica keeps old segments of the raft log, which grows until it can be purged or rewritten",
+				"shard", uint64(r.key.Shard), "replica", uint64(r.key.Replica), "stopped", r.stopped, "err", err)
+		}
 	}
+	return false
 }
+
+// pinsMax is how often in a row a rewrite of a replica is refused before that is logged, once: a big one has to wait for its room.
+const pinsMax = 5
 
 // checkpoint cuts r and writes it.
 func (l *Lane) checkpoint(r *replica) {

@@ -48,14 +48,16 @@ type replica struct {
 	// The flags are together, for each of them alone would take eight bytes.
 	timeWrite    bool // a time entry goes with the writes of the turn (rule State8)
 	commitQueued bool
-	logged       bool // the log batch in the making holds I/O of this replica
-	barrier      bool // a barrier entry was proposed here and is not decided
-	touched      bool // is in Lane.news.touched
-	merging      bool // is in Lane.mergers
-	otherMoved   bool // as L in a merge: R has taken Unfreeze
-	wantSnapshot bool // as L in a merge: R is not here, only a snapshot of L helps
-	linking      bool // a snapshot is being linked in
-	purgeAll     bool // the next checkpoint purges all it may: the log needs the room
+	logged       bool  // the log batch in the making holds I/O of this replica
+	barrier      bool  // a barrier entry was proposed here and is not decided
+	touched      bool  // is in Lane.news.touched
+	merging      bool  // is in Lane.mergers
+	otherMoved   bool  // as L in a merge: R has taken Unfreeze
+	wantSnapshot bool  // as L in a merge: R is not here, only a snapshot of L helps
+	linking      bool  // a snapshot is being linked in
+	purgeAll     bool  // the next checkpoint purges all it may: the log needs the room
+	rewriting    bool  // its log is being read, to be rewritten
+	pins         uint8 // rewrites of its log in a row that were refused, up to pinsMax
 	removed      bool
 	held         bool // is in Lane.held
 	stopped      bool // for good, by an entry that it does not understand

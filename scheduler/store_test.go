@@ -53,6 +53,10 @@ type storeNode struct {
 func newStoreNode(t *testing.T) *storeNode { return newStoreNodeOf(t, 1) }
 
 func newStoreNodeOf(t *testing.T, lanes int) *storeNode {
+	return newStoreNodeWith(t, lanes, raftlog.Options{})
+}
+
+func newStoreNodeWith(t *testing.T, lanes int, opt raftlog.Options) *storeNode {
 	n := &storeNode{t: t, clock: &manualClock{now: 1e9}, db: &fullStore{DB: state.NewMem(state.Options{})}}
 	fs := vfs.Inject(vfs.NewMem(), func(op *vfs.Op) error {
 		if n.full && op.Kind == vfs.OpAllocate {
@@ -63,7 +67,8 @@ func newStoreNodeOf(t *testing.T, lanes int) *storeNode {
 		}
 		return nil
 	})
-	log, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: 1 << 20, CacheBytes: 4 << 20})
+	opt.SegmentBytes, opt.CacheBytes = 1<<20, 4<<20
+	log, rec, err := raftlog.Open(fs, "log", opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func TestCrashEverywhere(t *testing.T) {
 		})
 	}
 	t.Logf("%d crash points, steps %v", total, steps)
-	for _, k := range []string{"append", "truncate", "purge", "purge-conflict", "purge-beyond", "drop", "rewrite", "rewrite-cold", "unpin", "seal", "vote", "read-cold"} {
+	for _, k := range []string{"append", "truncate", "purge", "purge-conflict", "purge-beyond", "drop", "rewrite", "rewrite-cold", "rewrite-waits", "unpin", "seal", "vote", "read-cold"} {
 		if steps[k] == 0 && !t.Failed() {
 			t.Errorf("the workload has never done %q", k)
 		}

@@ -63,7 +63,7 @@
 //
 // A life has a random salt and a number. Files keep their blocks, so that a sync overwrites and changes no metadata. A batch that is
 // larger than a segment gets a segment of its own size, which is removed instead of used again. At half of a segment the next one is
-// allocated, if no freed one waits.
+// allocated, if no freed one waits; and the larger one that a rewrite needs is, before there is a batch that needs it.
 //
 // # Freeing (rule Log5)
 //
@@ -114,7 +114,8 @@
 //     checkpoint has noted its sequence, it looks like a torn one and is cut. No log without a second copy of its end can know better.
 //   - The loss of the newest segment file as a whole is noticed by SyncedHint only.
 //   - A frame is at most 1 GiB, a segment number 32 bits.
-//   - Rewrite refuses a replica with more than a quarter of a segment.
+//   - Rewrite refuses a replica with more than Options.RewriteBytesMax. One with more than a quarter of a segment, and any while there is no
+//     space, it refuses for as long as no room for it is allocated: a batch that finds none would hold up all others.
 //   - A body in the cache aliases what the caller gave; if that is part of a larger buffer, the buffer stays too.
 //   - Each start that follows at least one written frame begins a new segment.
 //

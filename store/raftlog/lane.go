@@ -25,6 +25,7 @@ type Lane struct {
 	buf     []byte // the open batch: frameHeaderSize bytes of room, then records; nil if nothing was added
 	entries int    // in the open batch
 	due     bool   // there is more than hints in the open batch
+	claimed int64  // of Log.claimed: by rewrites in the open batch
 	next    uint64 // number of the open batch
 	flushed uint64 // newest durable batch
 
@@ -221,8 +222,9 @@ func (a *Lane) Submit() (batch uint64) {
 		return 0
 	}
 	batch = a.next
+	a.log.claimed.Add(int64(a.offset()) - a.claimed)
 	a.log.submit(pendingBatch{lane: a.id, number: batch, buf: a.buf, entries: a.entries})
-	a.buf, a.entries, a.due = nil, 0, false
+	a.buf, a.entries, a.due, a.claimed = nil, 0, false, 0
 	a.next++
 	return batch
 }
@@ -289,6 +291,33 @@ func (a *Lane) publishFloor() {
 		a.placesFirst++
 	}
 	a.floor.Store(floor)
+}
+
+// claim takes room in the log for a rewrite of size bytes. A batch that finds none holds up all that come behind it, on all lanes, and what
+// would make room is among them. So a big rewrite, and any while there is no space, must fit into what is allocated already, and leave some
+// of it to the rest. If it does not, and may later, a segment for it is asked for.
+func (a *Lane) claim(size int64) bool {
+	l := a.log
+	rest := l.opt.SegmentBytes / 16
+	need, full := l.claimed.Add(size)+rest, l.metrics.OutOfSpace.Load()
+	switch {
+	case !full && size <= l.opt.SegmentBytes/4, need <= l.left.Load():
+	case !full && segmentStart+need <= l.spareBytes.Load():
+	default:
+		l.claimed.Add(-size)
+		if !full {
+			l.wanted.Store(segmentStart + need + rest)
+			l.signal() // the writer makes it in Maintain
+		}
+		return false
+	}
+	a.claimed += size
+	return true
+}
+
+func (a *Lane) unclaim(size int64) {
+	a.log.claimed.Add(-size)
+	a.claimed -= size
 }
 
 // Pinned appends to buf up to limit replicas that keep the oldest segment from being freed (rule Log5): the runtime

@@ -38,6 +38,12 @@ type Log struct {
 	// base are the segments that recovery read: batch i+1 of every lane stands for what lies in base[i].
 	base []place
 
+	// left is what is free in the active segment, and spareBytes the largest spare, as the writer has left them. claimed is what of
+	// it is spoken for: by what waits in the queue, and by rewrites in open batches.
+	left, spareBytes, claimed atomic.Int64
+	// wanted is a spare that a rewrite waits for, 0: none.
+	wanted atomic.Int64
+
 	// wmu guards the writer's state: everything below.
 	wmu    sync.Mutex
 	err    error // the log is poisoned or closed
@@ -69,6 +75,8 @@ const (
 	buffersBytesMax = 64 << 20
 	// flushBytesMax is where a frame stops taking further batches.
 	flushBytesMax = 16 << 20
+	// rewriteBytesMaxDefault leaves room for whatever else may be in the batch.
+	rewriteBytesMaxDefault = frameBytesMax / 4
 )
 
 func (l *Log) buffer() []byte {
@@ -125,8 +133,6 @@ func (l *Log) adopt(k Key) *replica {
 	}
 	return r
 }
-
-func (l *Log) rewriteBytesMax() int64 { return l.opt.SegmentBytes / 4 }
 
 // Pending receives a token when something was submitted.
 func (l *Log) Pending() <-chan struct{} { return l.pending }
@@ -237,6 +243,7 @@ func (l *Log) writeFrame(frame []byte, flags uint32) error {
 	l.metrics.observeSync(l.opt.Now().Sub(start), len(frame))
 	l.seq++
 	l.tail = alignFrame(l.tail + int64(len(frame)))
+	l.left.Store(int64(seg.size) - l.tail)
 	l.sealed = flags&flagSeal != 0
 	l.synced.Store(l.seq)
 	l.oldest.Store(oldest)
@@ -278,6 +285,7 @@ func (l *Log) complete(off int64) {
 	n := copy(l.queue, l.queue[len(l.taken):])
 	clear(l.queue[n:])
 	l.queue = l.queue[:n]
+	l.claimed.Add(off + frameHeaderSize - pos)
 	for i := range l.taken {
 		if b := l.taken[i].buf; l.bufferBytes+cap(b) <= buffersBytesMax {
 			l.buffers = append(l.buffers, b)

@@ -140,14 +140,19 @@ func (c *coldRef) read(k Key) (Run, error) {
 }
 
 // Rewrite copies all that is live of k to the end of the log, as one record (rule Log6). ErrCold: bodies must be read first with
-// LocateAll, and are given as cold. ErrTooBig: checkpoint and purge instead. An idle replica costs some 30 bytes.
+// LocateAll, and are given as cold. ErrTooBig: only a checkpoint and a purge help. ErrNoSpace: not now, but maybe after the next
+// Maintain. An idle replica costs some 30 bytes.
 func (a *Lane) Rewrite(k Key, cold []Run) error {
 	r := a.lookup(k)
 	if r == nil {
 		return nil
 	}
-	if r.bytes > a.log.rewriteBytesMax() {
-		return fmt.Errorf("%w: replica %v has %d bytes", ErrTooBig, k, r.bytes)
+	if r.bytes > a.log.opt.RewriteBytesMax {
+		return fmt.Errorf("%w: replica %v has %d bytes, the most is %d", ErrTooBig, k, r.bytes, a.log.opt.RewriteBytesMax)
+	}
+	size := rewriteOverhead + r.bytes + int64(len(r.live()))*runOverhead
+	if !a.claim(size) {
+		return fmt.Errorf("%w for a rewrite of replica %v, %d bytes", ErrNoSpace, k, size)
 	}
 	runs := make([]Run, 0, len(r.live()))
 	for i := range r.live() {
@@ -155,6 +160,7 @@ func (a *Lane) Rewrite(k Key, cold []Run) error {
 		run := ref.header()
 		if run.Body = a.cache.get(ref.cached); run.Body == nil {
 			if run.Body = findBody(cold, run, r.purged.Index+1); run.Body == nil {
+				a.unclaim(size)
 				return ErrCold
 			}
 			first := max(run.First, r.purged.Index+1)
@@ -178,6 +184,12 @@ func (a *Lane) Rewrite(k Key, cold []Run) error {
 	r.voteAt, r.committedAt, r.purgedAt = a.next, a.next, a.next
 	return nil
 }
+
+// What a rewrite writes beside the bodies, at most, and for each run.
+const (
+	rewriteOverhead = 128
+	runOverhead     = 48
+)
 
 // findBody finds the body of the live part of run, from floor on, among runs that were read cold.
 func findBody(cold []Run, run Run, floor uint64) []byte {

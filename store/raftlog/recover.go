@@ -176,6 +176,7 @@ func (p *replay) check() error {
 func (o *Options) defaults() error {
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, SegmentBytesDefault)
 	o.CacheBytes = cmp.Or(o.CacheBytes, 32<<20)
+	o.RewriteBytesMax = cmp.Or(o.RewriteBytesMax, rewriteBytesMaxDefault)
 	if o.SegmentBytes < 2*segmentStart || o.SegmentBytes > frameBytesMax {
 		return fmt.Errorf("raft log segments of %d bytes: must be %d to %d", o.SegmentBytes, 2*segmentStart, frameBytesMax)
 	}
@@ -318,6 +319,7 @@ func (l *Log) begin(sc *scanned, names []string) error {
 			return err
 		}
 		l.tail = segmentStart
+		l.left.Store(int64(last.size) - l.tail)
 	} else if err := l.startSegment(0); errors.Is(err, ErrNoSpace) {
 		// A full disk must not keep the node from starting: it can still read, send snapshots and free space.
 		l.needSegment = true
@@ -354,7 +356,7 @@ func (l *Log) collectSpares(names []string) error {
 			}
 			continue
 		}
-		l.spares = append(l.spares, spare{file: f, path: path, size: size})
+		l.addSpare(spare{file: f, path: path, size: size})
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package raftlog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -69,26 +71,43 @@ func (l *Log) makeSpare(size int64) (spare, error) {
 		err = errors.Join(err, s.file.Close(), l.fs.Remove(s.path))
 	}
 	if isNoSpace(err) {
-		return spare{}, fmt.Errorf("%w of %d bytes in %s: %w", ErrNoSpace, size, l.dir, err)
+		return spare{}, fmt.Errorf("%w for a segment of %d bytes in %s: %w", ErrNoSpace, size, l.dir, err)
 	}
 	return spare{}, fmt.Errorf("allocate raft log segment: %w", err)
 }
 
-// takeSpare returns an allocated file of at least size bytes.
+// takeSpare returns an allocated file of at least size bytes: the smallest of those that are ready.
 func (l *Log) takeSpare(size int64) (spare, error) {
 	if l.preparing != nil {
 		r := <-l.preparing
 		l.preparing = nil
 		if r.err == nil {
-			l.spares = append(l.spares, r.spare)
+			l.addSpare(r.spare)
 		}
 	}
-	if n := len(l.spares); n > 0 && l.spares[n-1].size >= size {
-		s := l.spares[n-1]
-		l.spares = l.spares[:n-1]
-		return s, nil
+	i := slices.IndexFunc(l.spares, func(s spare) bool { return s.size >= size })
+	if i < 0 {
+		return l.makeSpare(size)
 	}
-	return l.makeSpare(size)
+	s := l.spares[i]
+	l.spares = slices.Delete(l.spares, i, i+1)
+	l.noteSpares()
+	return s, nil
+}
+
+// addSpare keeps the spares in the order of their sizes.
+func (l *Log) addSpare(s spare) {
+	i, _ := slices.BinarySearchFunc(l.spares, s.size, func(s spare, size int64) int { return cmp.Compare(s.size, size) })
+	l.spares = slices.Insert(l.spares, i, s)
+	l.noteSpares()
+}
+
+func (l *Log) noteSpares() {
+	largest := int64(0)
+	if n := len(l.spares); n > 0 {
+		largest = l.spares[n-1].size
+	}
+	l.spareBytes.Store(largest)
 }
 
 // startSegment begins a new segment for a frame of up to need bytes. The header names the end of the segment before, so that
@@ -136,6 +155,7 @@ func (l *Log) addSegment(seg *segment) {
 	l.segments.Store(&segs)
 	l.active.Store(seg.number)
 	l.tail = segmentStart
+	l.left.Store(int64(seg.size) - l.tail)
 	l.sealed = false
 	l.needSegment = false
 }
@@ -199,55 +219,65 @@ func (l *Log) freeSegment(seg *segment) error {
 		return l.poison("free segment", err)
 	}
 	if keep {
-		l.spares = append(l.spares, s)
+		l.addSpare(s)
 	}
 	return nil
 }
 
 type prepared struct {
 	spare spare
+	size  int64
 	err   error
 }
 
-// prepareNext allocates the next segment ahead of need: when half of the active one is used.
+// prepareNext allocates ahead of need: the next segment when half of the active one is used, and the larger one that a rewrite waits for.
 func (l *Log) prepareNext() error {
-	seg := l.last()
 	if l.preparing != nil {
 		select {
 		case r := <-l.preparing:
 			l.preparing = nil
-			if r.err != nil {
-				return l.allocationFailed(r.err)
-			}
-			l.spares = append(l.spares, r.spare)
-			l.metrics.OutOfSpace.Store(false)
+			return l.prepared(r)
 		default:
+			return nil
 		}
-		return nil
 	}
-	if len(l.spares) > 0 {
+	seg, size := l.last(), int64(0)
+	switch wanted := l.wanted.Swap(0); {
+	case len(l.spares) == 0 && seg != nil && (l.needSegment || l.tail >= int64(seg.size)/2):
+		size = l.opt.SegmentBytes
+	case wanted > l.spareBytes.Load():
+		size = max(l.opt.SegmentBytes, alignFrame(wanted))
+	}
+	switch {
+	case size == 0 && len(l.spares) > 0:
 		l.metrics.OutOfSpace.Store(false)
 		return nil
-	}
-	if seg == nil || !l.needSegment && l.tail < int64(seg.size)/2 {
+	case size == 0:
 		return nil
-	}
-	if !l.opt.Background {
-		s, err := l.makeSpare(l.opt.SegmentBytes)
-		if err != nil {
-			return l.allocationFailed(err)
-		}
-		l.spares = append(l.spares, s)
-		l.metrics.OutOfSpace.Store(false)
-		return nil
+	case !l.opt.Background:
+		s, err := l.makeSpare(size)
+		return l.prepared(prepared{s, size, err})
 	}
 	result := make(chan prepared, 1)
 	l.preparing = result
 	go func() { // owned by l: Close and startSegment wait for it
-		s, err := l.makeSpare(l.opt.SegmentBytes)
-		result <- prepared{s, err}
+		s, err := l.makeSpare(size)
+		result <- prepared{s, size, err}
 	}()
 	return nil
+}
+
+// prepared takes what prepareNext has allocated. That there is no space for a segment larger than others concerns the rewrite alone.
+func (l *Log) prepared(r prepared) error {
+	switch {
+	case r.err == nil:
+		l.addSpare(r.spare)
+		l.metrics.OutOfSpace.Store(false)
+		return nil
+	case r.size > l.opt.SegmentBytes && errors.Is(r.err, ErrNoSpace):
+		return r.err
+	}
+	return l.allocationFailed(r.err)
 }
 
 // allocationFailed keeps the log going without space, so that it can be seen and refused in time; anything else is the end.

@@ -42,6 +42,8 @@ type Options struct {
 	// CacheBytes bounds the recent bodies that each lane keeps in memory. Bodies that are not flushed yet are kept beyond
 	// it. Default 32 MiB.
 	CacheBytes int64
+	// RewriteBytesMax is the most that Rewrite copies for one replica: it is one frame, and passes through memory. Default 256 MiB.
+	RewriteBytesMax int64
 	// SyncedHint is the highest sequence that is known from elsewhere to have been synced (rule Log3). A log that ends before it
 	// is refused.
 	SyncedHint uint64
@@ -69,8 +71,9 @@ var (
 	ErrMoved = errors.New("entries have moved")
 	// ErrTooBig: the replica is too big to be rewritten: checkpoint and purge it (rule Log6).
 	ErrTooBig = errors.New("replica is too big to rewrite")
-	// ErrNoSpace: no new segment could be allocated. Nothing was written or lost; Flush may be called again.
-	ErrNoSpace = errors.New("no space for a raft log segment")
+	// ErrNoSpace: no new segment could be allocated, or a rewrite has no room yet. Nothing was written or lost; Flush, or Rewrite, may be
+	// called again.
+	ErrNoSpace = errors.New("no space in the raft log")
 	// ErrPoisoned: a write or sync has failed earlier; nothing is known about the end of the log any more and the process
 	// must end (DESIGN 4, fail-stop).
 	ErrPoisoned = errors.New("raft log has failed")

@@ -299,12 +299,8 @@ func (d *LogDriver) rewrite(l *driverLane, k raftlog.Key) error {
 		}
 		return l.lane.Rewrite(k, runs)
 	}
-	if errors.Is(err, raftlog.ErrTooBig) {
-		rep := l.now[k]
-		rep.purged, rep.entries = rep.last(), nil
-		l.lane.Purge(k, rep.purged)
-		l.now[k] = rep
-		d.count("too-big")
+	if errors.Is(err, raftlog.ErrNoSpace) { // it waits for a segment
+		d.count("rewrite-waits")
 		return nil
 	}
 	return err
