@@ -33,6 +33,7 @@ func TestRuleOneChangeAtATime(t *testing.T) {
 		want(t, play(t, s, "change token=6 voters=1,3"), "Refuse to=n1 token=6 reason=3")
 		play(t, s, "flush")
 		want(t, holds(s, LogID{1, 5}, 4), "SaveCommitted id=1.5")
+		want(t, play(t, s, "change token=7 voters=1,1"), "Refuse to=n1 token=7 reason=5")
 		want(t, play(t, s, "change token=7 voters=1,3"), "AppendInputEntries token=7 kind=2 6..6 membership=1,3,4/1,3+")
 	}
 }
@@ -200,5 +201,20 @@ func TestRuleRemovedReplicaDisturbsNobody(t *testing.T) {
 	}
 	if asked == 0 {
 		t.Error("it never asked")
+	}
+}
+
+// FAULTS M14: what a leader that is cut off has changed is cut off when it hears of the next one; until then it commits nothing, and changes nothing more.
+func TestRuleIsolatedLeadersChangeIsCutOff(t *testing.T) {
+	for _, change := range []string{"voters=1,2,3 learners=4", "voters=1", "voters=2,3"} {
+		s := &script{}
+		lead(t, s)
+		want(t, play(t, s, "change token=1 "+change), "AppendInputEntries token=1 kind=2 3..3")
+		wantNot(t, play(t, s, "flush"), "SaveCommitted")
+		want(t, play(t, s, "change token=2 voters=1,2"), "Refuse to=n1 token=2 reason=3")
+		want(t, play(t, s, "append-request at=11500 from=2 vote=2:2! prev=1.2 runs=2.3-3 seq=1"), "TruncateLog 3..0")
+		if st := s.e.Status(); memb(st.Membership.Membership) != "1,2,3+" || st.Role != RoleFollower || st.Last != (LogID{2, 3}) {
+			t.Errorf("%s: %s", change, s.status())
+		}
 	}
 }

@@ -451,6 +451,40 @@ func TestSubmitWhileStopping(t *testing.T) {
 	}
 }
 
+// TestStopAnswersEverybody: a write whose outcome is not known when the scheduler stops is ambiguous, and what a mailbox holds that no turn will take
+// is refused: nobody waits for ever (FAULTS P10).
+func TestStopAnswersEverybody(t *testing.T) {
+	n := newStoreNodeOf(t, 2)
+	var ids [2]engine.ShardID // by lane
+	for id := engine.ShardID(2); ids[0] == 0 || ids[1] == 0; id++ {
+		ids[n.s.laneOf(id).id] = id
+	}
+	n.create(ids[0]).linking = true // parks what is to be applied
+	n.create(ids[1])
+	refused, ambiguous := 0, 0
+	late := &Request{Kind: KindWrite, Shard: ids[1], Body: testPut(ids[1], 1, "v"), Done: func(*Request) { refused++ }}
+	write := &Request{Kind: KindWrite, Shard: ids[0], Body: testPut(ids[0], 1, "v"), Done: func(*Request) {
+		ambiguous++
+		if !n.s.lanes[1].box.putRequest(late, 1) { // the last turn of that lane is over
+			t.Error("the mailbox is closed already: the test tests nothing")
+		}
+	}}
+	n.s.Submit(write)
+	n.spin(3)
+	if ambiguous != 0 {
+		t.Fatalf("answered already: %v", write.Err)
+	}
+	if err := n.s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ambiguous != 1 || !errors.Is(write.Err, shard.ErrAmbiguous) {
+		t.Errorf("a write that is not applied: %d answers, %v", ambiguous, write.Err)
+	}
+	if refused != 1 || !errors.Is(late.Err, shard.ErrUnavailable) {
+		t.Errorf("a write that nobody has taken: %d answers, %v", refused, late.Err)
+	}
+}
+
 // Stale reads count from what the leader has said and this replica has applied, not from any message (rule Cluster4).
 func TestHeardOfTheLeader(t *testing.T) {
 	s, clock := single(t, 1)

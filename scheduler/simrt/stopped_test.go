@@ -99,3 +99,20 @@ func TestStoppedReplicaKeepsNoOffice(t *testing.T) {
 		c.Run(3 * time.Second)
 	}
 }
+
+// TestStoppedLeaderLeaves: a leader that comes to an entry which it does not understand, as one of a newer version has left it, hands the shard to
+// whoever does (FAULTS P3).
+func TestStoppedLeaderLeaves(t *testing.T) {
+	on := [3]bool{}
+	c := newCluster(t, Options{Seed: 34, Probe: func(n *Node) scheduler.Probe { return stopper{&on[n.ID-1]} }}, 1)
+	put(t, c, 1, 1, "before")
+	old := c.Leader(1)
+	on[old.ID-1] = true
+	for k := range 2 { // the first makes it stop at the second
+		old.Submit(&scheduler.Request{Kind: scheduler.KindWrite, Shard: 1, Body: putBody(1, k, "x"), Done: func(*scheduler.Request) {}})
+	}
+	if err := c.Until(5*time.Second, func() bool { l := c.Leader(1); return l != nil && l != old }); err != nil {
+		t.Fatalf("node %d stays in office, %d of its replicas have stopped", old.ID, old.Sched.Metrics().ReplicasStopped.Load())
+	}
+	put(t, c, 1, 2, "after")
+}
