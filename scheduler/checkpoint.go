@@ -48,8 +48,9 @@ type ckptItem struct {
 	r      *replica
 	change state.Change
 	// A split checkpoint or a merge: its changes are written instead, all in this transaction.
-	birth *birth
-	merge *absorb
+	birth   *birth
+	merge   *absorb
+	refused bool // for lack of space
 }
 
 // checkpointer writes cuts in bounded transactions, each holding whole shards (DESIGN 5).
@@ -62,7 +63,10 @@ type checkpointer struct {
 	queue  []ckptItem
 	step1  sync.Mutex // one step at a time
 
-	full atomic.Bool // the last step found no space
+	// full: there was no space for some item, which waits. Until it is written the smallest go first, for they may fit: most of them at
+	// a time, one at first, then twice as many each time.
+	full atomic.Bool
+	most int
 	// hinted: the store holds some sequence of the raft log, so that a log that is lost is noticed (rule Log3).
 	hinted atomic.Bool
 }
@@ -132,15 +136,21 @@ func (c *checkpointer) hurried() bool {
 	return len(c.urgent) > 0
 }
 
-// take removes what fits into one transaction: what is urgent, if anything is.
+// take removes what fits into one transaction: what is urgent, if anything is; the smallest, if there is no space.
 func (c *checkpointer) take() (items []ckptItem, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	from := &c.queue
-	if len(c.urgent) > 0 {
+	from, most := &c.queue, len(c.urgent)+len(c.queue)
+	switch {
+	case c.full.Load():
+		c.queue = append(c.urgent, c.queue...)
+		c.urgent = nil
+		slices.SortStableFunc(c.queue, func(a, b ckptItem) int { return cmp.Compare(a.bytes(), b.bytes()) })
+		most = c.most
+	case len(c.urgent) > 0:
 		from = &c.urgent
 	}
-	for len(*from) > 0 && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
+	for len(*from) > 0 && len(items) < most && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
 		it := (*from)[0]
 		(*from)[0] = ckptItem{}
 		*from = (*from)[1:]
@@ -150,16 +160,51 @@ func (c *checkpointer) take() (items []ckptItem, size int) {
 	return items, size
 }
 
-// bytes is about what a transaction writes for it.
-func (it *ckptItem) bytes() int {
-	size := len(it.change.Record.Meta) + 256
-	if it.birth != nil {
-		for i := range it.birth.changes {
-			size += len(it.birth.changes[i].Record.Meta) + 256
-		}
+// refuse puts items back for which there was no space, and tells whether it should be tried with fewer or smaller ones.
+func (c *checkpointer) refuse(items []ckptItem, err error) (again bool) {
+	if !c.full.Swap(true) {
+		c.s.logger.Error("no space for a checkpoint: writes are refused", "err", err)
+		again = true
 	}
-	if it.change.Overlay != nil {
-		size += it.change.Overlay.DataBytes()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range items {
+		items[i].refused = true
+	}
+	c.queue = append(items, c.queue...)
+	again = again || c.most > 1
+	c.most = 1
+	return again
+}
+
+// wrote notes that there was space, for some.
+func (c *checkpointer) wrote() {
+	if !c.full.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.most *= 2
+	c.full.Store(slices.ContainsFunc(c.queue, func(it ckptItem) bool { return it.refused }))
+}
+
+// changes is what is written for it.
+func (it *ckptItem) changes() []state.Change {
+	switch {
+	case it.birth != nil:
+		return it.birth.changes
+	case it.merge != nil:
+		return it.merge.plan.Changes
+	}
+	return []state.Change{it.change}
+}
+
+// bytes is about how much that is.
+func (it *ckptItem) bytes() (size int) {
+	for _, c := range it.changes() {
+		if size += len(c.Record.Meta) + 256; c.Overlay != nil {
+			size += c.Overlay.DataBytes()
+		}
 	}
 	return size
 }
@@ -203,34 +248,26 @@ func (c *checkpointer) step() bool {
 	}
 	changes := make([]state.Change, 0, len(items))
 	for i := range items {
-		switch it := &items[i]; {
+		it := &items[i]
+		switch {
 		case it.birth != nil:
 			c.s.step(it.r.key.Shard, "split: checkpoint")
-			changes = append(changes, it.birth.changes...)
 		case it.merge != nil:
 			c.s.step(it.r.key.Shard, "merge: checkpoint")
-			changes = append(changes, it.merge.plan.Changes...)
-		default:
-			changes = append(changes, it.change)
 		}
+		changes = append(changes, it.changes()...)
 	}
 	err := c.s.state.Write(changes, c.s.log.Synced())
 	switch {
 	case errors.Is(err, state.ErrNoSpace):
-		if !c.full.Swap(true) {
-			c.s.logger.Error("no space for a checkpoint: writes are refused", "err", err)
-		}
-		c.mu.Lock()
-		c.queue = append(items, c.queue...)
-		c.mu.Unlock()
-		return false
+		return c.refuse(items, err)
 	case errors.Is(err, state.ErrClosed):
 		return false
 	case err != nil:
 		c.s.fatal(fmt.Errorf("checkpoint of %d shards: %w", len(items), err))
 		return false
 	}
-	c.full.Store(false)
+	c.wrote()
 	c.hinted.Store(true)
 	m := &c.s.metrics
 	m.CheckpointTx.Add(1)

@@ -23,6 +23,7 @@ import (
 type fullStore struct {
 	*state.DB
 	full bool
+	most int // if not 0, the data for which there is space
 	err  error
 }
 
@@ -30,7 +31,13 @@ func (f *fullStore) Write(changes []state.Change, seq uint64) error {
 	if f.err != nil {
 		return f.err
 	}
-	if f.full {
+	size := 0
+	for i := range changes {
+		if o := changes[i].Overlay; o != nil {
+			size += o.DataBytes()
+		}
+	}
+	if f.full || f.most > 0 && size > f.most {
 		return state.ErrNoSpace
 	}
 	return f.DB.Write(changes, seq)
@@ -151,6 +158,47 @@ func TestFullStateRefusesWrites(t *testing.T) {
 	n.s.WriteCheckpoint()
 	if err := n.put(1, 10); err != nil || n.s.DiskFull() {
 		t.Fatal(err)
+	}
+}
+
+// TestBigCutHoldsNobody: a cut for which there is no space is in the way of no smaller one, whether somebody waits for that or not; writes are
+// refused until it is written, too.
+func TestBigCutHoldsNobody(t *testing.T) {
+	n := newStoreNode(t)
+	var small []*replica
+	for id := engine.ShardID(2); id < 12; id++ {
+		small = append(small, n.create(id))
+	}
+	for k := range 4 {
+		if err := n.put(k, 40_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.db.most = 100_000
+	waited := false
+	n.l.checkpoint(n.r)
+	n.l.whenSettled(n.r, func(*Lane) { waited = true })
+	for _, r := range small {
+		n.l.checkpoint(r)
+	}
+	for n.s.WriteCheckpoint() {
+		n.spin(1)
+	}
+	for _, r := range small {
+		if r.machine.Dirty() {
+			t.Errorf("%v waits for the big one", r.key)
+		}
+	}
+	if err := n.put(1, 10); waited || !errors.Is(err, shard.ErrUnavailable) || !n.s.CheckpointsWaiting() {
+		t.Fatalf("the big one is written %v, error %v", waited, err)
+	}
+	n.db.most = 0
+	for n.s.WriteCheckpoint() {
+		n.spin(1)
+	}
+	n.spin(1)
+	if err := n.put(1, 10); !waited || err != nil {
+		t.Fatalf("the big one is written %v, error %v", waited, err)
 	}
 }
 

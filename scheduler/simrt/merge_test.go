@@ -195,6 +195,18 @@ func TestMergeAllCrash(t *testing.T) {
 	}
 }
 
+// merging tells whether any replica is in a merge.
+func (x *reshape) merging() bool {
+	for _, n := range x.c.Nodes {
+		for _, st := range n.Statuses() {
+			if st.Merge.Role != shard.MergeNone {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // TestMergeAbort freezes a shard while one replica of it cannot be reached: the merge is given up, and the shard serves again.
 func TestMergeAbort(t *testing.T) {
 	for seed := uint64(1000); seed < 1004; seed++ {
@@ -214,16 +226,7 @@ func TestMergeAbort(t *testing.T) {
 			t.Logf("the merge: %v", err)
 			x.run(3 * time.Second)
 			x.heal()
-			x.until(20*time.Second, "end of the abort", func() bool {
-				for _, n := range x.c.Nodes {
-					for _, st := range n.Statuses() {
-						if st.Merge.Role != shard.MergeNone {
-							return false
-						}
-					}
-				}
-				return true
-			})
+			x.until(20*time.Second, "end of the abort", func() bool { return !x.merging() })
 			if x.steps["merge: aborted"] == 0 || x.steps["merge: done"] != 0 {
 				t.Errorf("steps %v", x.steps)
 			}
