@@ -416,13 +416,14 @@ func (d *driver) picture(loads *loadTable, rec *placement.ClusterRecord, running
 	counts, sizes := map[engine.NodeID]int{}, map[engine.NodeID]uint64{}
 	learners := map[learner]bool{}
 	all := c.view.all()
+	snap.Shards = make([]placement.BalanceShard, 0, len(all))
 	for i, desc := range all {
 		l := c.living(loads, desc.Shard)
 		if l != nil && !desc.Newer(l.Descriptor) {
 			desc = l.Descriptor
 			all[i] = desc
 		}
-		b := placement.BalanceShard{ID: desc.Shard, Busy: placement.MembershipJoint(desc)}
+		b := placement.BalanceShard{ID: desc.Shard, Busy: placement.MembershipJoint(desc), Nodes: make([]engine.NodeID, 0, len(desc.Replicas))}
 		if l != nil {
 			b.Leader, b.Bytes, b.Load = l.Node, l.Bytes, l.requests()
 		} else {

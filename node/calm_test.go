@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // A picture of a cluster at rest is not drawn again; anything that it is made of, and time, ends that.
@@ -57,5 +58,71 @@ func TestNothingToDo(t *testing.T) {
 	d.problems.Update(0, 1000, []placement.Problem{{Name: "x"}})
 	if snap, plan := rest(); d.nothingToDo(snap, plan) {
 		t.Error("what has just gone wrong is not recorded")
+	}
+}
+
+// The balancer reads meta when it draws a picture. The load that this makes is not what the next one is drawn for; anything else that is told of meta, or
+// of another shard, is.
+func TestOwnLoadIsNoChange(t *testing.T) {
+	desc := func(version uint64) *shard.Descriptor {
+		return &shard.Descriptor{Shard: shard.MetaShardID, Version: version}
+	}
+	row := loadRow{Shard: shard.MetaShardID, Node: 1, Leads: true, Term: 3, Reads: 5, Descriptor: desc(1)}
+	for name, c := range map[string]struct {
+		change  func(*loadRow)
+		counted bool
+	}{
+		"nothing":        {func(*loadRow) {}, false},
+		"load":           {func(r *loadRow) { r.Reads, r.Writes, r.Traffic, r.Keys = 90, 9, 999, 9 }, false},
+		"term":           {func(r *loadRow) { r.Term++ }, true},
+		"leader":         {func(r *loadRow) { r.Node = 2 }, true},
+		"leads no more":  {func(r *loadRow) { r.Leads, r.Descriptor = false, nil }, true},
+		"descriptor":     {func(r *loadRow) { r.Descriptor = desc(2) }, true},
+		"another shard":  {func(r *loadRow) { r.Shard++ }, true},
+		"shard and load": {func(r *loadRow) { r.Shard++; r.Reads = 90 }, true},
+	} {
+		table := newLoadTable()
+		table.take(1, &loadsAnswer{Rows: []loadRow{row}})
+		before, r := table.changes, row
+		if before != 1 {
+			t.Fatalf("%d changes after the first row", before)
+		}
+		c.change(&r)
+		table.take(r.Node, &loadsAnswer{Rows: []loadRow{r}})
+		if got := table.changes != before; got != c.counted {
+			t.Errorf("%s: counted %v", name, got)
+		}
+	}
+	table := newLoadTable()
+	table.take(1, &loadsAnswer{Rows: []loadRow{row}})
+	table.take(1, &loadsAnswer{All: true, Rows: []loadRow{row}})
+	if table.changes != 2 {
+		t.Errorf("%d changes after all rows came anew", table.changes)
+	}
+}
+
+// Nodes that are read again from meta, and are what they were, are no change.
+func TestSameNodesAreNoChange(t *testing.T) {
+	n := placement.NodeRecord{ID: 1, Name: "a", Addr: "x:1", HTTP: "x:2", State: placement.NodeUp, Labels: map[string]string{"zone": "a"}}
+	v := newView()
+	v.setNodes([]placement.NodeRecord{n})
+	before := v.changes
+	same := n
+	same.Labels = map[string]string{"zone": "a"}
+	if v.setNodes([]placement.NodeRecord{same}); v.changes != before {
+		t.Error("the same node is a change")
+	}
+	for i, change := range []func(*placement.NodeRecord){
+		func(n *placement.NodeRecord) { n.ID = 2 }, func(n *placement.NodeRecord) { n.Identity[0]++ }, func(n *placement.NodeRecord) { n.Name = "b" },
+		func(n *placement.NodeRecord) { n.Addr = "y:1" }, func(n *placement.NodeRecord) { n.HTTP = "" },
+		func(n *placement.NodeRecord) { n.State = placement.NodeDraining }, func(n *placement.NodeRecord) { n.Labels = nil },
+	} {
+		other := n
+		change(&other)
+		before := v.changes
+		if v.setNodes([]placement.NodeRecord{other}); v.changes == before {
+			t.Errorf("change %d is not counted", i)
+		}
+		v.setNodes([]placement.NodeRecord{n})
 	}
 }

@@ -308,12 +308,11 @@ func (t *loadTable) take(node engine.NodeID, a *loadsAnswer) {
 		}
 	}
 	t.seen[node] = tableMark{a.Book, a.Seq}
-	if a.All || len(a.Rows) > 0 {
-		t.changes++
-	}
+	changed := a.All
 	for i := range a.Rows {
 		r := &a.Rows[i]
 		old := t.rows[r.Shard]
+		changed = changed || !r.onlyOwnLoad(old)
 		switch {
 		case r.Leads && (old == nil || r.Term >= old.Term):
 			t.rows[r.Shard] = r
@@ -321,6 +320,15 @@ func (t *loadTable) take(node engine.NodeID, a *loadsAnswer) {
 			delete(t.rows, r.Shard)
 		}
 	}
+	if changed {
+		t.changes++
+	}
+}
+
+// onlyOwnLoad tells whether nothing but the load of the meta shard has changed since old: the balancer reads meta when it draws a picture, and
+// that must not be why it draws the next one.
+func (r *loadRow) onlyOwnLoad(old *loadRow) bool {
+	return r.Shard == shard.MetaShardID && old != nil && r.Leads == old.Leads && r.Node == old.Node && r.Term == old.Term && r.Leads && !r.Descriptor.Newer(old.Descriptor)
 }
 
 // askLoads asks all living nodes for what has changed since the table was last filled.

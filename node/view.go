@@ -119,9 +119,11 @@ func (v *view) setNodes(list []placement.NodeRecord) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, n := range list {
-		v.nodes[n.ID] = n
+		if old, ok := v.nodes[n.ID]; !ok || !old.Equal(&n) {
+			v.nodes[n.ID] = n
+			v.changes++
+		}
 	}
-	v.changes++
 }
 
 // nodeList returns the nodes in order of their ids.

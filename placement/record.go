@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -109,6 +110,11 @@ type NodeRecord struct {
 	HTTP     string
 	State    NodeState
 	Labels   map[string]string
+}
+
+// Equal tells whether both say the same.
+func (n *NodeRecord) Equal(o *NodeRecord) bool {
+	return n.ID == o.ID && n.Identity == o.Identity && n.Name == o.Name && n.Addr == o.Addr && n.HTTP == o.HTTP && n.State == o.State && maps.Equal(n.Labels, o.Labels)
 }
 
 // Append encodes the record.
