@@ -6,6 +6,9 @@ import "testing"
 func holds(s *script, id LogID, from ...int) (out []string) {
 	for _, n := range from {
 		f := s.e.lead.find(peer(n))
+		if f == nil {
+			continue // nobody asks it, or listens
+		}
 		out = append(out, s.feed(&AppendResponse{From: peer(n), Vote: s.e.vote, Stream: f.stream, Seq: f.seq, SentAt: s.now, Success: true, Match: id, Promise: 1000})...)
 	}
 	return out

@@ -118,14 +118,16 @@ func TestPlanKnowsWhoHasAQuorum(t *testing.T) {
 	stranger := rep(5, 2, Pos{1, 5})
 	stranger.Replica, stranger.Voters = 99, [][]Peer{voters(5, 3, 4, 5)}
 	buried := rep(6, 1, Pos{1, 5})
+	pair := rep(7, 1, Pos{1, 5}) // half of the voters is no quorum
+	pair.Voters = [][]Peer{voters(7, 1, 3)}
 	n2 := on(2, rep(1, 2), rep(2, 2), rep(3, 2), stranger)
 	n2.Tombstones = []Tombstone{{6, 62}}
-	p := mustPlan(t, []uint64{3, 4, 5}, withMeta(on(1, rep(1, 1), rep(2, 1), joint, learner, other, buried)), n2)
+	p := mustPlan(t, []uint64{3, 4, 5}, withMeta(on(1, rep(1, 1), rep(2, 1), joint, learner, other, buried, pair)), n2)
 	var ids []uint64
 	for _, s := range p.Shards {
 		ids = append(ids, s.Shard)
 	}
-	if !reflect.DeepEqual(ids, []uint64{3, 4, 5, 6}) || p.Untouched != 2 {
+	if !reflect.DeepEqual(ids, []uint64{3, 4, 5, 6, 7}) || p.Untouched != 2 {
 		t.Errorf("shards %v have lost their quorum, %d have not", ids, p.Untouched)
 	}
 }
