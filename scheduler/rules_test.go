@@ -320,3 +320,42 @@ func TestQuietNodeWakes(t *testing.T) {
 		t.Errorf("the next tick is wanted in %d ns", wait)
 	}
 }
+
+// TestUnknownClockStampsNothing: from the first session with a peer on a node stamps nothing until it has compared its clock with one (rule State8).
+func TestUnknownClockStampsNothing(t *testing.T) {
+	s, clock := single(t, 1)
+	r := s.lanes[0].byShard[1]
+	put := func(expire int64) (err error) {
+		done := false
+		w := &shard.Write{Shard: 1, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: []byte("00001/k"), Expire: expire}}}
+		req := &Request{Kind: KindWrite, Shard: 1, Body: shard.AppendWrite(nil, w), Done: func(r *Request) { done, err = true, r.Err }}
+		s.Submit(req)
+		for range 50 {
+			spin(s, clock)
+		}
+		if !done {
+			t.Fatal("no answer")
+		}
+		return err
+	}
+	if err := put(-1000); err != nil {
+		t.Fatalf("alone: %v", err)
+	}
+	s.PeerConnected(2, 7)
+	clock.now += 60e9
+	before := r.machine.Time()
+	if err := put(-1000); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("a time to live counts from an unknown clock: %v", err)
+	}
+	if err := put(0); err != nil || r.machine.Time() != before {
+		t.Errorf("the time of the shard went from %d to %d, %v", before, r.machine.Time(), err)
+	}
+	h := nodeHeartbeat{Incarnation: 7, SentAt: 1, Wall: clock.Wall(), EchoIncarnation: 1, EchoSentAt: clock.now}
+	if err := s.Heartbeat(2, 7, h.append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	s.Heartbeats()
+	if err := put(-1000); err != nil || r.machine.Time() == before {
+		t.Errorf("when the clocks are compared: %v, the time of the shard is %d", err, r.machine.Time())
+	}
+}

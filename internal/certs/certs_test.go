@@ -164,6 +164,8 @@ func TestClocks(t *testing.T) {
 	ca := d.ca()
 	node := d.open("node", ca.Cert, d.issue(ca, Request{Name: "n1", Node: true, Valid: 500 * time.Hour}))
 	user := d.open("user", ca.Cert, d.issue(ca, Request{Name: "ann", Valid: time.Hour}))
+	brief := d.open("brief", ca.Cert, d.issue(ca, Request{Name: "n2", Node: true, Valid: time.Hour}))
+	lasting := d.open("lasting", ca.Cert, d.issue(ca, Request{Name: "bob", Valid: 500 * time.Hour}))
 	begin := d.now
 	for _, c := range []struct {
 		at   time.Duration
@@ -171,13 +173,18 @@ func TestClocks(t *testing.T) {
 	}{{0, true}, {-30 * time.Minute, true}, {-2 * time.Hour, false}, {59 * time.Minute, true}, {2 * time.Hour, false}} {
 		d.now = begin.Add(c.at)
 		if _, serr, _ := shake(t, node, user); (serr == nil) != c.good {
-			t.Errorf("%v later: %v", c.at, serr)
+			t.Errorf("%v later, the user's: %v", c.at, serr)
+		}
+		if _, _, cerr := shake(t, brief, lasting); (cerr == nil) != c.good {
+			t.Errorf("%v later, the node's: %v", c.at, cerr)
 		}
 	}
-	d.now = begin.Add(600 * time.Hour)
-	if _, err := Open(filepath.Join(d.path, "node-ca.crt"), filepath.Join(d.path, "node.crt"), filepath.Join(d.path, "node.key"),
-		Options{Now: func() time.Time { return d.now }}); err == nil || !strings.Contains(err.Error(), "clock") {
-		t.Error("an expired certificate at the start:", err)
+	for _, at := range []time.Duration{-2 * time.Hour, 600 * time.Hour} {
+		d.now = begin.Add(at)
+		if _, err := Open(filepath.Join(d.path, "node-ca.crt"), filepath.Join(d.path, "node.crt"), filepath.Join(d.path, "node.key"),
+			Options{Now: func() time.Time { return d.now }}); err == nil || !strings.Contains(err.Error(), "clock") {
+			t.Errorf("at a start %v later: %v", at, err)
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ func TestDueReadOutlivesOffice(t *testing.T) {
 // (rule State8).
 func TestClockJumpStampsNothing(t *testing.T) {
 	c := newCluster(t, Options{Seed: 32}, 1)
+	c.Run(time.Second) // the clocks have been compared, and were good
 	n := c.Leader(1)
 	expire := n.clock.Wall() + 600_000
 	body := shard.AppendWrite(nil, &shard.Write{Shard: 1, Version: 1, Ops: []shard.Op{{Kind: shard.OpPut, Key: key(1, 1), Value: []byte("v"), Expire: expire}}})
