@@ -321,6 +321,74 @@ func TestQuietNodeWakes(t *testing.T) {
 	}
 }
 
+// TestLinkAllowsForDrift: what a link grants counts from the sending of the heartbeat that was echoed, less the drift between two clocks; what it promises
+// from when theirs came; and after one of them has lapsed it is another one (rule Engine2; FAULTS C2, C3).
+func TestLinkAllowsForDrift(t *testing.T) {
+	h := newHeartbeats(t)
+	cfg := &h.s.cfg
+	const promise = engine.Duration(3e9)
+	get := func(echo, promise engine.Duration) engine.Link {
+		h.get(func(b *nodeHeartbeat) {
+			b.EchoSentAt, b.Promise = h.clock.now-engine.Instant(echo), promise
+		})
+		return h.s.live.links.Load().nodes[2]
+	}
+	first := get(70e6, promise)
+	if want := h.clock.now - 70e6 + engine.Instant(promise-cfg.ClockDriftMax); first.GrantedUntil != want {
+		t.Errorf("granted until %d, want %d", first.GrantedUntil, want)
+	}
+	if want := h.clock.now + engine.Instant(cfg.ElectionTimeoutMin); first.PromisedUntil != want {
+		t.Errorf("promised until %d, want %d", first.PromisedUntil, want)
+	}
+	late := get(900e6, promise) // an echo that was on its way for long takes nothing back
+	if late.GrantedUntil != first.GrantedUntil || late.GrantEpoch != first.GrantEpoch || late.PromiseEpoch != first.PromiseEpoch {
+		t.Errorf("a late echo: %+v, was %+v", late, first)
+	}
+	h.clock.now = first.GrantedUntil + 1
+	if lapsed := get(0, promise); lapsed.GrantEpoch != first.GrantEpoch+1 || lapsed.PromiseEpoch != first.PromiseEpoch+1 {
+		t.Errorf("both have lapsed: %+v, was %+v", lapsed, first)
+	}
+}
+
+// lateClock lets time pass while it is being read.
+type lateClock struct {
+	*manualClock
+	after func()
+}
+
+func (c *lateClock) Now() engine.Instant {
+	now := c.now
+	if f := c.after; f != nil {
+		c.after = nil
+		f()
+	}
+	return now
+}
+
+// TestTurnIsNotOlderThanItsMail: a lane that is frozen between two steps of its turn judges no message by a clock that it has read before that came: a
+// vote could be given that a promise forbids (rule Engine2; FAULTS C3).
+func TestTurnIsNotOlderThanItsMail(t *testing.T) {
+	s, manual := single(t, 1)
+	clock := &lateClock{manualClock: manual}
+	s.clock = clock
+	ran := false
+	clock.after = func() { // the clock was read; before the next step a second passes, and mail comes
+		clock.now += 1e9
+		came := clock.now
+		s.lanes[0].box.putCall(func(l *Lane) {
+			if ran = true; l.now < came {
+				t.Errorf("it is %d for the lane, and its mail came at %d", l.now, came)
+			}
+		})
+	}
+	for range 2 {
+		s.lanes[0].Turn()
+	}
+	if !ran {
+		t.Fatal("the mail was not taken")
+	}
+}
+
 // TestUnknownClockStampsNothing: from the first session with a peer on a node stamps nothing until it has compared its clock with one (rule State8).
 func TestUnknownClockStampsNothing(t *testing.T) {
 	s, clock := single(t, 1)
