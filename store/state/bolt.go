@@ -218,10 +218,17 @@ func (b *boltKV) highest(n need) int64 {
 	return used + (pages+freelist+64)*b.pageSize
 }
 
+// urgentBytes is what of the file the other transactions leave to the urgent ones, which make room, or without which a node does not
+// start: others than the state may have taken the last byte of the disk.
+const urgentBytes = 1 << 20
+
 // reserve makes the file reach up to high, with real blocks where the file system can do that, so that the transaction does
 // not run out of space half way (rule State6). Blocks come in steps, and a new size is synced before it is used.
 func (b *boltKV) reserve(high int64, urgent bool) error {
 	size := b.size.Load()
+	if !urgent {
+		high += urgentBytes
+	}
 	if high <= size {
 		return nil
 	}

@@ -66,6 +66,7 @@ type DB struct {
 	loaded    bool
 	live      map[TabletID]int       // number of live extents of each tablet that has some
 	unlinked  map[TabletID]*unlinked // tablets made by ingests of this process that no record names yet
+	dead      []TabletID             // tablets that no record will name, to be removed when there is space
 	tabletsAt TabletID               // next id, and
 	tabletsTo TabletID               // the end of the block of ids that was durably taken
 }

@@ -2,24 +2,41 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
-// CollectGarbage removes about budget keys of garbage in one transaction, and tells whether more is left. A tablet without
-// live extents goes as a whole: bbolt frees its pages without touching what is in them.
+// CollectGarbage removes about budget keys of garbage in one transaction, fewer if there is no space for so many, and tells whether more is
+// left. A tablet without live extents goes as a whole: bbolt frees its pages without touching what is in them.
 func (db *DB) CollectGarbage(budget int) (more bool, err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if err := db.load(); err != nil {
 		return false, err
 	}
+	if err := db.removeDead(); err != nil {
+		return false, fmt.Errorf("collect garbage: %w", err)
+	}
 	if db.garbageN.Load() == 0 {
 		return false, nil
 	}
 	fault.At("garbage: collect")
-	var left int64
+	left, err := db.collect1(budget)
+	for errors.Is(err, ErrNoSpace) && budget > 1 {
+		budget /= 4
+		left, err = db.collect1(budget)
+	}
+	if err != nil {
+		return false, fmt.Errorf("collect garbage: %w", err)
+	}
+	fault.At("garbage: collected")
+	db.garbageN.Store(left)
+	return left > 0, nil
+}
+
+func (db *DB) collect1(budget int) (left int64, err error) {
 	err = db.update(need{keys: budget + 8, bytes: 4096, urgent: true}, func(tx kvTx) error {
 		garbage, err := readGarbage(tx)
 		if err != nil {
@@ -28,12 +45,26 @@ func (db *DB) CollectGarbage(budget int) (more bool, err error) {
 		left, err = db.collect(tx, garbage, budget)
 		return err
 	})
-	if err != nil {
-		return false, fmt.Errorf("collect garbage: %w", err)
+	return left, err
+}
+
+// removeDead removes the tablets of snapshots that were given up. db.mu is held.
+func (db *DB) removeDead() error {
+	if len(db.dead) == 0 {
+		return nil
 	}
-	fault.At("garbage: collected")
-	db.garbageN.Store(left)
-	return left > 0, nil
+	err := db.update(need{keys: 2 * len(db.dead), urgent: true}, func(tx kvTx) error {
+		for _, t := range db.dead {
+			if err := tx.deleteTablet(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		db.dead = nil
+	}
+	return err
 }
 
 // collect returns how many garbage extents are left.

@@ -274,7 +274,8 @@ func (in *Ingest) Finish() (Content, error) {
 	return in.sum.sum(), nil
 }
 
-// Abort removes the tablet, unless it was linked. It may be called at any time, again too.
+// Abort removes the tablet, unless it was linked; if there is no space for that, CollectGarbage does it later. It may be called at
+// any time, again too.
 func (in *Ingest) Abort() error {
 	if in.err == nil {
 		in.err = errors.New("aborted")
@@ -284,15 +285,10 @@ func (in *Ingest) Abort() error {
 	if in.db.unlinked[in.tablet] != in.info {
 		return nil
 	}
-	err := in.db.update(need{keys: 2, urgent: true}, func(tx kvTx) error {
-		if _, ok := tx.tablet(in.tablet); !ok {
-			return nil
-		}
-		return tx.deleteTablet(in.tablet)
-	})
-	if err != nil {
+	delete(in.db.unlinked, in.tablet)
+	in.db.dead = append(in.db.dead, in.tablet)
+	if err := in.db.removeDead(); err != nil && !errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("abort ingest into tablet %d: %w", in.tablet, err)
 	}
-	delete(in.db.unlinked, in.tablet)
 	return nil
 }

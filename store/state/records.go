@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 )
 
@@ -76,15 +77,8 @@ func (db *DB) load() error {
 	}
 	if len(p.unlinked) > 0 {
 		db.log.Info("removing tablets of snapshots that were not linked", "count", len(p.unlinked))
-		err = db.update(need{keys: 2 * len(p.unlinked), urgent: true}, func(tx kvTx) error {
-			for _, t := range p.unlinked {
-				if err := tx.deleteTablet(t); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		db.dead = p.unlinked
+		if err := db.removeDead(); err != nil && !errors.Is(err, ErrNoSpace) { // a full disk keeps no node from starting
 			return fmt.Errorf("remove unlinked tablets: %w", err)
 		}
 	}
