@@ -7,20 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+
 	"net/http"
 	"net/http/pprof"
-	"slices"
-	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/internal/console"
 )
 
-// The HTTP door. Every path is a route, which says what it takes; door.ServeHTTP finds out who asks, refuses those who may not, and only
+// The HTTP door. Every path is a route, which says what it takes; httpDoor.ServeHTTP finds out who asks, refuses those who may not, and only
 // then calls the handler. A handler that must know more asks whoAsks(r):
 //
 //	{"GET /api/shards", auth.NeedUser, n.apiShards}      // any user with a role
@@ -40,7 +36,7 @@ type route struct {
 }
 
 func (n *Node) routes() []route {
-	metrics := promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{})
+	metrics := newMetricsPage(n.writeMetrics)
 	return []route{
 		{"GET /livez", auth.NeedNone, n.livez},
 		{"GET /healthz", auth.NeedNone, n.livez},
@@ -80,12 +76,8 @@ type httpServer struct {
 	done   chan struct{}
 }
 
-const (
-	// httpConnsMax bounds the connections of the HTTP door; one more is closed at once.
-	httpConnsMax = 2048
-	// httpWriteMax is how long a client may take to take an answer, the time that the answer is made included: so it bounds profiles, too.
-	httpWriteMax = 2 * time.Minute
-)
+// httpWriteMax is how long a client may take to take an answer, the time that the answer is made included: so it bounds profiles, too.
+const httpWriteMax = 2 * time.Minute
 
 func (n *Node) openHTTP() (*httpServer, error) {
 	if n.cfg.HTTP == "" && n.cfg.HTTPListener == nil {
@@ -101,7 +93,7 @@ func (n *Node) openHTTP() (*httpServer, error) {
 			WriteTimeout: cmp.Or(n.cfg.httpWriteMax, httpWriteMax), MaxHeaderBytes: 64 << 10, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
 		done: make(chan struct{}),
 	}
-	bounded := &boundedListener{Listener: l}
+	bounded := newBoundedListener(l)
 	l, s.server.ConnState = bounded, bounded.state
 	s.server.ErrorLog = quiet(n.log)
 	if s.server.TLSConfig = n.sec.serverTLS(); s.server.TLSConfig != nil {
@@ -114,113 +106,6 @@ func (n *Node) openHTTP() (*httpServer, error) {
 		}
 	}()
 	return s, nil
-}
-
-// boundedListener lets httpConnsMax connections in. For one more the one goes that has had nothing to do for longest.
-type boundedListener struct {
-	net.Listener
-
-	mu   sync.Mutex
-	open int
-	idle []*boundedConn // without a request, oldest first
-}
-
-const (
-	// httpBusyMax bounds the requests being answered at a time that take memory or time, those of clients who do not take their answer
-	// included. /livez and the like are not among them.
-	httpBusyMax = 64
-	// httpAnswerMax is how long a client may take for its answer, unless it is a profile, which runs for as long as was asked for.
-	httpAnswerMax = 20 * time.Second
-	// profilePath is where profiles are.
-	profilePath = "/debug/pprof/"
-)
-
-// bounded lets httpBusyMax requests in at a time.
-func bounded(slots chan struct{}, h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, "too many requests are being answered", http.StatusServiceUnavailable)
-			return
-		}
-		h(w, r)
-	}
-}
-
-// Accept implements net.Listener.
-func (l *boundedListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.room() {
-			return &boundedConn{Conn: c, l: l}, nil
-		}
-		_ = c.Close()
-	}
-}
-
-// room makes room for a connection, if it can.
-func (l *boundedListener) room() bool {
-	l.mu.Lock()
-	var oldest *boundedConn
-	if l.open >= httpConnsMax && len(l.idle) > 0 {
-		oldest = l.idle[0]
-	}
-	l.mu.Unlock()
-	if oldest != nil {
-		_ = oldest.Close()
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= httpConnsMax {
-		return false
-	}
-	l.open++
-	return true
-}
-
-// state is told by the server what its connections do.
-func (l *boundedListener) state(c net.Conn, st http.ConnState) {
-	if tc, ok := c.(*tls.Conn); ok {
-		c = tc.NetConn()
-	}
-	bc, ok := c.(*boundedConn)
-	if !ok {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if i := slices.Index(l.idle, bc); i >= 0 {
-		l.idle = slices.Delete(l.idle, i, i+1)
-	}
-	if (st == http.StateNew || st == http.StateIdle) && !bc.closed {
-		l.idle = append(l.idle, bc)
-	}
-}
-
-type boundedConn struct {
-	net.Conn
-	l      *boundedListener
-	closed bool // guarded by l.mu
-}
-
-// Close implements net.Conn.
-func (c *boundedConn) Close() error {
-	c.l.mu.Lock()
-	if !c.closed {
-		c.closed = true
-		c.l.open--
-		if i := slices.Index(c.l.idle, c); i >= 0 {
-			c.l.idle = slices.Delete(c.l.idle, i, i+1)
-		}
-	}
-	c.l.mu.Unlock()
-	return c.Conn.Close()
 }
 
 func (s *httpServer) close() error {

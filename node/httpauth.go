@@ -21,20 +21,23 @@ import (
 	"github.com/kiloraft/kiloraft/shard"
 )
 
-// door is the handler in front of all routes.
-type door struct {
+// httpDoor is the handler in front of all routes.
+type httpDoor struct {
 	n   *Node
 	mux *http.ServeMux
 }
 
 // newDoor puts the routes behind the question who asks.
 func (n *Node) newDoor(routes []route) http.Handler {
-	d := &door{n: n, mux: http.NewServeMux()}
-	slots := make(chan struct{}, httpBusyMax)
+	d := &httpDoor{n: n, mux: http.NewServeMux()}
+	busy, turns := newSlots(httpBusyMax, httpShareMax), make(chan struct{}, httpQuickMax)
 	for _, r := range routes {
 		h := d.guard(r.need, r.handler)
-		if r.need != auth.NeedNone {
-			h = bounded(slots, h)
+		switch {
+		case r.need != auth.NeedNone:
+			h = bounded(busy, h)
+		case strings.HasPrefix(r.pattern, "GET "): // logins have bounds of their own, and wait for them
+			h = inTurn(turns, h)
 		}
 		d.mux.HandleFunc(r.pattern, h)
 	}
@@ -53,7 +56,7 @@ func whoAsks(r *http.Request) *auth.Identity {
 }
 
 // ServeHTTP implements http.Handler. A path that does not exist is refused to nobody like one that does.
-func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *httpDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
@@ -81,7 +84,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // guard lets those pass who may.
-func (d *door) guard(need auth.Need, h http.HandlerFunc) http.HandlerFunc {
+func (d *httpDoor) guard(need auth.Need, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := whoAsks(r)
 		switch {
@@ -100,7 +103,7 @@ func (d *door) guard(need auth.Need, h http.HandlerFunc) http.HandlerFunc {
 }
 
 // refuse answers somebody who is not known. People are sent to the login page.
-func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (d *httpDoor) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var wait *auth.WaitError
 	switch {
 	case errors.As(err, &wait):

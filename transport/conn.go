@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // clock gives nanoseconds since a Transport began, on the monotonic clock, never zero.
@@ -132,9 +134,7 @@ func tune(nc net.Conn) {
 		return
 	}
 	_ = tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4})
-	if rc, err := tc.SyscallConn(); err == nil {
-		_ = rc.Control(func(fd uintptr) { limitUnsent(fd, unsentMax) })
-	}
+	door.BoundUnsent(tc, unsentMax)
 }
 
 // rtt returns how long a round trip takes, 0 if that is not known.

@@ -38,5 +38,5 @@
 //   - No Handler method and no done function is called while a lock of this package is held.
 //   - A Transport's mu is never taken by senders: they read byNode and peer.live.
 //
-// The format is in docs/wire.md. The package imports engine (for NodeID), internal/budget and internal/mp.
+// The format is in docs/wire.md. The package imports engine (for NodeID), internal/budget, internal/door and internal/mp.
 package transport

@@ -8,6 +8,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // Serve accepts peers and clients until the listener or the Transport is closed.
@@ -225,6 +227,7 @@ func (t *Transport) welcome(s *session, dropped uint64) error {
 		return err
 	}
 	if s.client {
+		door.BoundSocket(s.conn.raw)
 		return t.startClient(s)
 	}
 	if ref := t.register(s, dropped); ref != nil {

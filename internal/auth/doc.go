@@ -15,5 +15,5 @@
 //     table of penalties has a fixed size. An unknown user costs the same time as a known one.
 //   - Comparisons are in constant time. No error and no log line holds a password.
 //
-// It imports the standard library and golang.org/x/crypto, and knows nothing of nodes and shards.
+// It imports the standard library, golang.org/x/crypto and internal/door, and knows nothing of nodes and shards.
 package auth

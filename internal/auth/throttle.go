@@ -3,9 +3,10 @@ package auth
 import (
 	"fmt"
 	"hash/maphash"
-	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // The penalties for wrong passwords, by user and address.
@@ -42,23 +43,8 @@ type penalty struct {
 func newThrottle() *throttle { return &throttle{seed: maphash.MakeSeed()} }
 
 func (t *throttle) slot(user, from string) (*penalty, uint64) {
-	tag := maphash.String(t.seed, user+"\x00"+network(from))
+	tag := maphash.String(t.seed, user+"\x00"+door.Network(from))
 	return &t.slots[tag%throttleSlots], tag
-}
-
-// network is the part of an address that one person controls: a host of IPv4, a /64 of IPv6.
-func network(from string) string {
-	ap, err := netip.ParseAddrPort(from)
-	if err != nil {
-		return from
-	}
-	a := ap.Addr().Unmap()
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.String()
-		}
-	}
-	return a.String()
 }
 
 // enter refuses an attempt that comes too early.

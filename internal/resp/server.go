@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/budget"
+	"github.com/kiloraft/kiloraft/internal/door"
 	"github.com/kiloraft/kiloraft/router"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -208,6 +209,7 @@ func (s *Server) accept(nc net.Conn) {
 		return
 	}
 	s.nextID++
+	door.BoundSocket(nc)
 	c := newConn(s, s.nextID, nc)
 	s.conns[c.id] = c
 	s.wg.Add(2)

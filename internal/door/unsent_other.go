@@ -1,5 +1,5 @@
 //go:build !linux
 
-package transport
+package door
 
 func limitUnsent(uintptr, int) {}

@@ -1,4 +1,4 @@
-package transport
+package door
 
 import "golang.org/x/sys/unix"
 
