@@ -77,9 +77,15 @@ func overlaysOf(r *replica) int {
 const stoppedLogMax = 2 << 20
 
 // takesNoEntries tells whether an append request to r must be dropped, as if the network had lost it: r applies nothing now, or ever, and
-// its log, which is purged only behind what was applied, is as big as it may be.
+// its log, which is purged only behind what was applied, is as big as it may be; or the log of the node has no space beyond its last
+// segment, whose rest is for what frees the first (rule State6).
 func (l *Lane) takesNoEntries(r *replica, req *engine.AppendRequest) bool {
-	if !r.held && !r.stopped || len(req.Runs) == 0 {
+	switch {
+	case len(req.Runs) == 0:
+		return false
+	case l.s.log.Metrics().OutOfSpace.Load():
+		return true
+	case !r.held && !r.stopped:
 		return false
 	}
 	limit := l.s.cfg.ShardLogBytesMax

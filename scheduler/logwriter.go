@@ -33,6 +33,9 @@ func (s *Scheduler) FlushLog() bool {
 	if s.writer.full.Load() == 0 { // else it has been busy since then
 		s.writer.busy.Store(int64(began))
 	}
+	if s.LogFull() && !s.MaintainLog() { // it may have segments to free that no frame has told of yet
+		return false
+	}
 	done, err := s.log.Flush()
 	if errors.Is(err, raftlog.ErrNoSpace) { // nothing was written and nothing is lost: leaders resign, and we try again
 		if s.writer.full.Swap(1) == 0 {

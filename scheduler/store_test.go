@@ -560,6 +560,70 @@ func TestFullLogFreesItself(t *testing.T) {
 	}
 }
 
+// TestFullLogOfFollower: entries of leaders elsewhere do not take the room that the log needs to free its oldest segments, and so does not
+// need more than it has to go on (rules Log5, State6).
+func TestFullLogOfFollower(t *testing.T) {
+	n := newStoreNode(t)
+	for k := range 30 {
+		if err := n.put(k, 60_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.full = true
+	r := n.follower(2, 40)
+	if n.s.LogFull() || !n.s.DiskFull() {
+		t.Errorf("log full %v, disk full %v", n.s.LogFull(), n.s.DiskFull())
+	}
+	for range 10 {
+		n.s.LookForCheckpoints()
+		n.spin(2)
+		for n.s.WriteCheckpoint() {
+			n.spin(3)
+		}
+	}
+	if oldest, active := n.s.log.Segments(); n.s.DiskFull() || oldest == 1 {
+		t.Fatalf("still full, segments %d to %d", oldest, active)
+	}
+	last := n.l.log.Stats(r.key).Last
+	n.offer(r, last, engine.LogID{Term: 2, Index: last.Index + 1}, 60_000)
+	n.spin(2)
+	if now := n.l.log.Stats(r.key).Last; now.Index != last.Index+1 {
+		t.Fatalf("it takes nothing now, behind %v", last)
+	}
+}
+
+// TestFullLogFreesBeforeItWaits: a batch finds no space, and the log has not yet said that its oldest segments are needed no more.
+func TestFullLogFreesBeforeItWaits(t *testing.T) {
+	n := newStoreNode(t)
+	for k := range 22 {
+		if err := n.put(k, 60_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.r.purgeAll = true
+	n.l.checkpoint(n.r)
+	n.full = true
+	for n.s.WriteCheckpoint() {
+	}
+	spin(n.s, n.clock)
+	n.l.log.Pinned(nil, 0)
+	if oldest, active := n.s.log.Segments(); oldest == active {
+		t.Fatalf("segments %d to %d: the test tests nothing", oldest, active)
+	}
+	done := false
+	n.s.Submit(&Request{Kind: KindWrite, Shard: 1, Body: testPut(1, 1, string(make([]byte, 900_000))), Done: func(*Request) { done = true }})
+	for range 20 {
+		spin(n.s, n.clock)
+		if n.s.LogFull() { // as the log writer does
+			n.s.FlushLog()
+		}
+	}
+	if !done {
+		oldest, active := n.s.log.Segments()
+		t.Fatalf("no answer; log full %v, segments %d to %d", n.s.LogFull(), oldest, active)
+	}
+}
+
 // TestSlowStateRefusesWrites: what waits in memory for the store is bounded (FAULTS D16, trap 30).
 func TestSlowStateRefusesWrites(t *testing.T) {
 	n := newStoreNode(t)
