@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -92,7 +93,7 @@ func (b *boltKV) prepare(path string) error {
 		t := tx.(*boltTx)
 		b.used.Store(t.tx.Size())
 		complete = t.tx.Bucket(tabletsName) != nil
-		return nil
+		return confirmMeta(b.file, b.pageSize, t.tx.ID())
 	})
 	if err != nil || complete {
 		return err
@@ -106,6 +107,31 @@ func (b *boltKV) prepare(path string) error {
 		}
 		return nil
 	})
+}
+
+// metaFile is what confirmMeta needs of the file.
+type metaFile interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error
+}
+
+// confirmMeta makes the meta page of the newest transaction durable, before anything is built on what it says. Whoever wrote it may have been killed
+// before its sync, or stopped because that failed: then only the system's memory may have it, even as a page that needs no writing any more, so it is
+// written again as it is. A failure of power would take the transaction away, and with it what the log was purged for meanwhile.
+// What the page refers to was synced before it was written.
+func confirmMeta(f metaFile, pageSize int64, tx int) error {
+	page, at := make([]byte, pageSize), int64(tx%2)*pageSize
+	if _, err := f.ReadAt(page, at); err != nil {
+		return fmt.Errorf("meta page of transaction %d: %w", tx, err)
+	}
+	if _, err := f.WriteAt(page, at); err != nil {
+		return fmt.Errorf("meta page of transaction %d: %w", tx, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("meta page of transaction %d: %w", tx, err)
+	}
+	return nil
 }
 
 // mapSize is the size that bbolt gives to a map that must hold n bytes: a power of two up to a GiB, then whole GiB.

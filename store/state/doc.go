@@ -36,6 +36,8 @@
 // # Crash cases
 //
 //   - Within a transaction: bbolt has the old meta page, and the transaction never was.
+//   - Between the meta page and its sync, or after a sync that failed: the system's memory may have the page and the disk not. Open writes the newest one
+//     again and syncs it, before anything is built on it.
 //   - Between transactions of an Ingest, or before its link: no record names the tablet. The first use after Open removes it.
 //   - Between a tombstone and the end of its garbage collection: the garbage extent is durable, and collection goes on.
 //   - After file preallocation: the file is longer than what bbolt uses of it; that part is used later.
