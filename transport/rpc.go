@@ -356,7 +356,7 @@ func (v *server) admit(f flight, expect int, left time.Duration) (uint64, bool) 
 	}
 	if n := max(expect, v.answerSize); f.quick && n > bigAnswer && v.err == nil {
 		v.mu.Unlock()
-		f.credit = v.s.core.big.Take(int64(n), v.s.done)
+		f.credit = v.s.core.big.Take(v.s.host, int64(n), v.s.done)
 		v.mu.Lock()
 	}
 	if v.err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/kiloraft/kiloraft/internal/budget"
+	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // core is what all sessions of a Transport or ClientConn share.
@@ -78,6 +79,7 @@ type session struct {
 	calls    *caller
 	srv      *server
 	held     *budget.Account // of a client that calls this node; else nil
+	host     string          // where such a client comes from: whose share it takes
 	watches  [4]atomic.Int64 // when the write in progress of each writer began, or zero
 	snaps    snapshotWindow
 	snapsIn  atomic.Int32
@@ -226,7 +228,8 @@ func (s *session) setup() ([]func(), error) {
 		return nil, err
 	}
 	if s.client && !s.dialled {
-		s.held = s.core.held.Open(func() { s.kill(errGreedy) })
+		s.host = door.Of(s.conn.raw)
+		s.held = s.core.held.Open(s.host, func() { s.kill(errGreedy) })
 	}
 	kinds := []byte{streamHeartbeat, streamRaft, streamAsk, streamAskBack}
 	if s.client {

@@ -14,10 +14,19 @@ type Budget struct {
 
 	mu       sync.Mutex
 	accounts map[*Account]struct{}
+	owners   map[string]*owner // of accounts
+}
+
+// owner is who has accounts, all together.
+type owner struct {
+	staying  atomic.Int64 // bytes of those that were not closed for the bound
+	accounts int          // guarded by Budget.mu
 }
 
 // New returns a Budget of max bytes.
-func New(max int64) *Budget { return &Budget{max: max, accounts: map[*Account]struct{}{}} }
+func New(max int64) *Budget {
+	return &Budget{max: max, accounts: map[*Account]struct{}{}, owners: map[string]*owner{}}
+}
 
 // Held returns how many bytes are held.
 func (b *Budget) Held() int64 { return b.held.Load() }
@@ -28,6 +37,8 @@ func (b *Budget) Evicted() uint64 { return b.evicted.Load() }
 // Account is what one connection holds.
 type Account struct {
 	b     *Budget
+	name  string // of the owner
+	owner *owner
 	evict func()
 
 	mu     sync.Mutex
@@ -36,12 +47,18 @@ type Account struct {
 	closed bool
 }
 
-// Open adds an account. If it must go, evict is called, once, on a goroutine of its own: it ends the connection.
-func (b *Budget) Open(evict func()) *Account {
-	a := &Account{b: b, evict: evict}
+// Open adds an account of an owner. If it must go, evict is called, once, on a goroutine of its own: it ends the connection.
+func (b *Budget) Open(name string, evict func()) *Account {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := b.owners[name]
+	if o == nil {
+		o = &owner{}
+		b.owners[name] = o
+	}
+	o.accounts++
+	a := &Account{b: b, name: name, owner: o, evict: evict}
 	b.accounts[a] = struct{}{}
-	b.mu.Unlock()
 	return a
 }
 
@@ -58,6 +75,8 @@ func (a *Account) Add(n int64) {
 	a.held += n
 	if a.gone {
 		a.b.leaving.Add(n)
+	} else {
+		a.owner.staying.Add(n)
 	}
 	total := a.b.held.Add(n)
 	a.mu.Unlock()
@@ -69,34 +88,31 @@ func (a *Account) Add(n int64) {
 // Close takes the account out, with all that it holds.
 func (a *Account) Close() {
 	a.b.mu.Lock()
-	delete(a.b.accounts, a)
-	a.b.mu.Unlock()
+	defer a.b.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
 		return
 	}
 	a.closed = true
+	delete(a.b.accounts, a)
+	if a.owner.accounts--; a.owner.accounts == 0 {
+		delete(a.b.owners, a.name)
+	}
 	a.b.held.Add(-a.held)
 	if a.gone {
 		a.b.leaving.Add(-a.held)
+	} else {
+		a.owner.staying.Add(-a.held)
 	}
 }
 
-// shrink closes the largest accounts until the rest is within the bound, and adder if that is not enough.
+// shrink closes the largest accounts of the owner who holds most until the rest is within the bound, and adder if that is not enough.
 func (b *Budget) shrink(adder *Account) {
 	b.mu.Lock()
 	var victims []*Account
 	for b.held.Load()-b.leaving.Load() > b.max {
-		var largest *Account
-		var most int64
-		for a := range b.accounts {
-			a.mu.Lock()
-			if !a.gone && a.held > most {
-				largest, most = a, a.held
-			}
-			a.mu.Unlock()
-		}
+		largest := b.largest(b.greediest())
 		if largest == nil {
 			break
 		}
@@ -113,6 +129,33 @@ func (b *Budget) shrink(adder *Account) {
 	}
 }
 
+// greediest is the owner who holds most. b.mu is held.
+func (b *Budget) greediest() (o *owner) {
+	var most int64
+	for _, other := range b.owners {
+		if n := other.staying.Load(); n > most {
+			o, most = other, n
+		}
+	}
+	return o
+}
+
+// largest is the account of an owner that holds most. b.mu is held.
+func (b *Budget) largest(of *owner) (largest *Account) {
+	var most int64
+	for a := range b.accounts {
+		if a.owner != of {
+			continue
+		}
+		a.mu.Lock()
+		if !a.gone && a.held > most {
+			largest, most = a, a.held
+		}
+		a.mu.Unlock()
+	}
+	return largest
+}
+
 // leave marks an account as one that goes; false if it was.
 func (a *Account) leave() bool {
 	a.mu.Lock()
@@ -122,5 +165,6 @@ func (a *Account) leave() bool {
 	}
 	a.gone = true
 	a.b.leaving.Add(a.held)
+	a.owner.staying.Add(-a.held)
 	return true
 }

@@ -11,7 +11,7 @@ import (
 func TestLargestGoes(t *testing.T) {
 	b := New(100)
 	gone := make(chan string, 10)
-	open := func(name string) *Account { return b.Open(func() { gone <- name }) }
+	open := func(name string) *Account { return b.Open("one", func() { gone <- name }) }
 	small, large, other := open("small"), open("large"), open("other")
 	small.Add(20)
 	large.Add(60)
@@ -46,6 +46,29 @@ func TestLargestGoes(t *testing.T) {
 	}
 }
 
+// Over the bound the one goes who holds most with all its accounts, though another has a larger one.
+func TestGreediestOwnerGoes(t *testing.T) {
+	b := New(100)
+	gone := make(chan int, 100)
+	honest := b.Open("honest", func() { gone <- -1 })
+	honest.Add(30)
+	for i := range 10 {
+		b.Open("greedy", func() { gone <- i }).Add(10)
+	}
+	for range 3 {
+		if i := <-gone; i < 0 {
+			t.Fatal("the one went who holds less")
+		}
+	}
+	if held := b.Held() - b.leaving.Load(); held != 100 || b.Evicted() != 3 {
+		t.Errorf("%d held, %d gone", held, b.Evicted())
+	}
+	honest.Add(41) // now it has more than the other, 70
+	if i := <-gone; i != -1 {
+		t.Errorf("%d went", i)
+	}
+}
+
 // Whatever many accounts do at once, nothing is held in the end.
 func TestAccounts(t *testing.T) {
 	b := New(1000)
@@ -54,7 +77,7 @@ func TestAccounts(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(1, uint64(i)))
 			for range 200 {
-				a := b.Open(func() {})
+				a := b.Open(string(rune('a'+r.IntN(3))), func() {})
 				sum := int64(0)
 				for range r.IntN(20) {
 					n := r.Int64N(200)
@@ -69,7 +92,7 @@ func TestAccounts(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if b.Held() != 0 || b.leaving.Load() != 0 || len(b.accounts) != 0 {
+	if b.Held() != 0 || b.leaving.Load() != 0 || len(b.accounts) != 0 || len(b.owners) != 0 {
 		t.Errorf("%d held, %d leaving, %d accounts", b.Held(), b.leaving.Load(), len(b.accounts))
 	}
 }
@@ -77,19 +100,19 @@ func TestAccounts(t *testing.T) {
 // Who waits is served in turn; who gives up is out of the way.
 func TestCredits(t *testing.T) {
 	c := NewCredits(10)
-	if n := c.Take(50, nil); n != 10 {
+	if n := c.Take("one", 50, nil); n != 10 {
 		t.Fatalf("%d of 10 taken", n)
 	}
 	never := make(chan struct{})
 	impatient := make(chan struct{})
 	order := make(chan int, 2)
 	gaveUp := make(chan int64)
-	go func() { gaveUp <- c.Take(10, impatient) }()
-	waitFor(t, func() bool { return len(c.waiting) == 1 }, c)
-	go func() { c.Take(4, never); order <- 4 }()
-	waitFor(t, func() bool { return len(c.waiting) == 2 }, c)
-	go func() { c.Take(6, never); order <- 6 }()
-	waitFor(t, func() bool { return len(c.waiting) == 3 }, c)
+	go func() { gaveUp <- c.Take("one", 10, impatient) }()
+	waitFor(t, func() bool { return len(c.waiting["one"]) == 1 }, c)
+	go func() { c.Take("one", 4, never); order <- 4 }()
+	waitFor(t, func() bool { return len(c.waiting["one"]) == 2 }, c)
+	go func() { c.Take("one", 6, never); order <- 6 }()
+	waitFor(t, func() bool { return len(c.waiting["one"]) == 3 }, c)
 	c.Give(4)
 	waitFor(t, func() bool { return c.free == 4 }, c) // the first wants all
 	close(impatient)
@@ -106,6 +129,48 @@ func TestCredits(t *testing.T) {
 	c.Give(10)
 	if c.free != 10 {
 		t.Errorf("%d free", c.free)
+	}
+}
+
+// Of several owners each gets one after the other, however many of its requests wait; who gives up has no turn any more.
+func TestCreditsOfOwners(t *testing.T) {
+	c := NewCredits(10)
+	c.Take("greedy", 10, nil)
+	never := make(chan struct{})
+	order := make(chan string, 10)
+	waiting := func() (n int) {
+		for _, q := range c.waiting {
+			n += len(q)
+		}
+		return n
+	}
+	var all sync.WaitGroup
+	for i, owner := range []string{"greedy", "greedy", "greedy", "honest", "greedy", "other"} {
+		all.Go(func() {
+			c.Take(owner, 10, never)
+			order <- owner
+		})
+		waitFor(t, func() bool { return waiting() == i+1 }, c)
+	}
+	impatient := make(chan struct{})
+	all.Go(func() {
+		if n := c.Take("gone", 10, impatient); n != 0 {
+			t.Errorf("%d taken by who has gone", n)
+		}
+	})
+	waitFor(t, func() bool { return waiting() == 7 }, c)
+	close(impatient)
+	waitFor(t, func() bool { return waiting() == 6 }, c)
+	for _, want := range []string{"greedy", "honest", "other", "greedy", "greedy", "greedy"} {
+		c.Give(10)
+		if got := <-order; got != want {
+			t.Fatalf("%s came, want %s", got, want)
+		}
+	}
+	c.Give(10)
+	all.Wait()
+	if c.free != 10 || len(c.waiting) != 0 || len(c.turns) != 0 {
+		t.Errorf("%d free, %d waiting, %d turns", c.free, len(c.waiting), len(c.turns))
 	}
 }
 

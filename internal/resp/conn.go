@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/auth"
 	"github.com/kiloraft/kiloraft/internal/budget"
+	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // conn is one connection. What is not said to be guarded belongs to the reader.
@@ -19,6 +21,7 @@ type conn struct {
 	id    uint64
 	nc    net.Conn // the TLS connection, if there is one
 	raw   net.Conn // closed to end everything at once
+	host  string   // where it comes from: whose share it takes
 	p     parser
 	began time.Time
 	last  atomic.Int64 // unix ms of the last request
@@ -41,8 +44,9 @@ type conn struct {
 
 	life     context.Context // ends when the connection is cut off: nobody waits any more for what it wanted
 	lifeEnds context.CancelFunc
-	asking   int64           // credits of Server.bigAsk for the request being read
-	hasty    bool            // the request being read must arrive in time
+	asking   int64 // credits of Server.bigAsk for the request being read
+	hasty    bool  // the request being read must arrive by askEnd, and without a pause that others would wait for
+	askEnd   time.Time
 	held     *budget.Account // requests being read and in flight, replies in the making and not taken
 
 	mu                    sync.Mutex
@@ -77,6 +81,7 @@ type request struct {
 	size   int   // about how many bytes the arguments are
 	credit int64 // of Server.big
 	asking int64 // of Server.bigAsk
+	doing  int64 // of Server.bigDo
 
 	// Guarded by conn.mu.
 	reply   []byte
@@ -93,15 +98,15 @@ type keyState struct {
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
-	c := &conn{s: s, id: id, nc: nc, raw: nc, who: auth.Nobody(), user: "nobody", began: time.Now(), keys: map[string]*keyState{}, proto: 2}
+	c := &conn{s: s, id: id, nc: nc, raw: nc, host: door.Of(nc), who: auth.Nobody(), user: "nobody", began: time.Now(), keys: map[string]*keyState{}, proto: 2}
 	if s.cfg.TLS != nil {
 		c.nc = tls.Server(nc, s.cfg.TLS)
 	}
 	c.wake.L, c.space.L = &c.mu, &c.mu
 	c.life, c.lifeEnds = context.WithCancel(s.ctx)
-	c.held = s.held.Open(c.kill)
+	c.held = s.held.Open(c.host, c.kill)
 	c.replySize = max(bigReply, int(s.replySize.Load()))
-	c.p = parser{src: c.nc, limits: limitsStranger, beforeRead: c.beforeRead, hold: func(n int) { c.held.Add(int64(n)) }, admit: c.admit}
+	c.p = parser{src: hurried{c}, limits: limitsStranger, beforeRead: c.beforeRead, hold: func(n int) { c.held.Add(int64(n)) }, admit: c.admit}
 	c.last.Store(nowMs())
 	return c
 }
@@ -111,8 +116,34 @@ func (c *conn) beforeRead() {
 	c.mu.Lock()
 	c.wake.Signal()
 	c.mu.Unlock()
-	if d := c.s.cfg.IdleTimeout; d > 0 && !c.p.limits.stranger {
+	if c.hasty {
+		c.hurry()
+	} else if d := c.s.cfg.IdleTimeout; d > 0 && !c.p.limits.stranger {
 		_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// hurry gives the client a while to send more of a big request.
+func (c *conn) hurry() {
+	at := time.Now().Add(c.s.cfg.BigPatience)
+	if at.After(c.askEnd) {
+		at = c.askEnd
+	}
+	_ = c.nc.SetReadDeadline(at)
+}
+
+// hurried reads from a connection. A pause within a big request ends it only if others wait for the credits of that, or if it was to be there by now.
+type hurried struct{ c *conn }
+
+// Read implements io.Reader.
+func (h hurried) Read(b []byte) (int, error) {
+	c := h.c
+	for {
+		n, err := c.nc.Read(b)
+		if n > 0 || !c.hasty || !errors.Is(err, os.ErrDeadlineExceeded) || c.s.bigAsk.Waiting() || !time.Now().Before(c.askEnd) {
+			return n, err
+		}
+		c.hurry()
 	}
 }
 
@@ -173,17 +204,17 @@ func (c *conn) context() context.Context {
 	return c.ctx
 }
 
-// bigRequestTime is how long a big request may take to arrive, once its turn has come.
-const bigRequestTime = 30 * time.Second
+// bigDoBytes is how much of big requests is under way in the cluster at a time: small writes wait for the disk behind it. A single request may be more.
+const bigDoBytes = 8 << 20
 
 // admit waits until a request of n bytes or more may be read, which others wait for meanwhile.
 func (c *conn) admit(n int) error {
-	c.asking = c.s.bigAsk.Take(int64(n), c.life.Done())
+	c.asking = c.s.bigAsk.Take(c.host, int64(n), c.life.Done())
 	if c.asking == 0 {
 		return net.ErrClosed
 	}
-	c.hasty = true
-	return c.nc.SetReadDeadline(time.Now().Add(bigRequestTime))
+	c.hasty, c.askEnd = true, time.Now().Add(c.s.cfg.BigTime)
+	return nil
 }
 
 // letGo is called when a request was taken over, or was not read to its end.
@@ -211,7 +242,7 @@ func (c *conn) waitFull(r *request) {
 	}
 	if n > 0 && !c.broken {
 		c.mu.Unlock()
-		c.asking = c.s.bigAsk.Take(n, c.life.Done())
+		c.asking = c.s.bigAsk.Take(c.host, n, c.life.Done())
 		c.mu.Lock()
 	}
 }
@@ -226,13 +257,20 @@ func (c *conn) submit(r *request) {
 		if c.s.big.Short(n) {
 			c.s.hurryBig()
 		}
-		r.credit = c.s.big.Take(n, c.life.Done())
+		r.credit = c.s.big.Take(c.host, n, c.life.Done())
+		c.mu.Lock()
+	}
+	if r.size >= bigRequest && r.start != nil && !c.broken {
+		c.wake.Signal()
+		c.mu.Unlock()
+		r.doing = c.s.bigDo.Take(c.host, int64(r.size), c.life.Done())
 		c.mu.Lock()
 	}
 	if c.broken {
 		c.quit = true
 		c.mu.Unlock()
 		r.giveBack()
+		c.s.bigDo.Give(r.doing)
 		return
 	}
 	c.queue = append(c.queue, r)
@@ -418,6 +456,7 @@ func (r *request) finish(reply []byte) {
 		r.giveBack()
 	}
 	c.s.bigAsk.Give(r.asking)
+	c.s.bigDo.Give(r.doing)
 	r.reply, r.done = reply, true
 	c.unfinished--
 	over := c.account(len(reply) - r.held)

@@ -99,12 +99,55 @@ func TestDoneRequestsAreGone(t *testing.T) {
 	runtime.KeepAlive(all)
 }
 
-// TestBigRequestsTakeTurns: of all connections together only so much of big requests is under way, from when they are read until they are done.
+// TestHalfSentGivesWay: who pauses within a big request is cut off once others wait for the room that it takes, and not before: how much was announced
+// is of no use to it.
+func TestHalfSentGivesWay(t *testing.T) {
+	kv := &nowhere{}
+	s, addr := serve(t, resp.Config{KV: kv, BigPatience: 20 * time.Millisecond, BigTime: time.Hour})
+	half := "*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$15000000\r\n" + strings.Repeat("x", 15_000_000) + "\r\n$1\r\nb\r\n$15000000\r\n"
+	slow := dial(t, addr)
+	if _, err := io.WriteString(slow.c, half); err != nil { // all of it was read but for the sockets' buffers: it has all the credits
+		t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = slow.br.ReadByte()
+	}()
+	other := dial(t, addr)
+	for range 200 { // a while longer than the patience, in which small requests go on
+		if got := other.do("PING"); got != "+PONG" {
+			t.Fatal(got)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-gone:
+		t.Fatal("nobody waits, and it was cut off")
+	default:
+	}
+	other.send(encode("SET", "k", strings.Repeat("v", 8<<20)))
+	<-gone
+	for end := time.Now().Add(20 * time.Second); kv.held() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("who waited has had no turn")
+		}
+	}
+	kv.forget()
+	if got := other.read(); got != "+OK" {
+		t.Error(got)
+	}
+	if n := s.Metrics().Connections; n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestBigRequestsTakeTurns: of all connections together only so much of big requests is under way at a time.
 // Others go on meanwhile.
 func TestBigRequestsTakeTurns(t *testing.T) {
 	kv := &nowhere{}
 	_, addr := serve(t, resp.Config{KV: kv})
-	const conns, size, most = 12, 8 << 20, 32 << 20
+	const conns, size, most = 12, 3 << 20, 8 << 20
 	value := encode("SET", "k", strings.Repeat("v", size))
 	answers := make(chan string, conns)
 	var wg sync.WaitGroup

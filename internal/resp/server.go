@@ -50,8 +50,10 @@ type Config struct {
 	// BigBytesMax bounds the replies in the making for connections that are known for big ones: these wait for each other, and the others go
 	// on meanwhile. Default 16 MiB.
 	BigBytesMax int64
-	// BigPatience is how long a client may take nothing of a big reply while others wait for theirs. Default 2 s.
+	// BigPatience is how long a client may take nothing of a big reply, or send nothing of a big request, while others wait for theirs. Default 2 s.
 	BigPatience time.Duration
+	// BigTime is how long a big request may take to arrive, once its turn has come. Default 30 s.
+	BigTime time.Duration
 	// WriteTimeout bounds how long a client may take nothing of its replies. Default 30 s.
 	WriteTimeout time.Duration
 	// IdleTimeout ends connections that send nothing; 0: never.
@@ -97,6 +99,9 @@ func (c *Config) fill() {
 	if c.BigPatience <= 0 {
 		c.BigPatience = 2 * time.Second
 	}
+	if c.BigTime <= 0 {
+		c.BigTime = 30 * time.Second
+	}
 	if c.BigBytesMax <= 0 {
 		c.BigBytesMax = 16 << 20
 	}
@@ -125,6 +130,7 @@ type Server struct {
 	held    *budget.Budget
 	big     *budget.Credits // for replies in the making
 	bigAsk  *budget.Credits // for big requests, from when they are read until they are done
+	bigDo   *budget.Credits // for big requests that are under way in the cluster
 	// bigWriting are the connections that are being written a reply which has credits, and how many. bigMu may be taken under a connection's lock.
 	bigMu      sync.Mutex
 	bigWriting map[*conn]int64
@@ -154,7 +160,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, began: time.Now(), cursors: newCursors(), conns: map[uint64]*conn{}}
 	s.bigWriting = map[*conn]int64{}
 	s.held, s.big = budget.New(cfg.HeldBytesMax), budget.NewCredits(cfg.BigBytesMax)
-	s.bigAsk = budget.NewCredits(int64(limitsFull.requestBytes))
+	s.bigAsk, s.bigDo = budget.NewCredits(int64(limitsFull.requestBytes)), budget.NewCredits(bigDoBytes)
 	s.stats.calls = make([]atomic.Uint64, len(table))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
