@@ -8,13 +8,15 @@ import (
 	"math"
 	"net"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
@@ -49,7 +51,13 @@ func TestFlooder(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(stop)
 	}()
-	if cores, err := strconv.ParseFloat(f[0], 64); err == nil {
+	if use, ok := strings.CutPrefix(f[0], "use "); ok {
+		var cores float64
+		var bytes int64
+		if _, err := fmt.Sscan(use, &cores, &bytes); err != nil {
+			t.Fatal(err)
+		}
+		go write(t, bytes, stop)
 		spin(cores, stop)
 		return
 	}
@@ -83,6 +91,35 @@ func spin(cores float64, stop <-chan struct{}) {
 	wg.Wait()
 }
 
+// write writes so many bytes per second to the disk, and syncs each MiB.
+func write(t *testing.T, bytes int64, stop <-chan struct{}) {
+	const step = 1 << 20
+	if bytes < step {
+		return
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "beside"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	b := make([]byte, step)
+	for begin, n := time.Now(), int64(0); ; n += step {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Until(begin.Add(time.Duration(float64(n) / float64(bytes) * float64(time.Second))))):
+		}
+		if _, err = f.WriteAt(b, n%(256<<20)); err == nil {
+			err = unix.Fdatasync(int(f.Fd()))
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
 // floodConns is how many connections a flood of idle ones has: what the machine lets this process have.
 func floodConns() int {
 	var l syscall.Rlimit
@@ -104,6 +141,7 @@ func many(addr string, n int, stop <-chan struct{}, f func(c net.Conn)) {
 				if err != nil {
 					return
 				}
+				distant(c)
 				gone := make(chan struct{})
 				go func() {
 					select {
@@ -120,6 +158,13 @@ func many(addr string, n int, stop <-chan struct{}, f func(c net.Conn)) {
 		break
 	}
 	wg.Wait()
+}
+
+// distant has the kernel hold little on the flooder's side of a connection: what it holds counts against the memory for TCP of the machine, which is
+// not the node's where the flooder is elsewhere.
+func distant(c net.Conn) {
+	_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
+	_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10)
 }
 
 // again repeats f until stop is closed: who is cut off comes back.
@@ -297,6 +342,9 @@ func (f *abused) clients(n int, stop <-chan struct{}, do func(*slowConn, *transp
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			c, err := transport.DialClient(ctx, f.client, transport.ClientConfig{Limits: transport.Limits{WriteTimeout: time.Minute}, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 				c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+				if err == nil {
+					distant(c)
+				}
 				raw = &slowConn{Conn: c, closed: make(chan struct{})}
 				return raw, err
 			}})
