@@ -116,7 +116,7 @@ var mutants = []mutant{
 	{name: "frozen-shard-takes-writes", rule: "Merge2", file: "shard/apply.go", old: "if m.merge.Role == MergeFrozen { // rule Merge2", new: "if false { // rule Merge2", pkg: "./shard", run: "."},
 	{name: "frozen-shard-serves-reads", rule: "Merge2", file: "shard/serve.go", old: "case m.merge.Role == MergeFrozen:\n\t\treturn errFrozen", new: "case false:\n\t\treturn errFrozen", pkg: "./shard", run: "TestFrozen"},
 	{name: "unfreeze-keeps-the-version", rule: "Merge2", file: "shard/merge.go", old: "case CommandUnfreeze:\n\t\tm.merge = MergeState{}", new: "case CommandUnfreeze:\n\t\tm.merge, raise = MergeState{}, false"},
-	{name: "merge-before-all-are-frozen", rule: "Merge3", file: "scheduler/merge.go", old: "if p.Match.Index < ms.Freeze.Index {\n\t\t\t\treturn // rule Merge3\n\t\t\t}", new: "_ = p", pkg: "./scheduler/simrt", run: "TestCrashPoints"},
+	{name: "merge-before-all-are-frozen", rule: "Merge3", file: "scheduler/merge.go", old: "if p.Match.Index < ms.Freeze.Index {\n\t\t\t\treturn // rule Merge3\n\t\t\t}", new: "_ = p", pkg: "./scheduler/simrt", run: "TestMergeAbort"},
 	{name: "merge-without-the-end-of-the-right", rule: "Merge3", file: "shard/merge.go", old: "\t\t{Record: TombstoneRecord(r.key, r.applied), Overlay: right.Overlay},\n", new: ""},
 	{name: "merge-of-a-right-that-is-behind", rule: "Merge3", file: "scheduler/merge.go", old: "\tif r.machine.Applied().Index < mg.needs.Freeze.Index {\n\t\tl.feed", new: "\tif false {\n\t\tl.feed", pkg: "./scheduler/simrt", run: "TestCrashPoints"},
 	{name: "snapshot-leaves-the-absorbed", rule: "Merge3", file: "scheduler/merge.go", old: "r.machine == nil || !desc.ProvesDead(r.machine.Desc()) {", new: "r != nil {", pkg: "./scheduler/simrt", run: "TestMergeLaggard"},
@@ -147,6 +147,12 @@ var mutants = []mutant{
 	{name: "second-snapshot-is-installed", rule: "P8", file: "engine/snapshot.go", old: "if e.snap == nil || e.snap.token != m.Token {", new: "if e.snap == nil {", pkg: "./engine", run: engineAll},
 	{name: "stopped-leader-stays", rule: "FAULTS 2.17, P3", file: "scheduler/apply.go", old: "\tr.stopped = true\n\tl.leaveOffice(r)", new: "\tr.stopped = true", pkg: "./scheduler/simrt", run: "TestStoppedLeaderLeaves"},
 	{name: "stop-leaves-waiters", rule: "P10", file: "scheduler/stop.go", old: "\t\t\tl.dropRequests(r, errStopping, shard.ErrAmbiguous)\n", new: "\t\t\t_, _ = r, shard.ErrAmbiguous\n", pkg: "./scheduler", run: "TestStopAnswersEverybody"},
+	// Clocks and identities
+	{name: "link-without-drift", rule: "Engine2, C2", file: "scheduler/liveness.go", old: "until := echo + engine.Instant(h.Promise) - engine.Instant(cfg.ClockDriftMax)", new: "until := echo + engine.Instant(h.Promise)", pkg: "./scheduler", run: "TestLinkAllowsForDrift"},
+	{name: "clock-before-the-mail", rule: "Engine2, C3", file: "scheduler/turn.go", old: "\tl.box.take(&l.mail)\n\tl.now = l.s.clock.Now() //", new: "\tl.now = l.s.clock.Now()\n\tl.box.take(&l.mail) //", pkg: "./scheduler", run: "TestTurnIsNotOlder"},
+	{name: "unknown-clock-stamps", rule: "State8, C1", file: "scheduler/turn.go", old: "|| l.s.clockUnknown.Load() ||", new: "||", pkg: "./scheduler", run: "TestUnknownClock"},
+	{name: "jumped-clock-stamps", rule: "State8, C1", file: "scheduler/turn.go", old: "|| l.wall-int64(l.now)/1e6-l.s.wallJudged.Load() > int64(l.s.cfg.ClockAheadMax/1e6) {", new: "{", pkg: "./scheduler/simrt", run: "TestClockJump"},
+	{name: "other-directory-is-let-in", rule: "Cluster9, M11", file: "node/node.go", old: "if known.Identity != (id128{}) && known.Identity != p.Identity {", new: "if false {", pkg: "./node", run: "TestPeerIsWhoItWas"},
 	// Operations, and replicas that are in each other's way
 	{name: "leader-is-believed", rule: "Engine4, Cluster5", file: "scheduler/membership.go",
 		old: "\tl.read(r, &Request{Kind: kindLead, Shard: id, began: l.now, awaited: true, Done: func(req *Request) {\n\t\tpart, _ := req.User.([]Lead)\n\t\tdone(part)\n\t}})",
