@@ -90,7 +90,7 @@ func (n *Node) openHTTP() (*httpServer, error) {
 	s := &httpServer{
 		addr: advertised("", l.Addr()),
 		server: &http.Server{Handler: n.newDoor(n.routes()), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute,
-			WriteTimeout: cmp.Or(n.cfg.httpWriteMax, httpWriteMax), MaxHeaderBytes: 64 << 10, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
+			WriteTimeout: cmp.Or(n.cfg.httpWriteMax, httpWriteMax), MaxHeaderBytes: httpHeaderMax, ErrorLog: nil, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}},
 		done: make(chan struct{}),
 	}
 	bounded := newBoundedListener(l)

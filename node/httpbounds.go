@@ -23,6 +23,9 @@ const (
 	// httpQuickMax bounds the others, /livez and the like, of which the next ones wait: they take no time, but so many goroutines that want to
 	// run at a time would be ahead of those that the data needs.
 	httpQuickMax = 4
+	// httpHeaderMax bounds the header of a request, and httpBuffers is what net/http reads and writes a connection with.
+	httpHeaderMax = 64 << 10
+	httpBuffers   = 8 << 10
 	// httpAnswerMax is how long a client may take for its answer, unless it is a profile, which runs for as long as was asked for.
 	httpAnswerMax = 20 * time.Second
 	// profilePath is where profiles are.

@@ -145,6 +145,8 @@ func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -153,7 +155,9 @@ func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64) 
 		took := time.Since(begin)
 		_ = stdin.Close()
 		late := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
+		if err := cmd.Wait(); err != nil {
+			t.Logf("the flooder: %v\n%s", err, &said)
+		}
 		late.Stop()
 		return (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() / took.Seconds()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -275,6 +276,80 @@ func TestGreedyGoes(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%+v: want two dropped and one left", s.Metrics())
 		}
+	}
+}
+
+// elsewhere is a listener whose connections come from where they are said to.
+type elsewhere struct {
+	net.Listener
+	from chan string
+}
+
+type connFrom struct {
+	net.Conn
+	from string
+}
+
+func (c connFrom) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.from))
+}
+
+func (l elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return connFrom{c, <-l.from}, nil
+}
+
+// TestHostWithMostGivesWay: a host that has more than half of the connections makes room with its own, however short they have been silent, and
+// the others keep theirs. If no host has that many, who comes is refused.
+func TestHostWithMostGivesWay(t *testing.T) {
+	c, _ := cluster(t, 1, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := elsewhere{l, make(chan string, 1)}
+	s := resp.New(resp.Config{KV: c.Node(0).Client(), ConnsMax: 4, IdleMin: time.Hour})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(e)
+	}()
+	defer func() {
+		_ = s.Close()
+		<-done
+	}()
+	from := func(host string) *raw {
+		e.from <- host
+		return dial(t, l.Addr().String())
+	}
+	ping := func(r *raw) {
+		t.Helper()
+		if got := r.do("PING"); got != "+PONG" {
+			t.Fatal(got)
+		}
+	}
+	honest := from("10.0.0.2:1")
+	ping(honest)
+	var greedy []*raw
+	for i := range 3 {
+		r := from(fmt.Sprintf("10.0.0.1:%d", i+1))
+		ping(r)
+		greedy = append(greedy, r)
+	}
+	other := from("10.0.0.3:1")
+	ping(other)
+	if _, err := greedy[0].br.ReadByte(); err == nil {
+		t.Error("the oldest of the host that has most is still there")
+	}
+	for _, r := range append(greedy[1:], honest, other) {
+		ping(r)
+	}
+	late := from("10.0.0.4:1") // nobody has more than two of four
+	if got := late.read(); got != "-ERR max number of clients reached" {
+		t.Error(got)
 	}
 }
 

@@ -524,8 +524,10 @@ func (c *conn) drain() {
 // batchBytes is about how much the writer hands to the socket at a time.
 const batchBytes = 64 << 10
 
+// batches are buffers for replies that are being written: who writes nothing has none.
+var batches = sync.Pool{New: func() any { return new([]byte) }}
+
 func (c *conn) writeLoop() {
-	var buf []byte
 	var ready []*request
 	for {
 		c.mu.Lock()
@@ -533,7 +535,8 @@ func (c *conn) writeLoop() {
 			c.wake.Wait()
 		}
 		ready = c.release(ready[:0])
-		batch, copied := c.collect(buf[:0])
+		buf := batches.Get().(*[]byte)
+		batch, copied := c.collect((*buf)[:0])
 		last := c.ended && len(c.queue) == 0
 		broken := c.broken
 		c.mu.Unlock()
@@ -547,6 +550,10 @@ func (c *conn) writeLoop() {
 		} else if c.write(batch) != nil {
 			c.kill()
 		}
+		if copied && cap(batch) <= 16*batchBytes {
+			*buf = batch
+		}
+		batches.Put(buf)
 		c.s.bigTaken(c)
 		if last && !started {
 			if broken {
@@ -555,9 +562,6 @@ func (c *conn) writeLoop() {
 				_ = c.nc.Close() // says goodbye in TLS
 			}
 			return
-		}
-		if copied && cap(batch) <= 16*batchBytes {
-			buf = batch
 		}
 	}
 }

@@ -32,8 +32,8 @@ type Config struct {
 	KV KV
 	// Timeout bounds how long a command tries. Default 5 s.
 	Timeout time.Duration
-	// ConnsMax bounds the connections; default 10,000. For one more some of those go that have been silent for longest, and for IdleMin at
-	// least; default 10 s. If there are none it is refused.
+	// ConnsMax bounds the connections; default 10,000. For one more some of those go that have been silent for longest: of a host that has more
+	// than half of all, else of those that have been silent for IdleMin at least; default 10 s. If there are none it is refused.
 	ConnsMax int
 	IdleMin  time.Duration
 	// InflightMax bounds the requests of one connection that have no reply yet; it is not read further until then. Default 1024.
@@ -238,17 +238,25 @@ func (s *Server) accept(nc net.Conn) {
 	}()
 }
 
-// dropIdle closes some of the connections that have been silent for longest, so that who only holds connections does not keep others out.
-// s.mu is held.
+// dropIdle closes some of the connections that have been silent for longest, so that who only holds connections does not keep others out. Of
+// a host that has most of all connections those go, however short they have been silent. s.mu is held.
 func (s *Server) dropIdle() {
+	hosts, greedy := map[string]int{}, ""
+	for _, c := range s.conns {
+		if hosts[c.host]++; 2*hosts[c.host] > s.cfg.ConnsMax {
+			greedy = c.host
+		}
+	}
 	var idle []*conn
 	before := time.Now().Add(-s.cfg.IdleMin).UnixMilli()
 	for _, c := range s.conns {
-		if c.last.Load() < before {
+		if greedy == "" && c.last.Load() < before || greedy != "" && c.host == greedy {
 			idle = append(idle, c)
 		}
 	}
-	slices.SortFunc(idle, func(a, b *conn) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
+	slices.SortFunc(idle, func(a, b *conn) int {
+		return cmp.Or(cmp.Compare(a.last.Load(), b.last.Load()), cmp.Compare(a.id, b.id))
+	})
 	for _, c := range idle[:min(len(idle), 1+s.cfg.ConnsMax/100)] {
 		delete(s.conns, c.id)
 		s.stats.dropped.Add(1)
