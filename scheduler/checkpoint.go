@@ -63,10 +63,9 @@ type checkpointer struct {
 	queue  []ckptItem
 	step1  sync.Mutex // one step at a time
 
-	// full: there was no space for some item, which waits. Until it is written the smallest go first, for they may fit: most of them at
-	// a time, one at first, then twice as many each time.
-	full atomic.Bool
-	most int
+	// full: there was no space for some item, which waits. small: the next step tries the smallest, for which there may be some.
+	full  atomic.Bool
+	small bool
 	// hinted: the store holds some sequence of the raft log, so that a log that is lost is noticed (rule Log3).
 	hinted atomic.Bool
 }
@@ -136,21 +135,19 @@ func (c *checkpointer) hurried() bool {
 	return len(c.urgent) > 0
 }
 
-// take removes what fits into one transaction: what is urgent, if anything is; the smallest, if there is no space.
+// take removes what fits into one transaction: what is urgent, if anything is.
 func (c *checkpointer) take() (items []ckptItem, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	from, most := &c.queue, len(c.urgent)+len(c.queue)
-	switch {
-	case c.full.Load():
-		c.queue = append(c.urgent, c.queue...)
-		c.urgent = nil
-		slices.SortStableFunc(c.queue, func(a, b ckptItem) int { return cmp.Compare(a.bytes(), b.bytes()) })
-		most = c.most
-	case len(c.urgent) > 0:
+	if c.small && len(c.urgent)+len(c.queue) > 0 {
+		it := c.smallest()
+		return []ckptItem{it}, it.bytes()
+	}
+	from := &c.queue
+	if len(c.urgent) > 0 {
 		from = &c.urgent
 	}
-	for len(*from) > 0 && len(items) < most && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
+	for len(*from) > 0 && (len(items) == 0 || size < c.s.cfg.CheckpointTxBytes) {
 		it := (*from)[0]
 		(*from)[0] = ckptItem{}
 		*from = (*from)[1:]
@@ -160,11 +157,27 @@ func (c *checkpointer) take() (items []ckptItem, size int) {
 	return items, size
 }
 
-// refuse puts items back for which there was no space, and tells whether it should be tried with fewer or smaller ones.
+// smallest removes the smallest item; there is one.
+func (c *checkpointer) smallest() (it ckptItem) {
+	var from *[]ckptItem
+	at, size := 0, 0
+	for _, list := range []*[]ckptItem{&c.urgent, &c.queue} {
+		for i := range *list {
+			if n := (*list)[i].bytes(); from == nil || n < size {
+				from, at, size = list, i, n
+			}
+		}
+	}
+	it = (*from)[at]
+	*from = slices.Delete(*from, at, at+1)
+	return it
+}
+
+// refuse puts items back for which there was no space, and tells whether to try the smallest. After one of those that fits it is the turn of
+// the first again: none waits for longer than there is no space for it.
 func (c *checkpointer) refuse(items []ckptItem, err error) (again bool) {
 	if !c.full.Swap(true) {
 		c.s.logger.Error("no space for a checkpoint: writes are refused", "err", err)
-		again = true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,9 +185,8 @@ func (c *checkpointer) refuse(items []ckptItem, err error) (again bool) {
 		items[i].refused = true
 	}
 	c.queue = append(items, c.queue...)
-	again = again || c.most > 1
-	c.most = 1
-	return again
+	c.small = !c.small
+	return c.small
 }
 
 // wrote notes that there was space, for some.
@@ -184,7 +196,7 @@ func (c *checkpointer) wrote() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.most *= 2
+	c.small = false
 	c.full.Store(slices.ContainsFunc(c.queue, func(it ckptItem) bool { return it.refused }))
 }
 
