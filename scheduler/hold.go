@@ -1,8 +1,11 @@
 package scheduler
 
 import (
+	"slices"
+
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
 // What a replica applies waits in memory for the store. A leader holds its clients back while that is too much (overlaysFull), but a
@@ -76,14 +79,15 @@ func overlaysOf(r *replica) int {
 // stoppedLogMax is how much log a stopped replica may have: as much as can be rewritten, lest it pin the node's whole log (rule Log6).
 const stoppedLogMax = 2 << 20
 
-// takesNoEntries tells whether an append request to r must be dropped, as if the network had lost it: r applies nothing now, or ever, and
-// its log, which is purged only behind what was applied, is as big as it may be; or the log of the node has no space beyond its last
-// segment, whose rest is for what frees the first (rule State6).
+// takesNoEntries tells whether an append request to r, whose runs are in inRuns, must be dropped, as if the network had lost it: r applies
+// nothing now, or ever, and its log, which is purged only behind what was applied, is as big as it may be; or the log of the node has no
+// space beyond its last segment, whose rest is for what frees the first (rule State6), and for what leaders write although they refuse
+// their clients: without a change of its members a shard could not leave the node.
 func (l *Lane) takesNoEntries(r *replica, req *engine.AppendRequest) bool {
 	switch {
 	case len(req.Runs) == 0:
 		return false
-	case l.s.log.Metrics().OutOfSpace.Load():
+	case l.s.log.Metrics().OutOfSpace.Load() && !slices.ContainsFunc(l.inRuns, func(run wire.Run) bool { return run.Special }):
 		return true
 	case !r.held && !r.stopped:
 		return false

@@ -32,15 +32,17 @@ func (n *storeNode) follower(id engine.ShardID, entries int) *replica {
 
 // offer is the leader of r sending it an entry of so many bytes, which is not committed; r may not take it.
 func (n *storeNode) offer(r *replica, prev, at engine.LogID, size int) {
-	body := raftlog.AppendEntry(nil, engine.EntryNormal, shard.AppendWriteEntry(nil, 1, testPut(r.key.Shard, int(at.Index), string(make([]byte, size)))))
+	n.offerEntry(r, prev, at, engine.EntryNormal, shard.AppendWriteEntry(nil, 1, testPut(r.key.Shard, int(at.Index), string(make([]byte, size)))))
+}
+
+func (n *storeNode) offerEntry(r *replica, prev, at engine.LogID, kind engine.EntryKind, payload []byte) {
 	leader := engine.Peer{Node: 2, Replica: 2}
 	req := &engine.AppendRequest{From: leader, Vote: engine.Vote{Term: at.Term, Peer: leader, Committed: true}, Prev: prev,
 		Runs: []engine.TermRun{{Term: at.Term, First: at.Index, Last: at.Index}}, Commit: r.machine.Applied()}
-	if n.l.takesNoEntries(r, req) {
-		return
+	n.l.inRuns = []wire.Run{{Term: at.Term, First: at.Index, Count: 1, Special: kind != engine.EntryNormal, Body: raftlog.AppendEntry(nil, kind, payload)}}
+	if !n.l.takesNoEntries(r, req) {
+		n.l.feed(r, req)
 	}
-	n.l.inRuns = []wire.Run{{Term: at.Term, First: at.Index, Count: 1, Body: body}}
-	n.l.feed(r, req)
 }
 
 // TestUncommittedTailPinsNothing: what a replica has and cannot apply, for its shard has no quorum, is rewritten, however often the shard is

@@ -55,7 +55,10 @@ func (f *fullDisks) hook(c *Cluster, node engine.NodeID, step string) {
 			f.full[n.ID] = true
 		}
 	}
-	c.After(fullTime, func() { clear(f.full) })
+	c.After(fullTime, func() {
+		f.notice(c)
+		clear(f.full)
+	})
 }
 
 // over tells whether the space was gone and is there again.
@@ -74,10 +77,14 @@ func (f *fullDisks) wait(x *reshape, id engine.ShardID) {
 	}
 }
 
-func (f *fullDisks) look(t *testing.T, c *Cluster, id engine.ShardID) {
+func (f *fullDisks) notice(c *Cluster) {
 	for _, n := range c.Nodes {
 		f.seen = f.seen || n.Up && f.full[n.ID] && n.Sched.DiskFull()
 	}
+}
+
+func (f *fullDisks) look(t *testing.T, c *Cluster, id engine.ShardID) {
+	f.notice(c)
 	n := c.Leader(id)
 	if n == nil || !f.full[n.ID] {
 		return
