@@ -62,6 +62,8 @@ type drivenOp struct {
 	sent uint64
 	// since is when it came to stand still; zero: it advances.
 	since time.Time
+	// fenced is the shard as it was when a cancel began to make orders void, see cancelOrder; nil: it has not.
+	fenced *shard.Descriptor
 }
 
 func newDriver(c *core) *driver {
@@ -255,6 +257,8 @@ func (d *driver) advance(ctx context.Context, a *drivenOp) (advanced, over bool)
 		fault.At(opStep(&o, "record ", o.Step))
 		if err = d.record(ctx, &o); err == nil {
 			fault.At(opStep(&o, "recorded ", o.Step))
+		} else if o.State == placement.OpRunning {
+			return false, false // what is not recorded was not done: an order is given only after its step (see cancelOrder)
 		}
 	}
 	if o.State != placement.OpRunning {

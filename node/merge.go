@@ -72,6 +72,10 @@ const mergeSteps = 2
 func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	c := d.c
 	o.Total = max(o.Total, mergeSteps)
+	if _, moving := o.Relocation(); o.Cancel && o.Step == "" && !moving {
+		o.State = placement.OpCancelled
+		return true, nil
+	}
 	left, err := c.findLead(ctx, o.Shard)
 	if err != nil {
 		return false, err
@@ -92,13 +96,8 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	if mv, ok := o.Relocation(); ok {
 		return d.stepRelocation(ctx, o, &mv)
 	}
-	if o.Cancel && left.Changing { // it is ordered, and will be decided soon
-		o.Reason = changing
-		return false, nil
-	}
 	if o.Cancel {
-		o.State = placement.OpCancelled
-		return true, nil
+		return d.cancelOrder(ctx, o, left)
 	}
 	right, err := c.findLead(ctx, o.Other)
 	if err != nil {
@@ -112,7 +111,10 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	if moves := placement.Relocations(l, r); len(moves) > 0 {
 		return d.planRelocation(ctx, o, moves)
 	}
-	o.Step, o.Reason, o.Done = "merge", "", o.Total-mergeSteps
+	if o.Reason, o.Done = "", o.Total-mergeSteps; o.Step != "merge" { // recorded before it is ordered
+		o.Step = "merge"
+		return true, nil
+	}
 	body := appendIDs(nil, []uint64{uint64(o.Shard), l.Version, l.ConfVersion, uint64(o.Other), r.Version, r.ConfVersion})
 	_, err = c.n.call(ctx, left.Node, methodMerge, 0, body)
 	switch {

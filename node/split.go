@@ -11,6 +11,7 @@ import (
 	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
+	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -133,24 +134,27 @@ func (c *core) sample(ctx context.Context, l *lead, parts uint64) ([][]byte, err
 func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 	c := d.c
 	o.Total = 2
-	l, err := c.findLead(ctx, o.Shard)
-	if err != nil {
-		return false, err
-	}
 	if len(o.Keys) == 0 {
 		o.State, o.Error = placement.OpFailed, "no keys"
 		return true, nil
 	}
+	if o.Cancel && o.Step == "" {
+		o.State = placement.OpCancelled
+		return true, nil
+	}
+	l, err := c.findLead(ctx, o.Shard)
+	if err != nil {
+		return false, err
+	}
 	if l.Descriptor.Contains(o.Keys[0]) {
-		if o.Cancel && l.Changing { // it may be ordered already: what is said to be cancelled must not happen after that
-			o.Reason = changing
-			return false, nil
-		}
 		if o.Cancel {
-			o.State = placement.OpCancelled
+			return d.cancelOrder(ctx, o, l)
+		}
+		if o.Step == "" { // recorded before it is ordered
+			o.Step, o.Reason = stepOrdered, ""
 			return true, nil
 		}
-		o.Step, o.Reason = "split", ""
+		o.Reason = ""
 		err := d.callSplit(ctx, o, l)
 		var void *shard.VoidError
 		if errors.As(err, &void) {
@@ -168,11 +172,68 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 		return false, err
 	}
 	if version == 0 {
-		o.Reason = "the leader has not reported the children yet"
-		return false, nil
+		return d.awaitChildren(ctx, o)
 	}
 	o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, 2, "", o.BytesTotal
 	return true, nil
+}
+
+// stepOrdered is the step of a split from before it is ordered: one that has not got there was never ordered.
+const stepOrdered = "split"
+
+// awaitChildren is where the parent has lost the first key, and meta does not have the last child. Either the split has happened and its children are not
+// reported yet, or another one took the key: then whoever has it now is known to meta, and no child of this one was ever.
+func (d *driver) awaitChildren(ctx context.Context, o *placement.Op) (bool, error) {
+	c := d.c
+	o.Reason = "the leader has not reported the children yet"
+	owner := c.view.covering(o.Keys[0])
+	if owner == nil || owner.Shard == o.Shard || owner.Shard >= o.Other && owner.Shard < o.Other+engine.ShardID(len(o.Keys)) {
+		return false, nil
+	}
+	entries, err := c.meta.getMany(ctx, [][]byte{placement.ShardKey(owner.Shard), placement.ShardKey(o.Other), placement.DeadKey(o.Other)})
+	if err != nil || entries[0].Version == 0 || entries[1].Version != 0 || entries[2].Version != 0 {
+		return false, err
+	}
+	if rec, err := placement.DecodeShard(entries[0].Value); err != nil || !rec.Descriptor.Contains(o.Keys[0]) {
+		return false, err
+	}
+	o.State, o.Reason = placement.OpFailed, ""
+	if o.Error = fmt.Sprintf("key %q is in shard %d now: shard %d was split there by another operation", o.Keys[0], owner.Shard, o.Shard); o.Cancel {
+		o.State, o.Error = placement.OpCancelled, ""
+	}
+	return true, nil
+}
+
+// cancelOrder cancels a split or a merge whose order may be under way to the leader, or lie there: what is said to be cancelled must not happen after
+// that. An order names the versions that the shard must have; so the shard gets another, by a change of the membership to what it is, and when that is
+// applied no order from before it can be carried out.
+func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (bool, error) {
+	if l.Changing || placement.MembershipJoint(l.Descriptor) {
+		o.Reason = changing
+		return false, nil
+	}
+	d.mu.Lock()
+	a := d.active[o.ID]
+	if a == nil { // only tests drive without it
+		a = &drivenOp{}
+	}
+	fenced := a.fenced
+	if fenced == nil {
+		a.fenced = l.Descriptor
+	}
+	d.mu.Unlock()
+	if fenced != nil && l.Descriptor.Newer(fenced) {
+		o.State = placement.OpCancelled
+		return true, nil
+	}
+	o.Reason = "makes orders that are under way void"
+	ch := scheduler.MembershipChange{Shard: l.Descriptor.Shard, Version: l.Descriptor.Version, ConfVersion: l.Descriptor.ConfVersion, Replicas: l.Descriptor.Replicas}
+	_, err := d.c.n.call(ctx, l.Node, methodChange, 0, appendChange(nil, &ch))
+	var moved *shard.MovedError
+	if errors.As(err, &moved) {
+		err = nil // look again
+	}
+	return err == nil, err
 }
 
 // changing is why nothing can be done about a shard now.

@@ -194,6 +194,14 @@ func (v *view) page(from []byte, limit int) (page []*shard.Descriptor, next []by
 	return rest[:limit], rest[limit].Start, true
 }
 
+// covering returns the user shard that owns a key; nil if none is known.
+func (v *view) covering(key []byte) *shard.Descriptor {
+	if list, _, _ := v.page(key, 1); len(list) > 0 && list[0].Contains(key) {
+		return list[0]
+	}
+	return nil
+}
+
 // leading returns the user shards that node leads, by start key, and how many have a leader that is known.
 func (v *view) leading(node engine.NodeID) (known int, led []*shard.Descriptor) {
 	list := v.byStart()

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"testing"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -36,5 +37,54 @@ func TestLeadTellsOfPending(t *testing.T) {
 	n.spin(5)
 	if lead := ask(); lead.Changing || lead.Descriptor == d {
 		t.Fatalf("%+v", lead)
+	}
+}
+
+// TestLeadTellsOfOrdered: a split or a merge that was ordered, and waits for a shard to settle, may still happen; so the leader says so until it
+// is proposed or refused. Who cancels it would else be told that it is cancelled, and it happens after that.
+func TestLeadTellsOfOrdered(t *testing.T) {
+	n := newStoreNode(t)
+	left := n.create(2)
+	n.create(3)
+	changing := func(id engine.ShardID) (changing bool) {
+		answered := false
+		n.s.LeadAsync(id, func(part []Lead) { answered, changing = len(part) == 1, len(part) == 1 && part[0].Changing })
+		if left.lane.Turn(); !answered {
+			t.Fatal("no answer")
+		}
+		return changing
+	}
+	settled := func(r *replica) {
+		r.linking = false
+		r.lane.runAfter(r)
+	}
+	var got []error
+	note := func(err error) { got = append(got, err) }
+
+	left.linking = true
+	n.s.Merge(MergeSpec{Left: 2, Right: 3, LeftVersion: 77}, note)
+	n.spin(3)
+	if len(got) != 0 || !changing(2) {
+		t.Errorf("merge: answered %v while the shard settles; changing %v", got, changing(2))
+	}
+	settled(left)
+	n.spin(3)
+	if len(got) != 1 || got[0] == nil || left.ordered != 0 || changing(2) {
+		t.Errorf("merge: %v after the shard has settled; %d ordered", got, left.ordered)
+	}
+
+	d := left.machine.Desc()
+	left.linking = true
+	got = nil
+	n.s.Split(2, &shard.Split{Version: d.Version, ConfVersion: d.ConfVersion, Children: []shard.SplitChild{{Shard: 50,
+		Start: append(append([]byte(nil), d.Start...), 'm'), Replicas: []shard.SplitReplica{{Node: 1, Replica: 1}}}}}, note)
+	n.spin(3)
+	if len(got) != 0 || !changing(2) {
+		t.Errorf("split: answered %v while the shard settles; changing %v", got, changing(2))
+	}
+	settled(left)
+	n.spin(8)
+	if len(got) != 1 || got[0] != nil || left.ordered != 0 || changing(2) || left.machine.Desc().Version == d.Version {
+		t.Errorf("split: %v after the shard has settled; %d ordered, %v", got, left.ordered, left.machine.Desc())
 	}
 }

@@ -273,7 +273,7 @@ func (l *Lane) askLead(id engine.ShardID, done func([]Lead)) {
 func (l *Lane) lead(r *replica) Lead {
 	st := r.eng.Status()
 	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
-		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
+		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.ordered > 0 || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	lead.Progress = r.eng.Progress(nil)
 	lead.SnapshotSent = l.s.snaps.sent(r.key.Shard)

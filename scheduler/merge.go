@@ -97,6 +97,7 @@ func (l *Lane) mergeBegin(sp MergeSpec, done func(error)) {
 	if !sp.checkpoints && r.machine.LiveBytes() > mergeOverlayMax {
 		l.checkpoint(r)
 	}
+	r.ordered++
 	l.s.laneOf(sp.Right).box.putCall(func(l2 *Lane) {
 		back := func(*Lane) { l.box.putCall(func(l *Lane) { l.mergeCheck(r, sp, done) }) }
 		right := l2.byShard[sp.Right]
@@ -118,13 +119,18 @@ func (l *Lane) mergeBegin(sp MergeSpec, done func(error)) {
 
 // mergeCheck knows both, and proposes PrepareMerge.
 func (l *Lane) mergeCheck(r *replica, sp MergeSpec, done func(error)) {
+	r.ordered--
 	if r.removed || !r.eng.IsLeader() {
 		done(l.notLeader(r))
 		return
 	}
 	if l.settling(r) && !sp.checkpoints {
 		sp.checkpoints = true
-		l.whenSettled(r, func(l *Lane) { l.mergeBegin(sp, done) })
+		r.ordered++
+		l.whenSettled(r, func(l *Lane) {
+			r.ordered--
+			l.mergeBegin(sp, done)
+		})
 		return
 	}
 	d := r.machine.Desc()

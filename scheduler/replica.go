@@ -44,6 +44,8 @@ type replica struct {
 	io     engine.IOID
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int32
+	// ordered is how many splits and merges were ordered and are neither proposed nor refused yet: they wait for this or the other shard to settle.
+	ordered int16
 
 	// The flags are together, for each of them alone would take eight bytes.
 	timeWrite    bool // a time entry goes with the writes of the turn (rule State8)

@@ -110,7 +110,11 @@ func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
 	}
 	if l.settling(r) { // a cut is being written: the apply would wait for it
 		l.expedite(r)
-		l.whenSettled(r, func(l *Lane) { l.split(id, sp, done) })
+		r.ordered++
+		l.whenSettled(r, func(l *Lane) {
+			r.ordered--
+			l.split(id, sp, done)
+		})
 		return
 	}
 	l.step(id, "split: propose")

@@ -1,0 +1,148 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/node"
+	"github.com/kiloraft/kiloraft/node/nodetest"
+	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
+	"github.com/kiloraft/kiloraft/shard"
+)
+
+// startHeld starts three nodes whose drivers stop before they order a split or a merge, whose step is recorded by then, until they are let go.
+func startHeld(t *testing.T) (c *nodetest.Cluster, letGo func()) {
+	var hold atomic.Bool
+	hold.Store(true)
+	c = nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) {
+		node.SetFault(cfg, func(step string) error {
+			if hold.Load() && (strings.HasSuffix(step, " split") || strings.HasSuffix(step, " merge")) && strings.Count(step, " ") > 1 {
+				return errors.New("the driver dies here")
+			}
+			return nil
+		})
+	}})
+	return c, func() { hold.Store(false) }
+}
+
+// leadOf returns what the leader of a shard says of it, and its node.
+func leadOf(t *testing.T, c *nodetest.Cluster, id engine.ShardID) (at int, lead scheduler.Lead) {
+	t.Helper()
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		for i := range 3 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			list, err := c.Node(i).Sched().LeadsOf(ctx, id)
+			cancel()
+			if err == nil && len(list) == 1 {
+				at, lead = i, list[0]
+				return nil
+			}
+		}
+		return fmt.Errorf("shard %d has no leader", id)
+	})
+	return at, lead
+}
+
+func waitStep(t *testing.T, c *nodetest.Cluster, id uint64, step string) {
+	t.Helper()
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		o, err := c.Node(1).ReadOp(deadline(t, 2*time.Second), id)
+		if err == nil && o.Step != step {
+			err = fmt.Errorf("step %q", o.Step)
+		}
+		return err
+	})
+}
+
+// split orders a split of the leader itself, as a driver does.
+func split(t *testing.T, c *nodetest.Cluster, at int, d *shard.Descriptor, child engine.ShardID, key string) error {
+	t.Helper()
+	ch := shard.SplitChild{Shard: child, Start: []byte(key)}
+	for i, r := range d.Replicas {
+		ch.Replicas = append(ch.Replicas, shard.SplitReplica{Node: r.Node, Replica: engine.ReplicaID(9000 + int(child)*10 + i)})
+	}
+	done := make(chan error, 1)
+	c.Node(at).Sched().Split(d.Shard, &shard.Split{Version: d.Version, ConfVersion: d.ConfVersion, Children: []shard.SplitChild{ch}}, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("no answer to a split")
+		return nil
+	}
+}
+
+// An order may be under way to the leader when its operation is cancelled. What is said to be cancelled does not happen after that: such an order is void.
+func TestCancelledOrdersAreVoid(t *testing.T) {
+	c, letGo := startHeld(t)
+	c.Init(0, 2, 3)
+	id := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("\x10")}})
+	waitStep(t, c, id, "split")
+	at, before := leadOf(t, c, 2)
+	if err := c.Node(0).CancelOp(deadline(t, 5*time.Second), id); err != nil {
+		t.Fatal(err)
+	}
+	letGo()
+	waitOp(t, c, 1, id, 20*time.Second, placement.OpCancelled)
+	if err := split(t, c, at, before.Descriptor, 900, "\x10"); !errors.Is(err, shard.ErrVoid) && !errors.Is(err, shard.ErrNotLeader) {
+		t.Errorf("a split as it was ordered before it was cancelled: %v", err)
+	}
+	if _, now := leadOf(t, c, 2); now.Descriptor.Version != before.Descriptor.Version || now.Descriptor.ConfVersion <= before.Descriptor.ConfVersion {
+		t.Errorf("the shard is at %v, and was at %v", now.Descriptor, before.Descriptor)
+	}
+
+	c2, letGo := startHeld(t)
+	c2.Init(0, 2, 3)
+	id = startOp(t, c2, 1, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3})
+	waitStep(t, c2, id, "merge")
+	at, left := leadOf(t, c2, 2)
+	_, right := leadOf(t, c2, 3)
+	if err := c2.Node(0).CancelOp(deadline(t, 5*time.Second), id); err != nil {
+		t.Fatal(err)
+	}
+	letGo()
+	waitOp(t, c2, 1, id, 20*time.Second, placement.OpCancelled)
+	done := make(chan error, 1)
+	c2.Node(at).Sched().Merge(scheduler.MergeSpec{Left: 2, LeftVersion: left.Descriptor.Version, LeftConfVersion: left.Descriptor.ConfVersion,
+		Right: 3, RightVersion: right.Descriptor.Version, RightConfVersion: right.Descriptor.ConfVersion}, func(err error) { done <- err })
+	if err := <-done; !errors.Is(err, shard.ErrVoid) && !errors.Is(err, shard.ErrNotLeader) {
+		t.Errorf("a merge as it was ordered before it was cancelled: %v", err)
+	}
+}
+
+// A split whose key another split has taken is not done, whoever waits for its children; it fails, or is cancelled, and lets go of the shard.
+func TestSplitOfLostKey(t *testing.T) {
+	for _, cancelled := range []bool{false, true} {
+		c, letGo := startHeld(t)
+		c.Init(0, 1, 3)
+		id := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("m")}})
+		waitStep(t, c, id, "split")
+		at, lead := leadOf(t, c, 2)
+		if err := split(t, c, at, lead.Descriptor, 900, "g"); err != nil {
+			t.Fatal(err)
+		}
+		if cancelled {
+			if err := c.Node(0).CancelOp(deadline(t, 5*time.Second), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		letGo()
+		want := placement.OpFailed
+		if cancelled {
+			want = placement.OpCancelled
+		}
+		o := waitOp(t, c, 1, id, 20*time.Second, want)
+		if !cancelled && !strings.Contains(o.Error, "shard 900") {
+			t.Errorf("error %q", o.Error)
+		}
+		next := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("c")}})
+		waitOp(t, c, 1, next, 20*time.Second, placement.OpDone)
+	}
+}
