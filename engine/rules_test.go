@@ -105,6 +105,30 @@ func TestRuleProvokedSleeperDoubtsItsLeader(t *testing.T) {
 	}
 }
 
+// Live3: a leader whose node comes back as another incarnation leads nothing any more, and will not say so by itself: who slept for it looks for
+// another.
+func TestRuleReturningLeaderIsReplaced(t *testing.T) {
+	for _, c := range []struct {
+		inc  string
+		wake bool
+	}{{"inc=5", false}, {"inc=6", true}} {
+		s := &script{}
+		play(t, s, follower3+"vote=2:1! runs=1.2-4 committed=1.4", "tick at=10", "applied id=1.4", "link node=1 up inc=5 promised=3000 pe=1",
+			"append-request at=20 from=1 vote=2:1! prev=1.4 commit=1.4 stream=1 seq=1 sent=100",
+			"heartbeat at=31 from=1 vote=2:1! commit=1.4 sent=120 quiesce last=1.4")
+		if !s.e.quiesced {
+			t.Fatal("awake")
+		}
+		play(t, s, "link node=1 up promised=99999 pe=1 "+c.inc, "peer-up at=500 node=1 "+c.inc)
+		if s.e.quiesced == c.wake {
+			t.Errorf("%s: asleep %v", c.inc, s.e.quiesced)
+		}
+		if out := append(play(t, s, "tick at=4000"), play(t, s, "tick at=6000")...); causes(out, "SendPreVote") != c.wake {
+			t.Errorf("%s: %q", c.inc, out)
+		}
+	}
+}
+
 // Live2: who has not all committed does not sleep, or the commit would never come.
 func TestRuleSleepsOnlyWithAllCommitted(t *testing.T) {
 	s := &script{}

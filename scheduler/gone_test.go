@@ -5,6 +5,11 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
+	"github.com/kiloraft/kiloraft/store/state"
+	"github.com/kiloraft/kiloraft/store/vfs"
+	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
 // What must not be destroyed: a replica that was filled by a snapshot from before the entry that adds it. It may vote already.
@@ -44,5 +49,119 @@ func TestProvesGone(t *testing.T) {
 		if got := provesGone(c.d, c.mine, engine.Peer{Node: engine.NodeID(c.self % 10), Replica: c.self}, c.before); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
+	}
+}
+
+// goneNode is a node with replica 5 of shard 2, whose disks survive it.
+type goneNode struct {
+	t     *testing.T
+	log   *vfs.Mem
+	db    *state.DB
+	clock *manualClock
+	s     *Scheduler
+	stray int
+}
+
+func newGoneNode(t *testing.T) *goneNode {
+	n := &goneNode{t: t, log: vfs.NewMem(), db: state.NewMem(state.Options{}), clock: &manualClock{now: 1e9}}
+	n.start(1)
+	d := testDescriptor(2, 1)
+	d.Replicas[0].Replica = 5
+	n.s.CreateReplicaAsync(NewReplica{d, 5, CreateOptions{Campaign: true}}, func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	n.spin()
+	if n.replica() == nil {
+		t.Fatal("not made")
+	}
+	return n
+}
+
+func (n *goneNode) start(life uint64) {
+	log, found, err := raftlog.Open(n.log, "log", raftlog.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.s, err = New(Config{Node: 1, Incarnation: life, Fatal: func(err error) { n.t.Fatal(err) }, OnStray: func(engine.ShardID) { n.stray++ }},
+		Deps{Log: log, Recovery: found, State: n.db, Network: noNet{}, Clock: n.clock, Spawn: func(f func()) { f() }, ReadJob: func(*state.ReadJob) {}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.s.PeerConnected(2, 7)
+}
+
+func (n *goneNode) spin() {
+	for range 20 {
+		spin(n.s, n.clock)
+	}
+}
+
+func (n *goneNode) replica() *replica { return n.s.laneOf(2).byShard[2] }
+
+// ask sends replica to of shard 2 what makes a replica that is not there: a candidate's and a leader's message, of the peer's process inc.
+func (n *goneNode) ask(inc uint64, to engine.ReplicaID) {
+	h := wire.Header{Shard: 2, From: 9, To: to}
+	vote := engine.Vote{Term: 50, Peer: engine.Peer{Node: 2, Replica: 9}}
+	n.s.RaftFrame(2, inc, wire.AppendVoteRequest(nil, h, &engine.VoteRequest{Vote: vote, LastLog: engine.LogID{Term: 49, Index: 1000}}))
+	n.spin()
+	vote.Committed = true
+	n.s.RaftFrame(2, inc, wire.AppendAppendRequest(nil, h, &engine.AppendRequest{Vote: vote, Prev: engine.LogID{Term: 1, Index: 1}, Stream: 1, Seq: 1}, nil))
+	n.spin()
+}
+
+// TestRemovedStaysAway: no late message, and no late snapshot, brings a removed replica back, nor one before it, in this life of the node or in the
+// next one (rule Cluster5; FAULTS R6, R7, R9). A later one is made.
+func TestRemovedStaysAway(t *testing.T) {
+	n := newGoneNode(t)
+	snap := &snapshotIn{from: engine.Peer{Node: 2, Replica: 9}, record: n.replica().machine.Record()}
+	tablet, err := n.db.AllocTablet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap.ingest, err = n.db.NewIngest(tablet); err != nil {
+		t.Fatal(err)
+	}
+	n.s.laneOf(2).remove(2, 5, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	for life := range uint64(3) {
+		if life > 0 {
+			n.start(life + 1)
+		}
+		n.spin()
+		for to := engine.ReplicaID(4); to <= 5; to++ {
+			if n.ask(7, to); n.replica() != nil {
+				t.Fatalf("life %d: a message to replica %d has made %v", life, to, n.replica().key)
+			}
+			if n.s.laneOf(2).snapshotArrived(store.Key{Shard: 2, Replica: to}, 7, snap) || n.replica() != nil {
+				t.Fatalf("life %d: a snapshot for replica %d is taken", life, to)
+			}
+		}
+	}
+	if n.ask(6, 6); n.replica() != nil {
+		t.Fatal("a message of a process that is gone has made a replica")
+	}
+	if n.ask(7, 6); n.replica() == nil || n.replica().key.Replica != 6 {
+		t.Fatal("the next replica is not made")
+	}
+}
+
+// TestLaterReplicaNeedsProof: a message for a later replica of the shard ends none that holds data. The node is told of it, and looks for proof
+// (rule Cluster5).
+func TestLaterReplicaNeedsProof(t *testing.T) {
+	n := newGoneNode(t)
+	r := n.replica()
+	n.ask(7, 6)
+	if n.replica() != r || r.removed || n.stray == 0 {
+		t.Errorf("replica %v, told %d times", n.replica(), n.stray)
+	}
+	n.stray = 0
+	n.ask(7, 4)
+	if n.replica() != r || r.removed || n.stray != 0 {
+		t.Errorf("a message for an earlier one: replica %v, told %d times", n.replica(), n.stray)
 	}
 }

@@ -245,6 +245,93 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
+// Answers that all come at once, to a client that does not read, are not kept over the bound: it is closed.
+func TestAnswersAtOnceAreBounded(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.AnswerBytesMax = 4 << 20
+	l.SilenceMax, l.WriteTimeout = time.Minute, time.Minute // nothing else ends the connection
+	answer := make([]byte, 256<<10)
+	const requests = 100
+	held := make(chan Request, requests)
+	a := n.server(t, l, func(q Request) { held <- q })
+	c := n.client(t, a.addr, l)
+	n.mu.Lock()
+	wire := n.conns[len(n.conns)-1]
+	n.mu.Unlock()
+	for range requests {
+		c.Go(1, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {})
+	}
+	until(t, "all to be there", func() bool { return len(held) == requests })
+	wire.in.set(func() { wire.in.paused = true })
+	for range requests {
+		q := <-held
+		q.Reply(StatusOK, answer)
+		for _, s := range a.Conns() {
+			if s.AnswerBytes > l.AnswerBytesMax {
+				t.Fatalf("%d bytes of answers are kept", s.AnswerBytes)
+			}
+		}
+	}
+	until(t, "the client to be closed", func() bool { return len(a.Conns()) == 0 })
+	wire.in.set(func() { wire.in.paused = false })
+}
+
+// A client that asks for more than it has read is not closed for that: no more of its requests are taken until it has. All are answered.
+func TestSlowReaderIsServed(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.AnswerBytesMax = 4 << 20
+	l.SilenceMax, l.WriteTimeout = time.Minute, time.Minute
+	answer := make([]byte, 256<<10)
+	a := n.server(t, l, func(q Request) { q.Reply(StatusOK, answer) })
+	c := n.client(t, a.addr, l)
+	n.mu.Lock()
+	wire := n.conns[len(n.conns)-1]
+	n.mu.Unlock()
+	wire.in.set(func() { wire.in.paused = true })
+	const requests = 200
+	got := make(chan error, requests)
+	for range requests {
+		c.Go(1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { got <- err })
+	}
+	until(t, "answers to wait", func() bool { s := a.Conns(); return len(s) == 0 || s[0].AnswerBytes > l.AnswerBytesMax/2 })
+	wire.in.set(func() { wire.in.paused = false })
+	for range requests {
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What one connection has in flight is bounded in bytes; what was answered makes room.
+func TestBytesInFlightAreBounded(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.InFlightBytesMax = 1 << 20
+	held := make(chan Request, 100)
+	a := n.server(t, l, func(q Request) { held <- q })
+	c := n.client(t, a.addr, l)
+	const requests, at = 40, 4
+	got := make(chan error, requests)
+	for range requests {
+		c.Go(1, time.Now().Add(time.Minute), 0, make([]byte, l.InFlightBytesMax/at), func(_ []byte, err error) { got <- err })
+	}
+	for i := range requests {
+		q := <-held
+		if n := a.Conns()[0].RequestsInFlight; n > at {
+			t.Fatalf("%d requests of a quarter of the bound each are in flight", n)
+		}
+		until(t, "as much as may be in flight", func() bool { return a.Conns()[0].RequestsInFlight == min(at, requests-i) })
+		q.Reply(StatusOK, nil)
+	}
+	for range requests {
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestLimitsOfRequests(t *testing.T) {
 	n := newNet()
 	l := quick()
