@@ -2,6 +2,9 @@ package transport
 
 import "github.com/kiloraft/kiloraft/internal/budget"
 
+// clientBytes is about what a client's connection takes that does nothing: two buffers of 16 and 4 KiB to read by, and the stacks of eight goroutines.
+const clientBytes = 20<<10 + 8*8<<10
+
 // Budgets are the bounds of the memory that clients and peers take.
 func (l Limits) Budgets() []budget.Line {
 	l.defaults()
@@ -11,7 +14,8 @@ func (l Limits) Budgets() []budget.Line {
 			Then: "from half of it on a connection of the host that holds most is closed; at it, whoever adds"},
 		{What: "native clients: big answers in the making, by what is expected", Bytes: n(l.BigBytesMax), Then: "hosts wait in turn", Within: true},
 		{What: "native clients: answers of a connection", Bytes: n(l.AnswerBytesMax), Per: "connection", Count: n(l.ClientsMax), Then: "the connection is closed", Within: true},
-		{What: "native clients: what was received and waits to be read (yamux)", Bytes: n(l.ClientWindow), Per: "connection", Count: n(l.ClientsMax), Then: "the client sends no more"},
+		{What: "native clients: of that, what was received and waits to be read (yamux)", Bytes: n(l.ClientWindow), Per: "connection", Count: n(l.ClientsMax), Then: "the client sends no more", Within: true},
+		{What: "native clients: buffers and stacks", Bytes: clientBytes, Per: "connection", Count: n(l.ClientsMax), Then: "the new one is refused"},
 		{What: "raft messages to a peer, half of it for large ones", Bytes: 2 * n(l.OutboxBytesMax), Per: "peer", Then: "they are dropped, and repeated"},
 		{What: "requests to a peer, half of it for large ones", Bytes: 2 * n(l.RequestBytesMax), Per: "peer", Then: "overloaded"},
 		{What: "heartbeats to a peer", Bytes: n(l.HeartbeatBytesMax), Per: "peer", Then: "they are dropped"},

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"net"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,36 @@ type conn struct {
 	muxed bool
 	held  int // bytes of a yamux header at the start of buf, not yet written
 	buf   []byte
+
+	// arrived, if set, is told how many bytes of streams have come in, which frames finds. One goroutine of yamux reads.
+	arrived func(n int)
+	frames  muxReader
+}
+
+// muxReader follows the frames of yamux in a stream of bytes.
+type muxReader struct {
+	head [yamuxHeader]byte
+	have int    // bytes of head
+	left uint32 // of the body of a data frame
+}
+
+// bodies returns how many of the bytes that come next belong to streams.
+func (m *muxReader) bodies(p []byte) (n int) {
+	for len(p) > 0 {
+		if m.left > 0 {
+			k := min(len(p), int(m.left))
+			n, p, m.left = n+k, p[k:], m.left-uint32(k)
+			continue
+		}
+		k := copy(m.head[m.have:], p)
+		p = p[k:]
+		if m.have += k; m.have == yamuxHeader {
+			if m.have = 0; m.head[1] == 0 { // data; the length of others is no length
+				m.left = binary.BigEndian.Uint32(m.head[8:])
+			}
+		}
+	}
+	return n
 }
 
 const (
@@ -84,6 +115,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.in.Add(uint64(n))
 		c.lastRead.Store(c.clock.now())
+		if c.arrived != nil {
+			c.arrived(c.frames.bodies(p[:n]))
+		}
 	}
 	return n, err
 }

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -64,5 +65,37 @@ func TestOneWritePerFrame(t *testing.T) {
 	}
 	if a.out.Load() != b.in.Load() || a.out.Load() == 0 {
 		t.Errorf("%d bytes out, %d in", a.out.Load(), b.in.Load())
+	}
+}
+
+// muxReader finds the bytes of streams, however the input is cut.
+func TestMuxReader(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range 200 {
+		var input []byte
+		want := 0
+		for range r.IntN(20) {
+			kind, n := byte(r.IntN(4)), r.IntN(50)*r.IntN(50)
+			head := make([]byte, yamuxHeader)
+			head[1] = kind
+			binary.BigEndian.PutUint32(head[8:], uint32(n))
+			input = append(input, head...)
+			if kind == 0 {
+				input = append(input, make([]byte, n)...)
+				want += n
+			}
+		}
+		var m muxReader
+		got := 0
+		for len(input) > 0 {
+			n := min(len(input), 1+r.IntN(40)*r.IntN(40))
+			got += m.bodies(input[:n])
+			input = input[n:]
+		}
+		if got != want || m.have != 0 || m.left != 0 {
+			t.Fatalf("%d bytes of streams, want %d", got, want)
+		}
 	}
 }

@@ -489,3 +489,66 @@ func TestBusy(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// What a client has sent and the node has not read counts, though it lies in yamux, and counts no more once it was read and answered.
+func TestUnreadIsHeld(t *testing.T) {
+	var mu sync.Mutex
+	var waiting []Request
+	answering := false
+	n := newNet()
+	l := quick()
+	l.InFlightMax, l.FrameBytesTarget = 1, 1<<10 // each request is a frame: two of them at a time are not in yamux
+	l.WriteTimeout, l.RequestDeadlineMax = time.Minute, time.Minute
+	a := n.server(t, l, func(q Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if waiting = append(waiting, q); !answering {
+			return
+		}
+		for _, q := range waiting {
+			q.Reply(StatusOK, nil)
+		}
+		waiting = nil
+	})
+	c := n.client(t, a.addr, l)
+	const requests, size = 40, 100 << 10
+	answers := make(chan error, requests)
+	for range requests {
+		c.Go(1, time.Now().Add(time.Minute), 0, make([]byte, size), func(_ []byte, err error) { answers <- err })
+	}
+	until(t, "what is not read to be held", func() bool { return a.core.held.Held() > 4*size })
+	mu.Lock()
+	answering = true
+	for _, q := range waiting {
+		q.Reply(StatusOK, nil)
+	}
+	waiting = nil
+	mu.Unlock()
+	for range requests {
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "nothing to be held", func() bool { return a.core.held.Held() == 0 })
+	if len(a.Conns()) != 1 {
+		t.Error("the client is gone")
+	}
+}
+
+// Over the bound of all clients a client goes whose requests lie in yamux unread.
+func TestUnreadGreedyGoes(t *testing.T) {
+	n := newNet()
+	l := quick()
+	l.InFlightMax, l.ClientsBytesMax, l.FrameBytesTarget = 1, 256<<10, 1<<10
+	l.WriteTimeout, l.RequestDeadlineMax = time.Minute, time.Minute
+	a := n.server(t, l, func(Request) {})
+	c := n.client(t, a.addr, l)
+	for range 20 {
+		c.Go(1, time.Now().Add(time.Minute), 0, make([]byte, 50<<10), func([]byte, error) {})
+	}
+	select {
+	case <-c.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%d bytes are held", a.core.held.Held())
+	}
+}

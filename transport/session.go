@@ -217,6 +217,11 @@ func (s *session) setup() ([]func(), error) {
 		cfg.MaxStreamWindowSize = uint32(l.ClientWindow)
 	}
 	cfg.LogOutput = io.Discard
+	if s.client && !s.dialled {
+		s.host = door.Of(s.conn.raw)
+		s.held = s.core.held.Open(s.host, func() { s.kill(errGreedy) })
+		s.conn.arrived = s.hold
+	}
 	s.conn.muxed = true
 	var err error
 	if s.dialled {
@@ -226,10 +231,6 @@ func (s *session) setup() ([]func(), error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	if s.client && !s.dialled {
-		s.host = door.Of(s.conn.raw)
-		s.held = s.core.held.Open(s.host, func() { s.kill(errGreedy) })
 	}
 	kinds := []byte{streamHeartbeat, streamRaft, streamAsk, streamAskBack}
 	if s.client {
@@ -265,6 +266,7 @@ func (s *session) longStream(kind byte) (*yamux.Stream, error) {
 	if _, err := io.ReadFull(st, got[:]); err != nil {
 		return nil, err
 	}
+	s.hold(-1)
 	if got[0] != kind {
 		return nil, fmt.Errorf("%w: stream of kind %q", ErrMalformed, got[0])
 	}
@@ -303,7 +305,7 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 	if s.client && !s.dialled {
 		bytesMax, eager = l.ClientFrameMax, 64<<10
 	}
-	f := newFrameReader(st, bytesMax, eager)
+	f := newFrameReader(unheld{st, s}, bytesMax, eager)
 	f.hold = s.hold
 	for {
 		b, err := f.next()
@@ -320,6 +322,19 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 			return
 		}
 	}
+}
+
+// unheld reads from a stream of a client. What yamux has received of it is held until it is read.
+type unheld struct {
+	st *yamux.Stream
+	s  *session
+}
+
+// Read implements io.Reader.
+func (u unheld) Read(b []byte) (int, error) {
+	n, err := u.st.Read(b)
+	u.s.hold(-n)
+	return n, err
 }
 
 // hold counts bytes that a client holds.
