@@ -210,8 +210,8 @@ func TestMetricsCardinality(t *testing.T) {
 		series += f.series
 	}
 	t.Logf("%d shards: %d metrics, %d series, %d bytes", shards, len(families), series, size)
-	if size >= 1<<20 || series > 2000 {
-		t.Errorf("%d series, %d bytes", series, size)
+	if size >= 128<<10 || series >= shards/2 || series >= 1000 { // one per shard would be more, also with -short
+		t.Errorf("%d shards: %d series, %d bytes", shards, series, size)
 	}
 	if n := c.Node(0).Sched().Replicas(); n < shards {
 		t.Errorf("only %d replicas", n)

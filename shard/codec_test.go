@@ -83,6 +83,18 @@ func TestDescriptorNewer(t *testing.T) {
 	}
 }
 
+// A descriptor of more replicas than there may be is refused before they are read.
+func TestDescriptorReplicasAreBounded(t *testing.T) {
+	d := testDescriptor()
+	for n := range DescriptorReplicasMax + 1 {
+		d.Replicas = append(d.Replicas[:n], ReplicaDesc{Replica: engine.ReplicaID(n + 1), Node: engine.NodeID(n + 1), Role: RoleVoter})
+		_, err := DecodeDescriptor(AppendDescriptor(nil, &d))
+		if (err == nil) != (n < DescriptorReplicasMax) {
+			t.Fatalf("%d replicas: %v", n+1, err)
+		}
+	}
+}
+
 func TestDescriptorRange(t *testing.T) {
 	d := testDescriptor()
 	for key, want := range map[string]bool{"": false, "a": false, "b": true, "lz": true, "m": false, "z": false} {

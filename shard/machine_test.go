@@ -448,7 +448,8 @@ func TestUnknownCommandStops(t *testing.T) {
 	bad := entryOf(testStamp, Write{Ops: []Op{{Kind: OpPut, Key: []byte("c")}}})
 	bad[len(bad)-7] = 99 // the kind of the operation
 	for name, p := range map[string][]byte{"empty": nil, "reserved": {byte(CommandSplit), 1}, "short": {byte(CommandWrite)}, "operation": bad,
-		"time with a body": append(AppendTimeEntry(nil, 1), 1)} {
+		"time with a body": append(AppendTimeEntry(nil, 1), 1), "later version": appendEntryHeader(nil, 99, testStamp),
+		"split in an ordinary entry": AppendSplitEntry(nil, testStamp, splitOf(bornDescriptor(), "e"))} {
 		r := newReplica(t, bornDescriptor(), 1)
 		_, err := r.applyAt(engine.LogID{Term: 1, Index: 2}, p)
 		if !errors.Is(err, ErrUnknownCommand) || r.m.Applied().Index != 1 || r.m.Stopped() == nil {
@@ -459,6 +460,66 @@ func TestUnknownCommandStops(t *testing.T) {
 		}
 		if err := r.m.CheckRead(&Read{}); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: serves: %v", name, err)
+		}
+	}
+}
+
+// The same holds of splits and merges.
+func TestUnknownBarrierStops(t *testing.T) {
+	split := AppendSplitEntry(nil, testStamp, splitOf(bornDescriptor(), "e"))
+	step := AppendMergeEntry(nil, CommandFreeze, testStamp, &MergeStep{Version: 1, ConfVersion: 1, Other: 50})
+	id := engine.LogID{Term: 1, Index: 2}
+	asSplit := func(m *Machine, p []byte) error { _, err := m.ApplySplit(id, p, new(Answer)); return err }
+	asMerge := func(m *Machine, p []byte) error { _, err := m.ApplyMergeStep(id, p, new(Answer)); return err }
+	for name, c := range map[string]struct {
+		apply func(*Machine, []byte) error
+		p     []byte
+	}{
+		"split with more":  {asSplit, append(bytes.Clone(split), 1)},
+		"cut split":        {asSplit, split[:len(split)-1]},
+		"no split":         {asSplit, step},
+		"merge with more":  {asMerge, append(bytes.Clone(step), 1)},
+		"cut merge":        {asMerge, step[:len(step)-1]},
+		"later merge step": {asMerge, appendEntryHeader(nil, 99, testStamp)},
+	} {
+		r := newReplica(t, bornDescriptor(), 1)
+		if err := c.apply(r.m, c.p); !errors.Is(err, ErrUnknownCommand) || r.m.Applied().Index != 1 || r.m.Stopped() == nil {
+			t.Errorf("%s: %v, applied %v", name, err, r.m.Applied())
+		}
+		for i, err := range []error{asSplit(r.m, split), asMerge(r.m, step)} {
+			if !errors.Is(err, ErrUnknownCommand) {
+				t.Errorf("%s: goes on with %d: %v", name, i, err)
+			}
+		}
+	}
+}
+
+// A page says how far it is complete: where the shard ends, if the scan goes on behind it. What is there is another shard's to say.
+func TestPageEndsWithTheShard(t *testing.T) {
+	r := newReplica(t, bornDescriptor(), 1) // [b, m)
+	r.write(Write{Ops: []Op{{Kind: OpPut, Key: []byte("c")}}})
+	for _, c := range []struct {
+		q    Scan
+		done bool
+		to   string
+	}{
+		{Scan{Start: []byte("b"), End: []byte("m")}, true, ""},
+		{Scan{Start: []byte("b"), End: []byte("d")}, true, ""},
+		{Scan{Start: []byte("b"), End: []byte("z")}, false, "m"},
+		{Scan{Start: []byte("b")}, false, "m"},
+		{Scan{Reverse: true, Start: []byte("b"), End: []byte("m")}, true, ""},
+		{Scan{Reverse: true, Start: []byte("a"), End: []byte("m")}, false, "b"},
+		{Scan{Reverse: true, End: []byte("d")}, false, "b"},
+	} {
+		r.must(r.m.CheckScan(&c.q))
+		var job state.ReadJob
+		r.m.FillScan(&c.q, &job)
+		r.db.RunJob(&job)
+		b, _ := r.m.FinishScan(&c.q, &job, 0, nil)
+		var p Page
+		r.must(DecodePage(b, &p))
+		if p.Done != c.done || string(p.CompleteTo) != c.to || len(p.Entries) != 1 {
+			t.Errorf("%+v: done %v, complete up to %q, %d entries", c.q, p.Done, p.CompleteTo, len(p.Entries))
 		}
 	}
 }

@@ -333,6 +333,57 @@ func TestMapGrowsUnderReaders(t *testing.T) {
 	}
 }
 
+// No read holds a transaction longer than its one page (rules State1, State3): a snapshot, a checksum, a job that stand still in the middle keep
+// no writer waiting for the map to grow, and no page of the file from being used again.
+func TestNoReadHoldsATransaction(t *testing.T) {
+	db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{MapBytes: 64 << 20})
+	r, other := wholeRecord(1, 2, 1), wholeRecord(2, 2, 2)
+	check(t, db.Write([]Change{{Record: r, Overlay: numbered(0, 5000, 200), NewTablet: true}, {Record: other, NewTablet: true}}, 0))
+	sn := db.OpenSnapshot(r, r)
+	free := func(what string) {
+		t.Helper()
+		kv := db.kv.(*boltKV)
+		if !kv.pause.TryLock() {
+			t.Fatalf("%s holds the map", what)
+		}
+		kv.pause.Unlock()
+	}
+	next := func() {
+		t.Helper()
+		if _, err := sn.Next(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free("an open snapshot")
+	next()
+	free("a snapshot in the middle")
+	jobs := []*ReadJob{{Key: r.Key, Extents: r.Extents, Applied: r.Applied, Limit: 3}, {Key: r.Key, Extents: r.Extents, Applied: r.Applied, Keys: [][]byte{[]byte("k")}}}
+	db.RunJobs(jobs)
+	for _, j := range jobs {
+		check(t, j.Err)
+	}
+	if !jobs[0].Page.More {
+		t.Fatal("the page is the whole: the test tests nothing")
+	}
+	free("a job that was run")
+	if _, err := db.Checksum(r); err != nil {
+		t.Fatal(err)
+	}
+	free("a checksum")
+	churn := func() int64 {
+		for range 30 {
+			other.Applied.Index++
+			check(t, db.Write([]Change{{Record: other, Overlay: numbered(0, 1000, 200)}}, 0))
+		}
+		return int64(db.Stats().UsedBytes)
+	}
+	before := churn() // while the snapshot stands still
+	if after := churn(); after > before+before/4 {
+		t.Errorf("the file grew from %d to %d bytes for the same keys, while a snapshot stands still", before, after)
+	}
+	next()
+}
+
 // After the file fails, nothing is written any more (rule State6).
 func TestFailedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
