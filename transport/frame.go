@@ -105,10 +105,14 @@ type outbox struct {
 
 	cur   []byte // the frame being filled, or nil
 	queue [][]byte
-	spare [][]byte
-	bytes int   // of bodies: filled, queued, and being written
-	big   int   // of them those of frames larger than target, which hold one large message each
-	err   error // set once it is closed
+	// apart are messages, a frame each, whose order does not matter. One of them and one of the other frames go in turn, so that a small message
+	// waits for one big one at most.
+	apart     [][]byte
+	apartTurn bool
+	spare     [][]byte
+	bytes     int   // of bodies: filled, queued, and being written
+	big       int   // of them those of frames larger than target, which hold one large message each
+	err       error // set once it is closed
 
 	// bytesMax bounds the messages that are large, and also those that are not: the ones do not keep the others out. A single message may
 	// exceed the bound if no other of its kind waits.
@@ -170,6 +174,15 @@ func (o *outbox) added(n int) {
 	}
 }
 
+// putApart queues a frame of one message that may be overtaken. The lock is held.
+func (o *outbox) putApart(frame []byte) {
+	n := len(frame) - frameHeader
+	if o.bytes += n; o.large(n) {
+		o.big += n
+	}
+	o.apart = append(o.apart, frame)
+}
+
 // add queues a message, or says why not.
 func (o *outbox) add(b []byte) error {
 	o.mu.Lock()
@@ -195,6 +208,13 @@ func (o *outbox) signal() {
 func (o *outbox) take() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(o.apart) > 0 && (o.apartTurn || o.cur == nil && len(o.queue) == 0) {
+		b := o.apart[0]
+		o.apart[0] = nil
+		o.apart, o.apartTurn = o.apart[1:], false
+		return b
+	}
+	o.apartTurn = true
 	if len(o.queue) > 0 {
 		b := o.queue[0]
 		copy(o.queue, o.queue[1:])
@@ -231,7 +251,7 @@ func (o *outbox) close(err error) {
 	if o.err == nil {
 		o.err = err
 	}
-	o.cur, o.queue, o.spare = nil, nil, nil
+	o.cur, o.queue, o.spare, o.apart = nil, nil, nil, nil
 	if o.cond != nil {
 		o.cond.Broadcast()
 	}

@@ -372,7 +372,8 @@ func (v *server) admit(f flight, expect int, left time.Duration) (uint64, bool) 
 }
 
 const (
-	// bigAnswer is the size of answers over which a client's requests need credits, and over which an answer may be refused to a busy peer.
+	// bigAnswer is the size of answers over which a client's requests need credits, over which an answer may be refused to a busy peer, and over
+	// which smaller ones overtake it.
 	bigAnswer = 64 << 10
 	// quickMin is how many quick requests a client may have in flight before it has had an answer. Each answer adds two, so that what its requests
 	// cost is known before there are many.
@@ -428,16 +429,25 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 		v.s.kill(errNotReading) // rule Cluster3
 		return
 	}
-	v.open(n)
-	before := len(v.cur)
-	b := mp.AppendArray(v.cur, answerFields)
-	b = mp.AppendUint(b, f.theirs)
-	b = mp.AppendUint(b, uint64(status))
-	v.cur = mp.AppendBin(b, body)
-	v.added(len(v.cur) - before)
-	v.s.hold(len(v.cur) - before)
+	before := v.bytes
+	if n > bigAnswer {
+		v.putApart(appendAnswer(make([]byte, frameHeader, frameHeader+n), f.theirs, status, body))
+	} else {
+		v.open(n)
+		at := len(v.cur)
+		v.cur = appendAnswer(v.cur, f.theirs, status, body)
+		v.added(len(v.cur) - at)
+	}
+	v.s.hold(v.bytes - before)
 	v.mu.Unlock()
 	v.signal()
+}
+
+func appendAnswer(b []byte, id uint64, status uint16, body []byte) []byte {
+	b = mp.AppendArray(b, answerFields)
+	b = mp.AppendUint(b, id)
+	b = mp.AppendUint(b, uint64(status))
+	return mp.AppendBin(b, body)
 }
 
 func (v *server) expire(now int64) {
