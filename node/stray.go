@@ -185,13 +185,15 @@ func (s *strays) judge(ctx context.Context, id engine.ShardID, rec, dead *shard.
 		}
 		c.reports.inMeta(&r.Descriptor)
 		c.view.learn(&r.Descriptor)
-		if st.Descriptor == nil && !st.Orphan {
-			if busy {
-				return nil // which may be about to make it a member
+		if st.Descriptor != nil || st.Orphan {
+			if err := c.removeGone(ctx, &r.Descriptor); err != nil || st.WasMember || st.Orphan {
+				return err
 			}
-			return c.removeUnnamed(ctx, id, st.Replica)
 		}
-		return c.removeGone(ctx, &r.Descriptor)
+		if busy {
+			return nil // which may be about to make it a member
+		}
+		return c.removeUnnamed(ctx, id, st.Replica)
 	case dead.Version != 0:
 		return c.removeDead(ctx, id, st.Replica, dead.Value)
 	}
@@ -214,8 +216,10 @@ func (c *core) removeGone(ctx context.Context, d *shard.Descriptor) error {
 	return nil
 }
 
-// removeUnnamed removes a replica that holds nothing if the shard's leader does not name it. No operation has had the shard before the leader was asked,
-// and a later one gives its replica another name: so it never becomes a member. It is not needed for what it has voted either, for it never votes again.
+// removeUnnamed removes a replica that has never been a member, as far as it knows, if the shard's leader does not name it: it holds nothing, or a snapshot
+// from before the entry that added it, which was undone. No operation has had the shard before the leader was asked,
+// and a later one gives its replica another name: so it never becomes a member. It is not needed for what it has voted either, for it never votes again;
+// nor for entries that it has acknowledged as a voter, if the membership without it is behind the one that its log has (mayGo).
 func (c *core) removeUnnamed(ctx context.Context, id engine.ShardID, replica engine.ReplicaID) error {
 	l, err := c.findLead(ctx, id)
 	if err != nil {
@@ -225,7 +229,12 @@ func (c *core) removeUnnamed(ctx context.Context, id engine.ShardID, replica eng
 		return nil
 	}
 	st, err := c.sched.Status(ctx, id)
-	if err != nil || st.Replica != replica || st.Descriptor != nil {
+	if errors.Is(err, shard.ErrShardNotFound) { // it was gone already
+		c.strays.forget(id)
+		return nil
+	}
+	q := removeRequest{Descriptor: *l.Descriptor, Replica: replica, At: l.MemberAt}
+	if err != nil || st.Replica != replica || !q.mayGo(&st) {
 		return err
 	}
 	if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
@@ -293,6 +302,9 @@ func (c *core) sweepGone(ctx context.Context, q *syncRequest, inMeta map[engine.
 		default:
 			if _, member := d.Replica(st.Replica); !member && d.ConfVersion >= st.Descriptor.ConfVersion {
 				errs = append(errs, c.removeGone(ctx, d))
+				if !st.WasMember {
+					c.strays.onSilent(st.Shard) // its leader knows whether it is to become one
+				}
 			}
 		}
 	}

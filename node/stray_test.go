@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/shard"
+	"github.com/kiloraft/kiloraft/store/state"
 	"github.com/kiloraft/kiloraft/transport/wire"
 )
 
@@ -84,5 +86,52 @@ func TestUnfilledReplicaOfAbsorbedShard(t *testing.T) {
 		return nil
 	})
 	// A replica that nobody names does not keep its node from being drained.
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpDrain, From: c.Node(four).ID()}), 40*time.Second, placement.OpDone)
+}
+
+// plant writes the record of a replica whose descriptor does not name it, as a snapshot leaves it.
+func plant(t *testing.T, dir string, d *shard.Descriptor, self shard.ReplicaDesc) {
+	t.Helper()
+	db, err := state.Open(node.StatePath(dir), state.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tablet, err := db.AllocTablet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := d.Clone()
+	named.Replicas[0] = self
+	rec, err := shard.NewReplicaRecord(named, self.Replica, tablet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Membership.Membership = shard.MembershipOf(d)
+	rec.Meta = bytes.Replace(rec.Meta, shard.AppendDescriptor(nil, named), shard.AppendDescriptor(nil, d), 1)
+	if err := errors.Join(db.Write([]state.Change{{Record: rec, NewTablet: true}}, 0), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A replica that a snapshot has filled, from before the entry that added it, on a node that was down when that was undone, has never been a member: what meta
+// says of the shard proves nothing. Its leader does not name it, so it goes; else it stayed for ever, and its node was never drained.
+func TestFilledReplicaThatNeverWasMember(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{Config: func(_ int, cfg *node.Config) { node.SetSyncEvery(cfg, 100*time.Millisecond) }})
+	c.Init(0, 2, 3)
+	four := c.Add()
+	const id = 2
+	_, lead := leadOf(t, c, id)
+	c.Kill(four)
+	plant(t, c.Dir(four), lead.Descriptor, shard.ReplicaDesc{Node: 4, Replica: 7001, Role: shard.RoleVoter})
+	c.Restart(four)
+	if st, err := c.Node(four).Sched().Status(deadline(t, 5*time.Second), id); err != nil || st.Descriptor == nil || st.WasMember {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	nodetest.Eventually(t, 40*time.Second, func() error {
+		if st, err := c.Node(four).Sched().Status(deadline(t, 5*time.Second), id); !errors.Is(err, shard.ErrShardNotFound) {
+			return fmt.Errorf("replica %d is still there, %v", st.Replica, err)
+		}
+		return nil
+	})
 	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpDrain, From: c.Node(four).ID()}), 40*time.Second, placement.OpDone)
 }
