@@ -107,3 +107,31 @@ func TestMergeRightStuck(t *testing.T) {
 		n.spin(1)
 	}
 }
+
+// TestMergeTakesNoOldCut: a cut of the right shard from before its Freeze, which a snapshot of it still reads, is not what the left one absorbs: it is
+// written, and another is made (rule Merge3).
+func TestMergeTakesNoOldCut(t *testing.T) {
+	n, _, parent, child := newCoverer(t)
+	n.split(parent, child)
+	n.settle(func() bool { return n.s.laneOf(child).byShard[child] != nil && parent.birth == nil })
+	right := n.s.laneOf(child).byShard[child]
+	if !right.lane.hold(right) {
+		t.Fatal("not cut")
+	}
+	old := right.ckpt.cut.change.Record.Applied
+	l, r := parent.machine.Desc(), right.machine.Desc()
+	n.s.Merge(MergeSpec{Left: l.Shard, Right: r.Shard, LeftVersion: l.Version, LeftConfVersion: l.ConfVersion, RightVersion: r.Version,
+		RightConfVersion: r.ConfVersion}, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	n.settle(func() bool { return n.buried(right.key) && parent.merge == nil })
+	n.spin(3)
+	if err := parent.machine.Stopped(); err != nil || !parent.machine.Desc().Contains(r.Start) {
+		t.Fatalf("%v, %v", parent.machine.Desc(), err)
+	}
+	if got := n.record(right.key).Applied; got.Index <= old.Index {
+		t.Errorf("the right one was absorbed as of %v, its cut from before the freeze was of %v", got, old)
+	}
+}

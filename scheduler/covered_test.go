@@ -66,6 +66,29 @@ func TestSplitCheckpointIsWhole(t *testing.T) {
 	}
 }
 
+// TestSplitBesideLaterReplica: a child is not made in the place of a later replica of its shard, by which it was replaced before the split was applied
+// here (rule Split3; FAULTS R8). The split is carried out nevertheless.
+func TestSplitBesideLaterReplica(t *testing.T) {
+	n, _, parent, child := newCoverer(t)
+	l := n.s.laneOf(child)
+	later := l.newUninitialised(store.Key{Shard: child, Replica: 2})
+	n.spin(3)
+	n.split(parent, child)
+	n.settle(func() bool { return parent.machine.Desc().Version > 1 && parent.birth == nil })
+	if r := l.byShard[child]; r != later || r.machine != nil {
+		t.Errorf("%v is here, not %v", r.key, later.key)
+	}
+	recs, err := n.db.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range recs {
+		if rec.Shard == child {
+			t.Errorf("the state holds %v, tombstone %v", rec.Key, rec.Tombstone)
+		}
+	}
+}
+
 // TestChildOfCovered: a replica that a link covers bears a child just when the link comes to it, in a lane that the link has gone by. The child
 // is covered as well.
 func TestChildOfCovered(t *testing.T) {

@@ -183,7 +183,7 @@ func TestSnapshotEndsWaiters(t *testing.T) {
 	}
 }
 
-// TestMergingShardKeepsItsMembers: rule Merge1. From PrepareMerge on until the end of the merge no member changes.
+// TestMergingShardKeepsItsMembers: a change of members made for another descriptor is void. Rule Merge1: from PrepareMerge on until the end of the merge no member changes.
 func TestMergingShardKeepsItsMembers(t *testing.T) {
 	n := newStoreNode(t)
 	r := n.create(2)
@@ -193,6 +193,13 @@ func TestMergingShardKeepsItsMembers(t *testing.T) {
 			Replicas: append([]shard.ReplicaDesc{{Replica: 9, Node: 2, Role: shard.RoleLearner}}, d.Replicas...)})
 	}
 	d := r.machine.Desc()
+	for _, old := range [][2]uint64{{d.Version + 1, d.ConfVersion}, {d.Version - 1, d.ConfVersion}, {d.Version, d.ConfVersion + 1}, {d.Version, d.ConfVersion - 1}} {
+		err := n.l.changeMembership(&MembershipChange{Shard: 2, Version: old[0], ConfVersion: old[1],
+			Replicas: append([]shard.ReplicaDesc{{Replica: 9, Node: 2, Role: shard.RoleLearner}}, d.Replicas...)})
+		if !errors.Is(err, shard.ErrShardMoved) {
+			t.Fatalf("a change of version %v, the shard is at %v: %v", old, d, err)
+		}
+	}
 	step := shard.MergeStep{Version: d.Version, ConfVersion: d.ConfVersion, Other: 55, OtherVersion: 1, OtherConfVersion: 1}
 	n.l.propose(r, shard.AppendMergeEntry(nil, shard.CommandPrepareMerge, n.l.wall, &step), func(err error) {
 		if err != nil {
