@@ -368,6 +368,9 @@ func TestConnectionLostEndsCalls(t *testing.T) {
 		}
 	}
 	<-c.Done()
+	if s := c.Stats(); s.CallsWaiting != 0 {
+		t.Errorf("%d waiters are left", s.CallsWaiting)
+	}
 	until(t, "the waiters to be gone", func() bool {
 		_, err := c.Call(t.Context(), 1, nil)
 		return err == ErrNotConnected
@@ -532,6 +535,36 @@ func TestUnreadIsHeld(t *testing.T) {
 	until(t, "nothing to be held", func() bool { return a.core.held.Held() == 0 })
 	if len(a.Conns()) != 1 {
 		t.Error("the client is gone")
+	}
+}
+
+// A client that goes while its requests are being served gives back what the answers to them were expected to take: the next one is served.
+func TestCreditsOfTheGoneComeBack(t *testing.T) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Limits = quick()
+	cfg.Limits.BigBytesMax = 1 << 20
+	cfg.Limits.RequestDeadlineMax = time.Minute
+	cfg.Expect = func(uint16) int { return 1 << 20 }
+	r := newRecorder()
+	got := make(chan Request, 10)
+	r.onRequest = func(q Request) { got <- q }
+	a := n.start(t, cfg, r)
+	first := n.client(t, a.addr, quick())
+	first.Go(1, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {})
+	<-got
+	second := n.client(t, a.addr, quick())
+	answered := make(chan error, 1)
+	second.Go(1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { answered <- err })
+	first.Close()
+	select {
+	case q := <-got:
+		q.Reply(StatusOK, nil)
+	case <-time.After(20 * time.Second):
+		t.Fatal("who is gone keeps what its answers were to take")
+	}
+	if err := <-answered; err != nil {
+		t.Fatal(err)
 	}
 }
 
