@@ -66,6 +66,55 @@ func TestSplitCheckpointIsWhole(t *testing.T) {
 	}
 }
 
+// TestSplitCheckpointWaitsForSync: the split checkpoint is not written before it is durable that the split is committed (rule Split1), though all
+// children are made and somebody waits for it.
+func TestSplitCheckpointWaitsForSync(t *testing.T) {
+	n, _, parent, child := newCoverer(t)
+	n.split(parent, child)
+	n.s.SampleSplitKeys(parent.key.Shard, 2, func([][]byte, error) {})
+	for range 5 { // without a flush of the log
+		n.clock.now += 1e6
+		for _, l := range n.s.lanes {
+			l.Turn()
+		}
+		n.s.WriteCheckpoint()
+	}
+	if rec := n.record(parent.key); rec.Applied == parent.machine.Applied() {
+		t.Fatal("the parent's record is behind the split, and the log may not know that it is committed")
+	}
+	if b := parent.birth; b == nil || !b.hurry || len(b.born) != 1 {
+		t.Fatalf("%+v: the split was not applied, its child not made, or nobody waits: the test tests nothing", b)
+	}
+	n.settle(func() bool { return parent.birth == nil })
+}
+
+// TestChildWaitsForItsVote: a message has made the child's replica before the split is applied here. The child takes its place, and its vote, only when
+// that is durable and no snapshot is being linked, whose end the engine must hear of (rule Split3).
+func TestChildWaitsForItsVote(t *testing.T) {
+	for name, c := range map[string]struct{ begin, end func(r *replica) }{
+		"vote":     {func(r *replica) { r.ioPending++ }, func(r *replica) { r.ioPending-- }},
+		"link":     {func(r *replica) { r.linking = true }, func(r *replica) { r.linking = false }},
+		"snapshot": {func(r *replica) { r.snapIn = &snapshotIn{} }, func(r *replica) { r.snapIn = nil }},
+	} {
+		n, _, parent, child := newCoverer(t)
+		l := n.s.laneOf(child)
+		r := l.newUninitialised(store.Key{Shard: child, Replica: 1})
+		n.spin(5)
+		eng := r.eng
+		c.begin(r)
+		n.split(parent, child)
+		for range 10 {
+			n.clock.now += 1e7
+			n.spin(1)
+		}
+		if parent.birth == nil || l.byShard[child] != r || r.eng != eng || r.machine != nil {
+			t.Errorf("%s: the child is made, or the split was not applied", name)
+		}
+		c.end(r)
+		n.settle(func() bool { return parent.birth == nil && l.byShard[child].machine != nil })
+	}
+}
+
 // TestSplitBesideLaterReplica: a child is not made in the place of a later replica of its shard, by which it was replaced before the split was applied
 // here (rule Split3; FAULTS R8). The split is carried out nevertheless.
 func TestSplitBesideLaterReplica(t *testing.T) {
