@@ -166,8 +166,12 @@ func (b *boltKV) view(fn func(kvTx) error) (err error) {
 
 func (b *boltKV) update(n need, fn func(kvTx) error) error {
 	high := b.highest(n)
-	if err := b.reserve(high, n.urgent); err != nil {
-		return err
+	full := b.reserve(high, n.urgent)
+	if full != nil {
+		if !errors.Is(full, ErrNoSpace) {
+			return full
+		}
+		defer b.keepWithin(n.urgent)()
 	}
 	if high+b.pageSize >= b.mapped.Load() { // the map may grow: rule State2
 		b.pause.Lock()
@@ -175,13 +179,27 @@ func (b *boltKV) update(n need, fn func(kvTx) error) error {
 		b.pauses.Add(1)
 	}
 	own, err := b.transact(fn)
-	if err == nil || own {
+	switch {
+	case err == nil || own:
 		return err
-	}
-	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+	case full != nil && errors.Is(err, berrors.ErrMaxSizeReached): // before anything was written
+		return full
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
 		return ErrClosed
 	}
 	return &failedError{err}
+}
+
+// keepWithin has bbolt give a transaction up that does not fit into what the file has, free pages among it: whether it does can not be
+// told before, for bbolt wants them side by side. What it returns ends that.
+func (b *boltKV) keepWithin(urgent bool) (end func()) {
+	limit := b.size.Load()
+	if !urgent {
+		limit -= urgentBytes
+	}
+	step := b.db.AllocSize // which bbolt takes into account as if it would grow the file by itself
+	b.db.MaxSize, b.db.AllocSize = int(max(limit, 1)), 0
+	return func() { b.db.MaxSize, b.db.AllocSize = 0, step }
 }
 
 // transact tells whether an error is fn's own, found before anything was given to the disk.

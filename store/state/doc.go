@@ -49,8 +49,5 @@
 // caller bounds it. A range in the store is read in pages, each as of its own transaction: pages of one scan see one
 // state only while the record stays the same, which each page checks.
 //
-// What a transaction may need is reserved at the end of the file, whatever is free within it: bbolt finds room there for what is contiguous, which
-// nobody can tell before. So on a full disk garbage collection makes room for what is urgent, not for checkpoints; they wait for the file system.
-//
 // It may import engine and store for their types, internal/mp, bbolt, compress/s2 and xxhash.
 package state

@@ -34,11 +34,12 @@ func fill(t *testing.T, db *DB, r *Record, values int) {
 }
 
 // TestUrgentOnFullDisk: on a disk on which the store itself has taken all that there is, small transactions that make room, or without which
-// a node does not start, go through (rule State6, FAULTS D8).
+// a node does not start, go through; and what they have freed in the file is used, by whatever fits there (rule State6, FAULTS D8).
 func TestUrgentOnFullDisk(t *testing.T) {
 	for _, values := range []int{1, 10, 1000} {
 		t.Run(fmt.Sprint(values), func(t *testing.T) {
-			db := smallDisk(t, filepath.Join(t.TempDir(), "state"), 8<<20)
+			path := filepath.Join(t.TempDir(), "state")
+			db := smallDisk(t, path, 8<<20)
 			a, b := wholeRecord(1, 2, 1), wholeRecord(2, 2, 2)
 			check(t, db.Write([]Change{{Record: a, NewTablet: true}, {Record: b, NewTablet: true}}, 0))
 			fill(t, db, &a, 100)
@@ -55,6 +56,23 @@ func TestUrgentOnFullDisk(t *testing.T) {
 			}
 			if n := tabletsOf(t, db); n != 1 {
 				t.Errorf("%d tablets are left", n)
+			}
+			size := db.Stats().FileBytes
+			fill(t, db, &b, 100)
+			if got, err := db.Checksum(b); err != nil || got.Bytes < 3<<20 {
+				t.Errorf("of what was removed %d bytes were filled again, %v", got.Bytes, err)
+			}
+			if now := db.Stats().FileBytes; now != size {
+				t.Errorf("the file has grown from %d to %d bytes", size, now)
+			}
+			check(t, db.Close())
+			if rep, err := Verify(path); err != nil || rep.Tablets != 1 {
+				t.Errorf("%+v, %v", rep, err)
+			}
+			db = smallDisk(t, path, 8<<20)
+			b.Applied.Index++
+			if err := db.Write([]Change{{Record: b, Overlay: numbered(1e5, 1e5+1000, 1000)}}, 0); !errors.Is(err, ErrNoSpace) {
+				t.Errorf("it goes on without end: %v", err)
 			}
 		})
 	}
