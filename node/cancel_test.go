@@ -146,3 +146,33 @@ func TestSplitOfLostKey(t *testing.T) {
 		waitOp(t, c, 1, next, 20*time.Second, placement.OpDone)
 	}
 }
+
+// A membership change that comes late, after its move was cancelled, is void. It once made a replica a member that no operation knew of any more.
+func TestLateChangeOfCancelledMove(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 1, 1)
+	two := c.Add()
+	n := c.Node(0)
+	descriptor := func() *shard.Descriptor {
+		st, err := n.Sched().Status(deadline(t, 10*time.Second), 2)
+		if err != nil || st.Descriptor == nil {
+			t.Fatal(st, err)
+		}
+		return st.Descriptor
+	}
+	was := descriptor()
+	o := placement.Op{Kind: placement.OpMove, Shard: 2, To: c.Node(two).ID(), Cancel: true}
+	if err := n.RecordOp(deadline(t, 10*time.Second), &o); err != nil {
+		t.Fatal(err)
+	}
+	waitOp(t, c, 0, o.ID, 20*time.Second, placement.OpCancelled)
+	late := scheduler.MembershipChange{Shard: 2, Version: was.Version, ConfVersion: was.ConfVersion,
+		Replicas: append(append([]shard.ReplicaDesc(nil), was.Replicas...), shard.ReplicaDesc{Replica: o.Replica, Node: o.To, Role: shard.RoleLearner})}
+	var moved *shard.MovedError
+	if err := n.Sched().ChangeMembership(deadline(t, 10*time.Second), late); !errors.As(err, &moved) {
+		t.Errorf("the late change: %v", err)
+	}
+	if now := descriptor(); len(now.Replicas) != 1 {
+		t.Errorf("it happened: %v", now)
+	}
+}

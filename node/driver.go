@@ -400,11 +400,18 @@ func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
 		o.State, o.Error, o.Reason = placement.OpFailed, act.Reason, ""
 		return true, nil
 	case placement.ActDone:
+		if act.Cancelled && o.Kind == placement.OpMove {
+			advanced, err := d.cancelOrder(ctx, o, l)
+			if o.State == placement.OpCancelled {
+				o.Reason, o.Done = "", o.Total
+				d.undo(ctx, o, l)
+			}
+			return advanced, err
+		}
 		o.Reason = ""
 		o.State, o.Done = placement.OpDone, o.Total
 		if act.Cancelled {
 			o.State = placement.OpCancelled
-			d.undo(ctx, o, l)
 		}
 		return true, nil
 	}

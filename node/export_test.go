@@ -225,3 +225,10 @@ func (n *Node) NodeUpLater(ctx context.Context, id engine.NodeID) (func(context.
 func (n *Node) Doubt(ctx context.Context, id engine.ShardID) error {
 	return n.core.Load().strays.ask(ctx, []engine.ShardID{id})
 }
+
+// RecordOp records an operation without a look at what is, as one that is under way.
+func (n *Node) RecordOp(ctx context.Context, o *placement.Op) error {
+	c := n.core.Load()
+	defer c.tellDriver(ctx)
+	return c.createOp(ctx, o, nil)
+}

@@ -204,7 +204,7 @@ func (d *driver) awaitChildren(ctx context.Context, o *placement.Op) (bool, erro
 	return true, nil
 }
 
-// cancelOrder cancels a split or a merge whose order may be under way to the leader, or lie there: what is said to be cancelled must not happen after
+// cancelOrder cancels a move, a split or a merge whose order may be under way to the leader, or lie there: what is said to be cancelled must not happen after
 // that. An order names the versions that the shard must have; so the shard gets another, by a change of the membership to what it is, and when that is
 // applied no order from before it can be carried out.
 func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (bool, error) {
