@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -292,6 +293,27 @@ func TestTrapStaleStreamsMoveNothing(t *testing.T) {
 	want(t, play(t, s, "append-response from=2 vote=1:1! stream=1 seq=2 ok match=1.3"), "Apply 3..3")
 	if s.e.StreamLive(peer(2), 9) || !s.e.StreamLive(peer(2), 1) {
 		t.Error("StreamLive")
+	}
+}
+
+// An answer that comes again after a later one does not make the messages between them unanswered again: they would fill the window for good.
+func TestTrapOldAnswerFillsNoWindow(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "write token=1", "write token=2")
+	f := s.e.lead.find(peer(2))
+	seq := f.seq
+	last := fmt.Sprintf("append-response from=2 vote=1:1! stream=%d seq=%d ok match=1.4", f.stream, seq)
+	first := fmt.Sprintf("append-response from=2 vote=1:1! stream=%d seq=1 ok match=1.2", f.stream)
+	if seq < 2 {
+		t.Fatalf("%d messages", seq)
+	}
+	play(t, s, last)
+	if f.inflight() != 0 {
+		t.Fatalf("%d messages under way", f.inflight())
+	}
+	if play(t, s, first); f.inflight() != 0 {
+		t.Errorf("%d messages under way after an old answer", f.inflight())
 	}
 }
 

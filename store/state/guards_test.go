@@ -1,0 +1,121 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// failsOnce is a store whose first transaction fails at the disk, and that works again after that.
+type failsOnce struct {
+	backend
+	failed bool
+}
+
+func (f *failsOnce) update(n need, fn func(kvTx) error) error {
+	if !f.failed {
+		f.failed = true
+		return &failedError{errFake}
+	}
+	return f.backend.update(n, fn)
+}
+
+// After a failed write nobody knows what is durable. Nothing is written any more, although the disk would take it again (rule State6).
+func TestFailureIsFinal(t *testing.T) {
+	var told []error
+	db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{Failed: func(err error) { told = append(told, err) }})
+	db.kv = &failsOnce{backend: db.kv}
+	for range 3 {
+		if err := db.NodePut("a", []byte("1")); !errors.Is(err, ErrFailed) || !errors.Is(err, errFake) {
+			t.Errorf("%v", err)
+		}
+	}
+	if len(told) != 1 {
+		t.Errorf("Failed was told %d times", len(told))
+	}
+}
+
+// chunksOf are the chunks of a replica with a few items.
+func chunksOf(t *testing.T) [][]byte {
+	t.Helper()
+	db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{})
+	r := wholeRecord(1, 2, 1)
+	check(t, db.Write([]Change{{Record: r, NewTablet: true, Overlay: numbered(0, 40_000, 100)}}, 0))
+	s := db.OpenSnapshot(r, r)
+	var list [][]byte
+	for {
+		b, err := s.Next(nil)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		check(t, err)
+		list = append(list, b)
+	}
+	if len(list) < 3 {
+		t.Fatalf("%d chunks", len(list))
+	}
+	return list
+}
+
+// A chunk that has changed on its way is refused when it comes, whichever byte it is, and not when the stream ends: a header byte would
+// make it another chunk, and gigabytes are written until then.
+func TestEveryByteOfAChunkCounts(t *testing.T) {
+	list := chunksOf(t)
+	last := list[len(list)-1]
+	if _, _, _, err := openChunk(nil, last); err != nil {
+		t.Fatal(err)
+	}
+	for i := range last {
+		for _, bit := range []byte{1, 0x80} {
+			last[i] ^= bit
+			if kind, seq, _, err := openChunk(nil, last); !errors.Is(err, ErrBadChunk) {
+				t.Errorf("byte %d of %d changed: kind %d, sequence %d, %v", i, len(last), kind, seq, err)
+			}
+			last[i] ^= bit
+		}
+	}
+}
+
+// A chunk that is missing is found by the next one.
+func TestMissingChunk(t *testing.T) {
+	list := chunksOf(t)
+	db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{})
+	tablet, err := db.AllocTablet()
+	check(t, err)
+	in, err := db.NewIngest(tablet)
+	check(t, err)
+	check(t, in.Chunk(list[0]))
+	if err := in.Chunk(list[2]); !errors.Is(err, ErrBadChunk) || in.NextSeq() != 1 {
+		t.Errorf("chunk 2 behind chunk 0: %v, next %d", err, in.NextSeq())
+	}
+	check(t, in.Abort())
+}
+
+// A file that was cut off, as by an operator or a file system without space, is an error of Open and not the end of the process: pages that bbolt reads at
+// once lie behind the end of the file, but within its map.
+func TestCutFileAtOpen(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	db := openTest(t, path, Options{})
+	check(t, db.Write([]Change{{Record: wholeRecord(1, 2, 1), NewTablet: true, Overlay: numbered(0, 2000, 100)}}, 0))
+	check(t, db.Close())
+	whole, err := os.ReadFile(path)
+	check(t, err)
+	page, refused := os.Getpagesize(), 0
+	for size := 4 * page; size < len(whole); size += 4 * page {
+		cut := filepath.Join(dir, fmt.Sprint("cut", size)) // one that Open panicked over stays locked
+		check(t, os.WriteFile(cut, whole[:size], 0o600))
+		db, err := Open(cut, Options{GrowBytes: 64 << 10, ReserveBytes: 1})
+		if err != nil {
+			refused++
+			continue
+		}
+		check(t, db.Close())
+	}
+	if refused == 0 {
+		t.Error("no cut was refused")
+	}
+}
