@@ -20,7 +20,7 @@ func memberMetrics(c *core) ([]metric, []histogram) {
 	return append(append(list, shardMetrics(c, m)...), surveyMetrics(c)...), []histogram{
 		seconds("disk_fsync_seconds", "A write with fdatasync of the raft log.", &m.SyncLatency),
 		bytesHistogram("disk_batch_bytes", "Bytes of the raft log that one fdatasync made durable.", &m.SyncBytes),
-		seconds("raft_commit_latency_seconds", "From taking a write to its answer.", &m.CommitLatency),
+		seconds("raft_commit_latency_seconds", "From when a write came to the node that leads its shard to its answer.", &m.CommitLatency),
 		seconds("raft_snapshot_send_seconds", "Sending of a snapshot that was sent completely.", &m.SnapshotSend),
 		seconds("raft_snapshot_receive_seconds", "Receiving of a snapshot that was received completely.", &m.SnapshotReceive),
 		seconds("sched_turn_seconds", "A turn of a lane.", &m.TurnTime),

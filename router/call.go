@@ -311,6 +311,8 @@ func (k *call) answered(r *Route, node engine.NodeID, body []byte, err error) {
 			m.SetLeader(id, node)
 		}
 		k.finish(body, nil)
+	case err == shard.ErrOverloaded: // of all answers the one that there may be most of: before the questions below
+		k.overloaded(err)
 	case errors.As(err, &notLeader):
 		m.ForgetLeader(id, node)
 		m.SetAddr(notLeader.Leader, notLeader.Addr)
@@ -533,7 +535,7 @@ func (k *call) finish(body []byte, err error) {
 		return
 	}
 	k.finished = true
-	if (errors.Is(err, ErrClosed) || errors.Is(err, shard.ErrDenied)) && k.w != nil && k.unknown {
+	if k.w != nil && k.unknown && (errors.Is(err, ErrClosed) || errors.Is(err, shard.ErrDenied)) {
 		err = fmt.Errorf("%w: %w", shard.ErrAmbiguous, err)
 	}
 	session, stop := k.session, k.stop

@@ -39,6 +39,9 @@ func (e *SendError) Unwrap() error { return e.Err }
 
 // AnswerError turns the error of a transport call into that of a Sender.
 func AnswerError(err error) error {
+	if s, ok := err.(*transport.StatusError); ok && s.Status == uint16(shard.StatusOverloaded) { // there may be many of it
+		return shard.DecodeError(shard.StatusOverloaded, s.Body)
+	}
 	var status *transport.StatusError
 	var refused *transport.Refused
 	switch {

@@ -59,7 +59,7 @@ type Metrics struct {
 
 	SyncLatency     Histogram // of Flush, nanoseconds
 	SyncBytes       Histogram // written by one Flush
-	CommitLatency   Histogram // from taking a proposal to its answer, nanoseconds
+	CommitLatency   Histogram // from when a write came to its answer, nanoseconds
 	TurnTime        Histogram // nanoseconds
 	TurnRequests    Histogram // taken by a turn that took any
 	TurnCommands    Histogram // of a turn that gave any

@@ -15,8 +15,9 @@ import (
 // What is refused at once (ErrOverloaded) costs little, and the client asks again after a pause that grows.
 
 const (
-	// waitMax is what a write may take: half of what a client waits for an answer before it asks again (router.Config.AttemptTimeout).
-	waitMax = engine.Duration(1e9)
+	// waitMax is what a write may take: a quarter of what a client waits for an answer before it asks again (router.Config.AttemptTimeout), for
+	// what it waits on the way here and back is not seen here.
+	waitMax = engine.Duration(500e6)
 	// inflightMin is what a node always takes: a few writes that wait for something else are no sign of too many.
 	inflightMin = 1024
 	// paceMemory is over how long the rate of writes is averaged.

@@ -90,6 +90,15 @@ func (r *Request) since() engine.Instant {
 	return r.began
 }
 
+// paced is from when on a write's time counts for the pace: from when it came, as it is the longer in the mailbox the longer turns are; but not
+// what it has waited for a leader.
+func (r *Request) paced() engine.Instant {
+	if r.awaited {
+		return r.began
+	}
+	return r.since()
+}
+
 // slowest returns the stage that took longest.
 func (sp *spans) slowest() Stage {
 	worst := StageQueue

@@ -171,7 +171,7 @@ func (l *Lane) observe(req *Request) {
 	if req.Err != nil {
 		l.s.metrics.Refusals[refusalOf(req.Err)].Add(1)
 	} else if req.Kind == KindWrite {
-		l.commitLatency.observe(int64(l.now - req.began))
+		l.commitLatency.observe(int64(l.now - req.paced()))
 	}
 	if l.s.cfg.SlowAfter > 0 && req.began != 0 && l.now-req.since() >= engine.Instant(l.s.cfg.SlowAfter) {
 		l.slow(req)

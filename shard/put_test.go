@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/mp"
 )
 
@@ -79,5 +80,28 @@ func BenchmarkDecodePut(b *testing.B) {
 		if err := DecodeWrite(body, &w); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What AppendWrite makes room for is enough, whatever the numbers: it grows its buffer once.
+func TestWriteSizeMax(t *testing.T) {
+	most := ^uint64(0)
+	long := bytes.Repeat([]byte("x"), 1<<16)
+	w := Write{Shard: engine.ShardID(most), Version: most, Session: NewSessionID(1<<62, most), Seq: most, Lowest: most}
+	for range 3 {
+		w.Ops = append(w.Ops, Op{Kind: OpPut, Key: long, Value: long, Expire: math.MinInt64}, Op{Kind: OpDelete, Key: long},
+			Op{Kind: OpDeleteRange, Key: long, End: long, Limit: most}, Op{Kind: OpAdd, Key: long, Delta: math.MinInt64})
+		for kind := ConditionExists; kind <= ConditionValue; kind++ {
+			w.Conditions = append(w.Conditions, Condition{Kind: kind, Key: long, Version: most, Value: long})
+		}
+		if n := len(AppendWrite(nil, &w)); n > w.sizeMax() {
+			t.Errorf("%d operations, %d conditions: %d bytes, room for %d", len(w.Ops), len(w.Conditions), n, w.sizeMax())
+		}
+		var bare Write
+		bare.Shard, bare.Version, bare.Session, bare.Seq, bare.Lowest = w.Shard, w.Version, w.Session, w.Seq, w.Lowest
+		if n := len(AppendWrite(nil, &bare)); n > bare.sizeMax() {
+			t.Errorf("no operation: %d bytes, room for %d", n, bare.sizeMax())
+		}
+		long = nil
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -118,6 +119,7 @@ func (w *Write) Conditional() bool {
 
 // AppendWrite appends [shard, version, session, seq, lowest, [condition …], [op …]] and sets w.Fingerprint.
 func AppendWrite(b []byte, w *Write) []byte {
+	b = slices.Grow(b, w.sizeMax())
 	b = mp.AppendArray(b, 7)
 	b = mp.AppendUint(b, uint64(w.Shard))
 	b = mp.AppendUint(b, w.Version)
@@ -142,6 +144,19 @@ func AppendWrite(b []byte, w *Write) []byte {
 		w.Fingerprint = xxhash.Sum64(b[body:])
 	}
 	return b
+}
+
+// sizeMax is what AppendWrite appends at most: the fields of fixed size take less than so much.
+func (w *Write) sizeMax() int {
+	const head, each = 72, 32
+	n := head + each*(len(w.Conditions)+len(w.Ops))
+	for i := range w.Conditions {
+		n += len(w.Conditions[i].Key) + len(w.Conditions[i].Value)
+	}
+	for i := range w.Ops {
+		n += len(w.Ops[i].Key) + len(w.Ops[i].End) + len(w.Ops[i].Value)
+	}
+	return n
 }
 
 func appendCondition(b []byte, c *Condition) []byte {

@@ -172,8 +172,10 @@ func (w *worker) record(kind opKind, took time.Duration, err error) {
 	}
 	if err != nil {
 		w.failed.Add(1)
-		text := err.Error()
-		w.firstError.CompareAndSwap(nil, &text)
+		if w.firstError.Load() == nil {
+			text := err.Error()
+			w.firstError.CompareAndSwap(nil, &text)
+		}
 		return
 	}
 	if kind == opInsert {

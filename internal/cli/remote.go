@@ -70,9 +70,15 @@ var errorKinds = []struct{ is, kind error }{
 	{context.DeadlineExceeded, client.ErrUnavailable},
 }
 
+// errOverloaded is what mark makes of shard.ErrOverloaded.
+var errOverloaded error = marked{client.ErrUnavailable, shard.ErrOverloaded}
+
 func mark(err error) error {
-	if err == nil {
+	switch err {
+	case nil:
 		return nil
+	case shard.ErrOverloaded: // a node that has too much to do may say so very often
+		return errOverloaded
 	}
 	for _, k := range errorKinds {
 		if errors.Is(err, k.is) {

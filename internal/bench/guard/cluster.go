@@ -66,14 +66,20 @@ type cluster struct {
 }
 
 func (g *cluster) command(ctx context.Context, args ...string) ([]byte, error) {
+	out, _, err := g.process(ctx, args...)
+	return out, err
+}
+
+// process is command, and tells what the process has taken of a core.
+func (g *cluster) process(ctx context.Context, args ...string) ([]byte, time.Duration, error) {
 	cmd := exec.CommandContext(ctx, g.binary, append(args, "--server", strings.Join(g.c.Servers, ","), "-o", "json")...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+		return nil, 0, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	return out, nil
+	return out, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
 // benchResult is what matters here of what `kiloraft bench` prints.
@@ -87,18 +93,21 @@ type benchResult struct {
 
 	FirstError string `json:"first_error"`
 
-	CPUus float64 `json:"-"` // of all nodes, per write that they answered
+	CPU   time.Duration `json:"-"` // of the process that has sent the requests
+	CPUus float64       `json:"-"` // of all nodes, per write that they answered
+	Cores float64       `json:"-"` // that the nodes took
 }
 
 // bench runs a workload on keys that need not be there, or are.
 func (g *cluster) bench(ctx context.Context, workload string, args ...string) (r benchResult, err error) {
-	b, err := g.command(ctx, append([]string{"bench", workload, "--no-load"}, args...)...)
+	b, cpu, err := g.process(ctx, append([]string{"bench", workload, "--no-load"}, args...)...)
 	if err != nil {
 		return r, err
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
 		return r, fmt.Errorf("bench printed %q: %w", b, err)
 	}
+	r.CPU = cpu
 	return r, nil
 }
 

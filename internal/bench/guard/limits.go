@@ -7,6 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -23,7 +26,9 @@ type limits struct {
 	LoadAvg  float64  `json:"load_average"`
 	Shards   int      `json:"shards"`
 	Rounds   int      `json:"rounds"`
-	Duration string   `json:"duration"` // of each load
+	Duration string   `json:"duration"`     // of each load
+	Memory   string   `json:"memory_limit"` // memory-limit of each node; empty: as serve chooses
+	Split    bool     `json:"split_cores"`  // nodes and clients have cores of their own
 	Fairness fairness `json:"fairness"`
 	Overload overload `json:"overload"`
 }
@@ -34,7 +39,13 @@ type fairness struct {
 	HotFlight int       `json:"hot_inflight"` // writes at a time to one shard meanwhile
 	AloneP99  []float64 `json:"alone_p99_ms"`
 	BesideP99 []float64 `json:"beside_p99_ms"`
+	BesideP50 []float64 `json:"beside_p50_ms"`
 	HotPerS   []float64 `json:"hot_writes_per_s"`
+	HotP99    []float64 `json:"hot_p99_ms"`
+	// The floor: the hot load is on other nodes, which share nothing with these but the machine. Nodes that were perfectly fair could do no better on it.
+	FloorP99     []float64 `json:"floor_p99_ms"`
+	FloorP50     []float64 `json:"floor_p50_ms"`
+	FloorHotPerS []float64 `json:"floor_hot_writes_per_s"`
 }
 
 // overload has what several clients together get from a cluster: first all that they can, then what is left of that when they want twice as much.
@@ -49,12 +60,17 @@ type overload struct {
 	Ratio     []float64 `json:"done_to_peak"`
 	PeakCPU   []float64 `json:"peak_node_cpu_us"` // of all nodes, per write that they answered
 	OverCPU   []float64 `json:"node_cpu_us"`
-	Failed    []float64 `json:"errors"`     // of clients, which do not try again what is refused as overloaded
-	NotSent   []float64 `json:"not_sent"`   // that were due, and found no free place in a client
-	Refused   []float64 `json:"overloaded"` // answers of the nodes: ErrOverloaded
-	P99       []float64 `json:"p99_ms"`     // of the writes that were done
-	NodeMB    []float64 `json:"largest_node_mb"`
-	Error     string    `json:"first_error"`
+	// How nodes and clients share the cores of a machine that they are on together.
+	PeakCores       []float64 `json:"peak_node_cores"`
+	OverCores       []float64 `json:"node_cores"`
+	PeakClientCores []float64 `json:"peak_client_cores"`
+	OverClientCores []float64 `json:"client_cores"`
+	Failed          []float64 `json:"errors"`     // of clients, which do not try again what is refused as overloaded
+	NotSent         []float64 `json:"not_sent"`   // that were due, and found no free place in a client
+	Refused         []float64 `json:"overloaded"` // answers of the nodes: ErrOverloaded
+	P99             []float64 `json:"p99_ms"`     // of the writes that were done
+	NodeMB          []float64 `json:"largest_node_mb"`
+	Error           string    `json:"first_error"`
 }
 
 func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
@@ -71,70 +87,145 @@ func runLimits(ctx context.Context, args []string, w io.Writer) (err error) {
 	open := f.Int("open", 65536, "writes in flight that all clients together may have then")
 	timeout := f.Duration("timeout", 3*time.Second, "after which a client gives up then")
 	overlay := f.String("overlay-size", "256MiB", "store.overlay-size of the nodes")
+	memory := f.String("memory-limit", "1GiB", "memory-limit of each node; empty: as serve chooses")
+	split := f.Bool("split", runtime.NumCPU() > 1, "nodes run on the first half of the cores, clients on the others (with taskset): else clients that offer more take it from the nodes")
+	only := f.String("only", "", "fairness or overload: measure nothing else")
 	version := f.String("version", "unknown", "of the build, for the record")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if *only != "" && *only != "fairness" && *only != "overload" {
+		return fmt.Errorf("-only %q: want fairness or overload", *only)
 	}
 	if f.NArg() > 0 || *nshards < 2 || *rounds < 1 || *duration < time.Second || *rate <= 0 || *hot < 1 || *clients < 1 || *inflight < *clients || *open < *clients {
 		return errors.New("no arguments; two shards, a second and one of everything else at least")
 	}
 	l := limits{Date: time.Now().UTC().Format(time.DateTime), Version: *version, CPUs: runtime.NumCPU(), LoadAvg: loadAverage(), Shards: *nshards,
-		Rounds: *rounds, Duration: duration.String(), Fairness: fairness{Rate: *rate, HotFlight: *hot}, Overload: overload{Clients: *clients, Inflight: *inflight, OpenLimit: *open, Timeout: timeout.String()}}
-	err = onCluster(ctx, *binary, "", *nshards, []string{"--store-overlay-size", *overlay}, func(g *cluster) error { return l.measure(ctx, g, *duration) })
-	if err != nil {
-		return err
+		Rounds: *rounds, Duration: duration.String(), Memory: *memory, Split: *split, Fairness: fairness{Rate: *rate, HotFlight: *hot}, Overload: overload{Clients: *clients, Inflight: *inflight, OpenLimit: *open, Timeout: timeout.String()}}
+	if *split {
+		bin, remove, err := splitCores(*binary)
+		if err != nil {
+			return err
+		}
+		defer remove()
+		*binary = bin
+	}
+	flags := []string{"--store-overlay-size", *overlay}
+	if *memory != "" {
+		flags = append(flags, "--memory-limit", *memory)
+	}
+	if *only != "overload" {
+		// The nodes of the floor are there all the time, asleep: so it is the same machine with it and without.
+		err = onCluster(ctx, *binary, "", floorShards, flags, func(other *cluster) error {
+			return onCluster(ctx, *binary, "", *nshards, flags, func(g *cluster) error {
+				return l.measure(ctx, g, *duration, func() error { return l.Fairness.round(ctx, g, other, *duration) })
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if *only != "fairness" {
+		err = onCluster(ctx, *binary, "", *nshards, flags, func(g *cluster) error {
+			return l.measure(ctx, g, *duration, func() error { return l.Overload.round(ctx, g, *duration) })
+		})
+		if err != nil {
+			return err
+		}
 	}
 	l.print(w)
 	return writeJSON(*out, l)
 }
 
-func (l *limits) measure(ctx context.Context, g *cluster, d time.Duration) error {
+// splitCores writes a program that runs the binary as a node on the first half of the cores, and as anything else on the others.
+func splitCores(binary string) (program string, remove func(), err error) {
+	if _, err := exec.LookPath("taskset"); err != nil {
+		return "", nil, fmt.Errorf("%w: install it, or say -split=false", err)
+	}
+	if binary, err = filepath.Abs(binary); err != nil {
+		return "", nil, err
+	}
+	dir, err := os.MkdirTemp("", "kiloraft-limits-")
+	if err != nil {
+		return "", nil, err
+	}
+	n, half := runtime.NumCPU(), runtime.NumCPU()/2
+	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = serve ] && exec taskset -c 0-%d '%s' \"$@\"\nexec taskset -c %d-%d '%s' \"$@\"\n", half-1, binary, half, n-1, binary)
+	program = filepath.Join(dir, "kiloraft")
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return program, func() { _ = os.RemoveAll(dir) }, nil // one file in the system's temporary directory
+}
+
+// floorShards is how many shards the other cluster has. One of them gets the hot load.
+const floorShards = 3
+
+// measure runs the rounds on a cluster that has been written to.
+func (l *limits) measure(ctx context.Context, g *cluster, d time.Duration, round func() error) error {
 	if _, err := g.bench(ctx, "write", "--inflight", "256", "--duration", d.String()); err != nil { // files and heaps grow
 		return err
 	}
-	for _, round := range []func(context.Context, *cluster, time.Duration) error{l.Fairness.round, l.Overload.round} {
-		for range l.Rounds {
-			if err := g.rest(ctx); err != nil {
-				return err
-			}
-			if err := round(ctx, g, d); err != nil {
-				return err
-			}
+	for range l.Rounds {
+		if err := g.rest(ctx); err != nil {
+			return err
+		}
+		if err := round(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// round measures the steady writers alone, and beside one shard that gets all it can take.
-func (f *fairness) round(ctx context.Context, g *cluster, d time.Duration) error {
-	steady := []string{"--rate", strconv.FormatFloat(f.Rate, 'f', -1, 64), "--inflight", "256", "--duration", d.String()}
-	alone, err := g.bench(ctx, "write", steady...)
+// round measures the steady writers alone, beside a hot shard of other nodes, and beside one of these.
+func (f *fairness) round(ctx context.Context, g, other *cluster, d time.Duration) error {
+	alone, err := g.bench(ctx, "write", f.steady(d)...)
 	if err != nil {
 		return err
 	}
 	if err := g.rest(ctx); err != nil {
 		return err
 	}
+	floor, floorHot, err := f.besideHot(ctx, g, other, d)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(other.rest(ctx), g.rest(ctx)); err != nil {
+		return err
+	}
+	beside, hot, err := f.besideHot(ctx, g, g, d)
+	if err != nil {
+		return err
+	}
+	f.AloneP99, f.FloorP99, f.BesideP99 = append(f.AloneP99, alone.P99us/1000), append(f.FloorP99, floor.P99us/1000), append(f.BesideP99, beside.P99us/1000)
+	f.FloorP50, f.BesideP50, f.HotP99 = append(f.FloorP50, floor.P50us/1000), append(f.BesideP50, beside.P50us/1000), append(f.HotP99, hot.P99us/1000)
+	f.HotPerS, f.FloorHotPerS = append(f.HotPerS, hot.OpsPerS), append(f.FloorHotPerS, floorHot.OpsPerS)
+	return nil
+}
+
+// steady are the arguments of the few.
+func (f *fairness) steady(d time.Duration) []string {
+	return []string{"--rate", strconv.FormatFloat(f.Rate, 'f', -1, 64), "--inflight", "256", "--duration", d.String()}
+}
+
+// besideHot measures the few on g while one shard of the hot cluster, which may be g, gets all it can take.
+func (f *fairness) besideHot(ctx context.Context, g, hot *cluster, d time.Duration) (few, load benchResult, err error) {
 	type result struct {
 		r   benchResult
 		err error
 	}
-	hot := make(chan result, 1)
+	done := make(chan result, 1)
 	go func() { // ends with its load, which ctx ends
-		r, err := g.bench(ctx, "write", "--shards", "1", "--inflight", strconv.Itoa(f.HotFlight), "--duration", (d + 2*time.Second).String())
-		hot <- result{r, err}
+		r, err := hot.bench(ctx, "write", "--shards", "1", "--inflight", strconv.Itoa(f.HotFlight), "--duration", (d + 2*time.Second).String())
+		done <- result{r, err}
 	}()
 	select {
 	case <-time.After(time.Second): // the hot load has begun
 	case <-ctx.Done():
 	}
-	beside, err := g.bench(ctx, "write", steady...)
-	h := <-hot
-	if err := errors.Join(err, h.err); err != nil {
-		return err
-	}
-	f.AloneP99, f.BesideP99, f.HotPerS = append(f.AloneP99, alone.P99us/1000), append(f.BesideP99, beside.P99us/1000), append(f.HotPerS, h.r.OpsPerS)
-	return nil
+	few, err = g.bench(ctx, "write", f.steady(d)...)
+	h := <-done
+	return few, h.r, errors.Join(err, h.err)
 }
 
 // round finds the peak with a closed loop, and then offers twice as much, due at fixed times.
@@ -169,6 +260,8 @@ func (o *overload) round(ctx context.Context, g *cluster, d time.Duration) error
 	o.Ratio, o.P99, o.NodeMB = append(o.Ratio, over.OpsPerS/peak.OpsPerS), append(o.P99, over.P99us/1000), append(o.NodeMB, mb)
 	o.Failed, o.NotSent, o.Refused = append(o.Failed, over.Errors), append(o.NotSent, over.NotSent), append(o.Refused, after-before)
 	o.PeakCPU, o.OverCPU = append(o.PeakCPU, peak.CPUus), append(o.OverCPU, over.CPUus)
+	o.PeakCores, o.OverCores = append(o.PeakCores, peak.Cores), append(o.OverCores, over.Cores)
+	o.PeakClientCores, o.OverClientCores = append(o.PeakClientCores, peak.CPU.Seconds()/d.Seconds()), append(o.OverClientCores, over.CPU.Seconds()/d.Seconds())
 	o.Error = cmp.Or(o.Error, over.FirstError)
 	return nil
 }
@@ -186,11 +279,11 @@ func (o *overload) together(ctx context.Context, g *cluster, d time.Duration, ar
 	rates, err := g.rates(ctx, d/4, d, answeredMetric, cpuMetric)
 	wg.Wait()
 	if err == nil {
-		sum.OpsPerS, sum.CPUus = rates[0], 1e6*rates[1]/rates[0]
+		sum.OpsPerS, sum.CPUus, sum.Cores = rates[0], 1e6*rates[1]/rates[0], rates[1]
 	}
 	for i := range results {
 		r := &results[i]
-		sum.Ops, sum.Errors, sum.NotSent = sum.Ops+r.Ops, sum.Errors+r.Errors, sum.NotSent+r.NotSent
+		sum.Ops, sum.Errors, sum.NotSent, sum.CPU = sum.Ops+r.Ops, sum.Errors+r.Errors, sum.NotSent+r.NotSent, sum.CPU+r.CPU
 		sum.P99us, sum.FirstError = max(sum.P99us, r.P99us), cmp.Or(sum.FirstError, r.FirstError)
 	}
 	return sum, errors.Join(append(errs, err)...)
@@ -198,14 +291,26 @@ func (o *overload) together(ctx context.Context, g *cluster, d time.Duration, ar
 
 func (l *limits) print(w io.Writer) {
 	f, o := &l.Fairness, &l.Overload
-	fmt.Fprintf(w, "%d shards, %d rounds of %s, load average %.1f; medians and ranges\n", l.Shards, l.Rounds, l.Duration, l.LoadAvg)
-	fmt.Fprintf(w, "fairness: %.0f writes/s all over, p99 alone %s ms, beside %d in flight to one shard (%s writes/s) %s ms\n",
-		f.Rate, spread(f.AloneP99), f.HotFlight, spread(f.HotPerS), spread(f.BesideP99))
+	cores := "nodes and clients share the cores"
+	if l.Split {
+		cores = "nodes on the first half of the cores, clients on the others"
+	}
+	fmt.Fprintf(w, "%d shards, %d rounds of %s, load average %.1f, %s; medians and ranges\n", l.Shards, l.Rounds, l.Duration, l.LoadAvg, cores)
+	if len(f.AloneP99) > 0 {
+		fmt.Fprintf(w, "fairness: %.0f writes/s all over, p99 alone %s ms, beside %d in flight to one shard (%s writes/s, p99 %s ms) %s ms, p50 %s ms\n",
+			f.Rate, spread(f.AloneP99), f.HotFlight, spread(f.HotPerS), spread(f.HotP99), spread(f.BesideP99), spread(f.BesideP50))
+		fmt.Fprintf(w, "  the floor, beside the same load on other nodes of this machine (%s writes/s): p99 %s ms, p50 %s ms\n",
+			spread(f.FloorHotPerS), spread(f.FloorP99), spread(f.FloorP50))
+	}
+	if len(o.Ratio) == 0 {
+		return
+	}
 	fmt.Fprintf(w, "overload: %d clients, peak %s writes/s at %d in flight; offered %s: done %s, %s of the peak, p99 %s ms\n",
 		o.Clients, spread(o.PeakPerS), o.Inflight, spread(o.Offered), spread(o.DonePerS), spread(o.Ratio), spread(o.P99))
-	fmt.Fprintf(w, "  CPU of the nodes per write %s µs, and %s µs at the peak\n", spread(o.OverCPU), spread(o.PeakCPU))
-	fmt.Fprintf(w, "  nodes refused %s as overloaded; clients had %s errors, and no room for %s; largest node %s MB\n",
-		spread(o.Refused), spread(o.Failed), spread(o.NotSent), spread(o.NodeMB))
+	fmt.Fprintf(w, "  CPU of the nodes per write %s µs, and %s µs at the peak; cores of nodes and clients %s and %s, at the peak %s and %s\n",
+		spread(o.OverCPU), spread(o.PeakCPU), spread(o.OverCores), spread(o.OverClientCores), spread(o.PeakCores), spread(o.PeakClientCores))
+	fmt.Fprintf(w, "  nodes refused %s as overloaded; clients had %s errors, and no room for %s; largest node %s MB, memory-limit %s\n",
+		spread(o.Refused), spread(o.Failed), spread(o.NotSent), spread(o.NodeMB), cmp.Or(l.Memory, "as serve chooses"))
 	if o.Error != "" {
 		fmt.Fprintf(w, "  the first error of a client: %s\n", o.Error)
 	}
