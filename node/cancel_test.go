@@ -176,3 +176,28 @@ func TestLateChangeOfCancelledMove(t *testing.T) {
 		t.Errorf("it happened: %v", now)
 	}
 }
+
+// A split whose last child has been merged away by the time that somebody looks has happened all the same.
+func TestSplitOfMergedChild(t *testing.T) {
+	c, letGo := startHeld(t)
+	c.Init(0, 1, 3)
+	id := startOp(t, c, 1, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{[]byte("m")}})
+	waitStep(t, c, id, "split")
+	o, err := c.Node(1).ReadOp(deadline(t, 5*time.Second), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, lead := leadOf(t, c, 2)
+	if err := split(t, c, at, lead.Descriptor, o.Other, "m"); err != nil {
+		t.Fatal(err)
+	}
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		_, err := c.Node(1).ShardInMeta(deadline(t, 5*time.Second), o.Other)
+		return err
+	})
+	if err := c.Node(0).BuryInMeta(deadline(t, 10*time.Second), o.Other, 2); err != nil {
+		t.Fatal(err)
+	}
+	letGo()
+	waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
+}

@@ -167,11 +167,12 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 		return err == nil, err
 	}
 	o.Step, o.Done = "record the children", 1
-	_, version, err := c.meta.get(ctx, placement.ShardKey(o.Other+engine.ShardID(len(o.Keys)-1)))
+	last := o.Other + engine.ShardID(len(o.Keys)-1)
+	entries, err := c.meta.getMany(ctx, [][]byte{placement.ShardKey(last), placement.DeadKey(last)}) // it may have been merged away by now
 	if err != nil {
 		return false, err
 	}
-	if version == 0 {
+	if entries[0].Version == 0 && entries[1].Version == 0 {
 		return d.awaitChildren(ctx, o)
 	}
 	o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, 2, "", o.BytesTotal

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -66,6 +67,15 @@ func TestLeadTellsOfOrdered(t *testing.T) {
 	n.spin(3)
 	if len(got) != 0 || !changing(2) {
 		t.Errorf("merge: answered %v while the shard settles; changing %v", got, changing(2))
+	}
+	n.s.Merge(MergeSpec{Left: 2, Right: 3, LeftVersion: 77}, func(err error) { // the same again does not wait, too
+		if !errors.Is(err, shard.ErrUnavailable) {
+			t.Errorf("a second order: %v", err)
+		}
+	})
+	n.spin(3)
+	if left.ordered != 1 {
+		t.Errorf("%d orders wait", left.ordered)
 	}
 	settled(left)
 	n.spin(3)

@@ -94,6 +94,10 @@ func (l *Lane) mergeBegin(sp MergeSpec, done func(error)) {
 		done(l.notLeader(r))
 		return
 	}
+	if r.ordered > 0 { // by somebody who waits no more, and asks again: one is enough
+		done(busyError("another split or merge of the shard is under way"))
+		return
+	}
 	if !sp.checkpoints && r.machine.LiveBytes() > mergeOverlayMax {
 		l.checkpoint(r)
 	}

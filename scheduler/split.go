@@ -104,7 +104,7 @@ func (l *Lane) split(id engine.ShardID, sp *shard.Split, done func(error)) {
 		l.splitAgain(r, sp, err, done)
 		return
 	}
-	if r.barrier {
+	if r.barrier || r.ordered > 0 {
 		done(&shard.UnavailableError{RetryAfter: retryAfter, Reason: "another split or merge of the shard is under way"})
 		return
 	}
