@@ -151,7 +151,7 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 			return d.cancelOrder(ctx, o, l)
 		}
 		if o.Step == "" { // recorded before it is ordered
-			o.Step, o.Reason = stepOrdered, ""
+			o.Step, o.Reason = "split", ""
 			return true, nil
 		}
 		o.Reason = ""
@@ -178,9 +178,6 @@ func (d *driver) stepSplit(ctx context.Context, o *placement.Op) (bool, error) {
 	o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, 2, "", o.BytesTotal
 	return true, nil
 }
-
-// stepOrdered is the step of a split from before it is ordered: one that has not got there was never ordered.
-const stepOrdered = "split"
 
 // awaitChildren is where the parent has lost the first key, and meta does not have the last child. Either the split has happened and its children are not
 // reported yet, or another one took the key: then whoever has it now is known to meta, and no child of this one was ever.
@@ -215,9 +212,6 @@ func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (boo
 	}
 	d.mu.Lock()
 	a := d.active[o.ID]
-	if a == nil { // only tests drive without it
-		a = &drivenOp{}
-	}
 	fenced := a.fenced
 	if fenced == nil {
 		a.fenced = l.Descriptor

@@ -143,9 +143,8 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// TestMergeMachine splits a shard, writes to both parts and merges them again: all content is there, retries of what either part has applied are
-// answered by the whole, and versions and time do not go back.
-func TestMergeMachine(t *testing.T) {
+// neighbours are the two parts of a new shard, split at "e", which are in the store.
+func neighbours(t *testing.T) (born *Descriptor, left, right *replica) {
 	d := bornDescriptor()
 	l := newReplica(t, d, d.Replicas[0].Replica)
 	b, ans := l.split(splitOf(d, "e"))
@@ -156,6 +155,13 @@ func TestMergeMachine(t *testing.T) {
 	l.must(l.db.Write([]state.Change{b.Parent, {Record: b.Children[0].Record}}, 0))
 	l.m.Release()
 	r.m.Release()
+	return d, l, r
+}
+
+// TestMergeMachine splits a shard, writes to both parts and merges them again: all content is there, retries of what either part has applied are
+// answered by the whole, and versions and time do not go back.
+func TestMergeMachine(t *testing.T) {
+	d, l, r := neighbours(t)
 	sess := NewSessionID(testStamp, 1)
 	writes := []Write{in(sess, 1, 1, addOp("c", 5)), in(sess, 2, 1, addOp("f", 7)), in(sess, 3, 1, addOp("f", 1))}
 	for i, to := range []*replica{l, r, r} {
@@ -214,16 +220,7 @@ func TestMergeMachine(t *testing.T) {
 
 // TestAbsorbRefuses: a cut of the right shard that is not the one which the Merge names stops the left replica, before anything is changed.
 func TestAbsorbRefuses(t *testing.T) {
-	d := bornDescriptor()
-	l := newReplica(t, d, d.Replicas[0].Replica)
-	b, ans := l.split(splitOf(d, "e"))
-	if b == nil {
-		t.Fatal(ans.Refused)
-	}
-	r := &replica{t: t, env: l.env, db: l.db, m: OpenChild(l.env, &b.Children[0], b)}
-	l.must(l.db.Write([]state.Change{b.Parent, {Record: b.Children[0].Record}}, 0))
-	l.m.Release()
-	r.m.Release()
+	_, l, r := neighbours(t)
 	ld, rd := l.m.Desc(), r.m.Desc()
 	s := MergeStep{Version: ld.Version, ConfVersion: ld.ConfVersion, Other: rd.Shard, OtherVersion: rd.Version, OtherConfVersion: rd.ConfVersion}
 	l.mergeStepAt(CommandPrepareMerge, s)
