@@ -231,7 +231,7 @@ func (c *core) serveRemove(ctx context.Context, body []byte) error {
 	case st.Replica != replica:
 		return nil
 	case q.mayGo(&st):
-		return c.sched.RemoveReplica(ctx, d.Shard, replica)
+		return c.sched.RemoveReplica(ctx, d.Shard, replica, &d)
 	}
 	if err := c.removeGone(ctx, &d); err != nil {
 		return err

@@ -237,7 +237,7 @@ func (c *core) removeUnnamed(ctx context.Context, id engine.ShardID, replica eng
 	if err != nil || st.Replica != replica || !q.mayGo(&st) {
 		return err
 	}
-	if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
+	if err := c.sched.RemoveReplica(ctx, id, replica, l.Descriptor); err != nil {
 		return fmt.Errorf("shard %d: removing a replica that nobody names: %w", id, err)
 	}
 	c.n.log.Info("a replica that nobody names was removed", "shard", uint64(id), "replica", uint64(replica))
@@ -273,7 +273,7 @@ func (c *core) removeDead(ctx context.Context, id engine.ShardID, replica engine
 				continue
 			}
 		}
-		if err := c.sched.RemoveReplica(ctx, id, replica); err != nil {
+		if err := c.sched.RemoveReplica(ctx, id, replica, nil); err != nil {
 			return fmt.Errorf("shard %d, which shard %d absorbed: removing a replica: %w", id, absorber, err)
 		}
 		c.n.log.Info("a replica of an absorbed shard was removed", "shard", uint64(id), "replica", uint64(replica), "absorber", uint64(absorber))

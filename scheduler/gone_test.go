@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -123,7 +124,7 @@ func TestRemovedStaysAway(t *testing.T) {
 	if snap.ingest, err = n.db.NewIngest(tablet); err != nil {
 		t.Fatal(err)
 	}
-	n.s.laneOf(2).remove(2, 5, func(err error) {
+	n.s.laneOf(2).remove(2, 5, nil, func(err error) {
 		if err != nil {
 			t.Error(err)
 		}
@@ -163,5 +164,66 @@ func TestLaterReplicaNeedsProof(t *testing.T) {
 	n.ask(7, 4)
 	if n.replica() != r || r.removed || n.stray != 0 {
 		t.Errorf("a message for an earlier one: replica %v, told %d times", n.replica(), n.stray)
+	}
+}
+
+// TestFrozenIsRemoved: a replica that is frozen for a merge is kept for its absorber, which is here, whatever proves that it is not a member any more;
+// unless its shard's descriptor has changed since: a frozen shard changes nothing, so that merge was given up, and nobody needs the replica (rules Merge1,
+// Merge2, Cluster5).
+func TestFrozenIsRemoved(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(d *shard.Descriptor)
+		want   bool
+	}{
+		"no proof":            {nil, false},
+		"as frozen":           {func(*shard.Descriptor) {}, false},
+		"older":               {func(d *shard.Descriptor) { d.Version--; d.ConfVersion-- }, false},
+		"another shard":       {func(d *shard.Descriptor) { d.Shard++; d.Version++ }, false},
+		"later version":       {func(d *shard.Descriptor) { d.Version++ }, true},
+		"later membership":    {func(d *shard.Descriptor) { d.ConfVersion++ }, true},
+		"removed, then alone": {func(d *shard.Descriptor) { d.Version += 3; d.ConfVersion += 2 }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newStoreNode(t)
+			n.create(2)
+			r := n.create(3)
+			n.spin(5)
+			d := *r.machine.Desc()
+			n.l.proposeMerge(r, shard.CommandFreeze, &shard.MergeStep{Version: d.Version, ConfVersion: d.ConfVersion, Other: 2})
+			n.settle(func() bool { return r.machine.Merge().Role == shard.MergeFrozen })
+			var proof *shard.Descriptor
+			if c.change != nil {
+				proof = &d
+				c.change(proof)
+			}
+			var got []error
+			n.l.remove(3, 1, proof, func(err error) { got = append(got, err) })
+			n.spin(5)
+			if len(got) != 1 || (got[0] == nil) != c.want || n.buried(r.key) != c.want || !c.want && !errors.Is(got[0], shard.ErrUnavailable) {
+				t.Fatalf("answers %v, tombstone %v", got, n.buried(r.key))
+			}
+		})
+	}
+}
+
+// TestFrozenIsGone is TestFrozenIsRemoved by the way of a node that is shown an applied descriptor which does not name its replica.
+func TestFrozenIsGone(t *testing.T) {
+	n := newStoreNode(t)
+	n.create(2)
+	r := n.create(3)
+	n.spin(5)
+	d := *r.machine.Desc()
+	n.l.proposeMerge(r, shard.CommandFreeze, &shard.MergeStep{Version: d.Version, ConfVersion: d.ConfVersion, Other: 2})
+	n.settle(func() bool { return r.machine.Merge().Role == shard.MergeFrozen })
+	d.Version, d.ConfVersion = d.Version+1, d.ConfVersion+1
+	d.Replicas = []shard.ReplicaDesc{{Replica: 9, Node: 1, Role: shard.RoleLearner}, {Replica: 8, Node: 2, Role: shard.RoleVoter}}
+	n.s.RemoveGoneAsync(&d, func(gone engine.ReplicaID, err error) {
+		if gone != 1 || err != nil {
+			t.Errorf("replica %d: %v", gone, err)
+		}
+	})
+	n.spin(5)
+	if !n.buried(r.key) {
+		t.Fatal("it is still there")
 	}
 }

@@ -110,8 +110,8 @@ func targetMembership(d *shard.Descriptor, replicas []shard.ReplicaDesc) (*engin
 }
 
 // RemoveReplicaAsync is RemoveReplica for a runtime without goroutines: done is called on the lane.
-func (s *Scheduler) RemoveReplicaAsync(id engine.ShardID, replica engine.ReplicaID, done func(error)) {
-	s.laneOf(id).box.putCall(func(l *Lane) { l.remove(id, replica, done) })
+func (s *Scheduler) RemoveReplicaAsync(id engine.ShardID, replica engine.ReplicaID, proof *shard.Descriptor, done func(error)) {
+	s.laneOf(id).box.putCall(func(l *Lane) { l.remove(id, replica, proof, done) })
 }
 
 // RemoveGone removes this node's replica of d.Shard if d proves that it is not a member any more (rule Cluster5): d was applied by a
@@ -123,7 +123,7 @@ func (s *Scheduler) RemoveGone(ctx context.Context, d *shard.Descriptor) (bool, 
 		return false, err
 	}
 	s.logger.Info("a replica was removed from its shard", "shard", uint64(d.Shard), "replica", uint64(gone), "conf_version", d.ConfVersion)
-	return true, s.RemoveReplica(ctx, d.Shard, gone)
+	return true, s.RemoveReplica(ctx, d.Shard, gone, d)
 }
 
 // RemoveGoneAsync is RemoveGone for a runtime without goroutines: done is called on the lane.
@@ -134,7 +134,7 @@ func (s *Scheduler) RemoveGoneAsync(d *shard.Descriptor, done func(gone engine.R
 			done(0, nil)
 			return
 		}
-		l.remove(d.Shard, gone, func(err error) { done(gone, err) })
+		l.remove(d.Shard, gone, d, func(err error) { done(gone, err) })
 	})
 }
 

@@ -12,11 +12,12 @@ import (
 )
 
 // RemoveReplica destroys a replica of this node for good: it leaves a durable tombstone, so that no late message brings it back. The
-// caller has positive evidence that the replica was removed from its shard (rule Cluster5). One that is not there is no error.
-func (s *Scheduler) RemoveReplica(ctx context.Context, id engine.ShardID, replica engine.ReplicaID) error {
+// caller has positive evidence that the replica was removed from its shard, or that the shard is dead (rule Cluster5). proof is what a replica of the
+// shard has applied, if that is the evidence; else nil. A replica that is not there is no error.
+func (s *Scheduler) RemoveReplica(ctx context.Context, id engine.ShardID, replica engine.ReplicaID, proof *shard.Descriptor) error {
 	l := s.laneOf(id)
 	done := make(chan error, 1)
-	l.box.putCall(func(l *Lane) { l.remove(id, replica, func(err error) { done <- err }) })
+	l.box.putCall(func(l *Lane) { l.remove(id, replica, proof, func(err error) { done <- err }) })
 	select {
 	case err := <-done:
 		return err
@@ -28,7 +29,7 @@ func (s *Scheduler) RemoveReplica(ctx context.Context, id engine.ShardID, replic
 }
 
 // remove silences the replica, then writes the tombstone, off the lane, then drops its log (rule Log7).
-func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(error)) {
+func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, proof *shard.Descriptor, done func(error)) {
 	r := l.byShard[id]
 	if r == nil || r.key.Replica != replica {
 		key := store.Key{Shard: id, Replica: replica}
@@ -37,7 +38,7 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 			return
 		}
 		if c, ok := l.covered[key]; ok { // silent, too, but its tombstone is that link's to write
-			l.unlessAbsorbed(c.by, c.r, done, func() { l.removeCovered(c, done) })
+			l.unlessAbsorbed(c.by, c.r, done, func() { l.removeCovered(c, proof, done) })
 			return
 		}
 		if o := l.takeOrphan(key); o != nil { // else its parent, once replayed, would bring it back
@@ -48,13 +49,13 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		return
 	}
 	if r.machine != nil && l.settling(r) || r.snapIn != nil || l.replaying(r) {
-		l.whenSettled(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, done) }) })
+		l.whenSettled(r, func(l *Lane) { l.later(createRetry, func(l *Lane) { l.remove(id, replica, proof, done) }) })
 		return
 	}
-	if r.machine != nil && r.machine.Merge().Role == shard.MergeFrozen {
+	if r.machine != nil && r.machine.Merge().Role == shard.MergeFrozen && !provesUnfrozen(proof, r.machine.Desc()) {
 		l.unlessAbsorbed(r.machine.Merge().Other, r, done, func() {
 			if r.removed || l.settling(r) { // its tombstone may not be durable yet
-				l.remove(id, replica, done)
+				l.remove(id, replica, proof, done)
 				return
 			}
 			l.removeNow(r, done)
@@ -62,6 +63,13 @@ func (l *Lane) remove(id engine.ShardID, replica engine.ReplicaID, done func(err
 		return
 	}
 	l.removeNow(r, done)
+}
+
+// provesUnfrozen tells whether d, which a replica of the same shard has applied, proves that the merge for which a replica is frozen at the descriptor
+// frozen was given up. A frozen shard applies nothing that changes its descriptor but Unfreeze, which follows on AbortMerge alone (rules Merge1, Merge2): nobody
+// will absorb what is frozen there.
+func provesUnfrozen(d, frozen *shard.Descriptor) bool {
+	return d != nil && d.Shard == frozen.Shard && (d.Version > frozen.Version || d.ConfVersion > frozen.ConfVersion)
 }
 
 // unlessAbsorbed goes on with then, unless the replica that will absorb r is here, or an orphan: its Merge, or the snapshot that it gets instead,
@@ -82,10 +90,10 @@ func (l *Lane) unlessAbsorbed(absorber engine.ShardID, r *replica, done func(err
 }
 
 // removeCovered gives a replica its tombstone that a link has silenced, and failed, and no other will write.
-func (l *Lane) removeCovered(c covered, done func(error)) {
+func (l *Lane) removeCovered(c covered, proof *shard.Descriptor, done func(error)) {
 	_, waits := l.covered[c.r.key]
 	if _, pending := l.burials[c.r.key]; pending || !waits {
-		l.remove(c.r.key.Shard, c.r.key.Replica, done) // a link has taken it meanwhile
+		l.remove(c.r.key.Shard, c.r.key.Replica, proof, done) // a link has taken it meanwhile
 		return
 	}
 	delete(l.covered, c.r.key)

@@ -360,7 +360,7 @@ func TestRemoveReplica(t *testing.T) {
 	nodes := startNodes(t, 1, 1)
 	createShards(t, nodes, 2)
 	submit(t, nodes, KindWrite, 1, testPut(1, 1, "x"))
-	if err := nodes[0].s.RemoveReplica(ctx, 1, 1); err != nil {
+	if err := nodes[0].s.RemoveReplica(ctx, 1, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := nodes[0].s.Status(ctx, 1); !errors.Is(err, shard.ErrShardNotFound) {

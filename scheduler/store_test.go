@@ -344,7 +344,7 @@ func newCovered(t *testing.T) (n *storeNode, left, right *replica) {
 func TestCoveredAfterFailedLink(t *testing.T) {
 	n, left, r := newCovered(t)
 	var got []error
-	n.l.remove(3, 1, func(err error) { got = append(got, err) })
+	n.l.remove(3, 1, nil, func(err error) { got = append(got, err) })
 	n.spin(3)
 	if len(got) != 1 || !errors.Is(got[0], shard.ErrUnavailable) || n.buried(r.key) {
 		t.Fatalf("a removal while its absorber waits for a snapshot: answers %v, tombstone %v", got, n.buried(r.key))
@@ -359,9 +359,9 @@ func TestCoveredAfterFailedLink(t *testing.T) {
 func TestCoveredIsRemoved(t *testing.T) {
 	n, _, r := newCovered(t)
 	var got []error
-	n.l.remove(2, 1, func(err error) { got = append(got, err) })
+	n.l.remove(2, 1, nil, func(err error) { got = append(got, err) })
 	n.spin(3)
-	n.l.remove(3, 1, func(err error) { got = append(got, err) })
+	n.l.remove(3, 1, nil, func(err error) { got = append(got, err) })
 	n.spin(3)
 	if len(got) != 2 || got[0] != nil || got[1] != nil || !n.buried(r.key) || len(n.l.covered)+len(n.l.burials) > 0 {
 		t.Fatalf("answers %v, tombstone %v, %d covered, %d burials", got, n.buried(r.key), len(n.l.covered), len(n.l.burials))
@@ -448,7 +448,7 @@ func TestGarbageIsCollected(t *testing.T) {
 	if err := s.CreateReplicas(ctx, []NewReplica{{testDescriptor(1, 1), 1, CreateOptions{}}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveReplica(ctx, 1, 1); err != nil {
+	if err := s.RemoveReplica(ctx, 1, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	for db.Stats().GarbageRanges > 0 {
@@ -730,7 +730,7 @@ func TestVoteOfNextReplica(t *testing.T) {
 		if life == 0 {
 			continue
 		}
-		l.remove(1, 1, func(err error) {
+		l.remove(1, 1, nil, func(err error) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -822,10 +822,10 @@ func TestRemovedTwiceAtOnce(t *testing.T) {
 	n := newStoreNode(t)
 	r := n.create(2)
 	n.db.full = true
-	n.l.remove(2, 1, func(error) {})
+	n.l.remove(2, 1, nil, func(error) {})
 	n.spin(3)
 	var got []error
-	n.l.remove(2, 1, func(err error) { got = append(got, err) })
+	n.l.remove(2, 1, nil, func(err error) { got = append(got, err) })
 	if n.spin(3); len(got) > 0 {
 		t.Fatalf("answered %v before the tombstone is durable", got)
 	}
@@ -841,7 +841,7 @@ func TestRemovedTwiceAtOnce(t *testing.T) {
 	if i := slices.IndexFunc(recs, func(rec state.Record) bool { return rec.Key == r.key }); i < 0 || !recs[i].Tombstone || len(got) != 1 || got[0] != nil {
 		t.Fatalf("records %v, answers %v", recs, got)
 	}
-	n.l.remove(2, 1, func(err error) { got = append(got, err) })
+	n.l.remove(2, 1, nil, func(err error) { got = append(got, err) })
 	if len(got) != 2 || got[1] != nil || len(n.l.burials) > 0 {
 		t.Fatalf("answers %v, %d burials", got, len(n.l.burials))
 	}
@@ -856,7 +856,7 @@ func TestNextReplicaWaitsForBurial(t *testing.T) {
 	next := store.Key{Shard: 2, Replica: 2}
 	in := n.ingest(old.key)
 	n.db.full = true
-	n.l.remove(2, 1, func(error) {})
+	n.l.remove(2, 1, nil, func(error) {})
 	n.spin(3)
 	n.db.full = false // and the tombstone is tried again in a while
 	if got := n.l.present(NewReplica{Descriptor: testDescriptor(2, 1), Replica: 2}); got != replicaOther {
@@ -902,7 +902,7 @@ func TestTombstoneWaitsForSpace(t *testing.T) {
 	r := n.create(2)
 	n.db.full = true
 	answers := 0
-	n.l.remove(2, 1, func(err error) {
+	n.l.remove(2, 1, nil, func(err error) {
 		if answers++; !errors.Is(err, state.ErrNoSpace) {
 			t.Fatal(err)
 		}

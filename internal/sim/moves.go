@@ -335,7 +335,7 @@ func (s *sim) removeDead(n *simrt.Node) {
 			continue
 		}
 		at, life := place{n.ID, store.Key{Shard: st.Shard, Replica: st.Replica}}, n.Life()
-		n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, func(err error) {
+		n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, nil, func(err error) {
 			if err == nil && n.Life() == life {
 				s.tracef("node %d: removed replica %d of shard %d, which was absorbed", n.ID, at.key.Replica, at.key.Shard)
 				s.happened("replica of an absorbed shard removed")

@@ -88,6 +88,10 @@ var mutants = []mutant{
 	{name: "frees-what-is-needed", rule: "Log5", file: "store/raftlog/log.go", old: "low = min(low, a.floor.Load())", new: "_ = a.floor.Load()"},
 	{name: "rewrite-adds", rule: "Log6", file: "store/raftlog/recover.go", old: "\t\tr.reset(&p.cache)\n\t\tr.vote, r.committed", new: "\t\tr.vote, r.committed", pkg: "./store/raftlog", run: "."},
 	{name: "vote-dropped-with-entries", rule: "Log7", file: "scheduler/recover.go", old: "\t\tout.Vote = bornIn(rec.Applied.Term, rl.Vote)\n\t\tl.log.Init(rec.Key, out.Vote, rec.Applied)\n\tdefault", new: "\t\tl.log.Init(rec.Key, engine.Vote{}, rec.Applied)\n\tdefault"},
+	{name: "frozen-is-removed", rule: "Merge3, Cluster5", file: "scheduler/remove.go", old: "r.machine.Merge().Role == shard.MergeFrozen && ", new: "false && ",
+		pkg: "./scheduler", run: "^TestFrozenIs"},
+	{name: "unfrozen-is-not-believed", rule: "Cluster5", file: "scheduler/remove.go", old: " && !provesUnfrozen(proof, r.machine.Desc()) {", new: " {",
+		pkg: "./scheduler", run: "^TestFrozenIs"},
 	{name: "log-dropped-before-the-tombstone", rule: "Log7", file: "scheduler/remove.go", old: "l.bury(key, m, state.Change{", new: "l.log.Drop(key)\n\tl.bury(key, m, state.Change{"},
 	// The state
 	{name: "failed-commit-is-survived", rule: "State6", file: "scheduler/checkpoint.go", old: "c.s.fatal(fmt.Errorf(\"checkpoint of %d shards: %w\", len(items), err))", new: "", pkg: "./scheduler", run: "TestFailedCommit"},

@@ -152,7 +152,7 @@ func (s *sim) tidy() {
 			if d != nil && (st.Descriptor == nil || !st.WasMember) && st.Replica <= s.settled.id && s.c.Now() > s.settled.at {
 				// The driver's word: it has added this replica, and seen it removed, or its addition undone.
 				if _, named := d.Replica(st.Replica); !named {
-					n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, func(error) {})
+					n.Sched.RemoveReplicaAsync(st.Shard, st.Replica, d, func(error) {})
 				}
 			}
 		}

@@ -101,7 +101,7 @@ func (n *Node) has(id engine.ShardID) (scheduler.ReplicaStatus, bool) {
 func (n *Node) remove(t *testing.T, id engine.ShardID, r engine.ReplicaID) {
 	t.Helper()
 	done := false
-	n.Sched.RemoveReplicaAsync(id, r, func(err error) {
+	n.Sched.RemoveReplicaAsync(id, r, nil, func(err error) {
 		if err != nil {
 			t.Error(err)
 		}

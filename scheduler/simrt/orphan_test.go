@@ -70,7 +70,7 @@ func TestSplitOrphanRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := false
-	n.Sched.RemoveReplicaAsync(parentShard, engine.ReplicaID(n.ID), func(err error) {
+	n.Sched.RemoveReplicaAsync(parentShard, engine.ReplicaID(n.ID), nil, func(err error) {
 		if done = true; err != nil {
 			t.Error(err)
 		}

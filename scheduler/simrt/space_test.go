@@ -186,7 +186,7 @@ func TestMoveFullDisk(t *testing.T) {
 		removed := false
 		for !removed {
 			answered := false
-			c.Node(1).Sched.RemoveReplicaAsync(1, 1, func(err error) { answered, removed = true, err == nil })
+			c.Node(1).Sched.RemoveReplicaAsync(1, 1, nil, func(err error) { answered, removed = true, err == nil })
 			c.Node(1).pump()
 			if err := c.Until(10*time.Second, func() bool { return answered }); err != nil {
 				t.Fatal(err)
