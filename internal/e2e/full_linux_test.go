@@ -84,11 +84,12 @@ func TestFullDisk(t *testing.T) {
 
 	eventually(t, time.Minute, full((victim+1)%3))
 	stop()
-	c.refuses()
-	// Killed with a full disk, it starts with a full disk.
+	most := []string{disks[victim], disks[(victim+1)%3]}
+	c.refuses(most)
+	// Killed with a full disk, it starts with a full disk; what little it has freed on the way is filled again.
 	c.Nodes[victim].Kill()
 	c.restart(victim)
-	c.refuses()
+	c.refuses(most)
 
 	for _, d := range disks {
 		if err := os.Remove(filepath.Join(d, "filler")); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -125,11 +126,14 @@ func (c *cluster) press() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// refuses waits until no shard takes writes, and clients hear that within their deadline.
-func (c *cluster) refuses() {
+// refuses fills the disks of most nodes until no shard takes writes, and clients hear that within their deadline.
+func (c *cluster) refuses(most []string) {
 	c.t.Helper()
 	n := 0
 	eventually(c.t, time.Minute, func() error {
+		for _, d := range most {
+			fill(c.t, d) // also what was freed since: a log has room for a few writes then, and takes them
+		}
 		for i := range 6 {
 			n++
 			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
