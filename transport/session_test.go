@@ -117,8 +117,16 @@ func TestHalfOpen(t *testing.T) {
 		c.Limits.DialTimeout = 200 * time.Millisecond
 	})
 	b.SetPeer(1, a.addr)
+	// Nobody can dial anew meanwhile: the first of them to notice would replace the session of the other.
+	n.mu.Lock()
+	listeners := n.listeners
+	n.listeners = nil
+	n.mu.Unlock()
 	n.each(func(c *memConn) { c.pull(true) })
 	until(t, "silence to be noticed", func() bool { return a.Metrics().Silent.Load() > 0 && b.Metrics().Silent.Load() > 0 })
+	n.mu.Lock()
+	n.listeners = listeners
+	n.mu.Unlock()
 	exchange(t, a, b)
 	settle(t, a, b)
 }
