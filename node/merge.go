@@ -80,18 +80,8 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	gone := c.view.shard(o.Other)
-	if gone != nil && left.Descriptor.Contains(gone.Start) && left.Descriptor.Version > gone.Version {
-		o.Step, o.Done = "record the merge", o.Total-1
-		_, version, err := c.meta.get(ctx, placement.DeadKey(o.Other))
-		if err == nil && version == 0 {
-			err = c.reports.report(ctx, []*shard.Descriptor{left.Descriptor})
-		}
-		if err != nil {
-			return false, err
-		}
-		o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, o.Total, "", o.BytesTotal
-		return true, nil
+	if happened, err := d.merged(ctx, o, left.Descriptor); happened || err != nil {
+		return o.State != placement.OpRunning, err
 	}
 	if mv, ok := o.Relocation(); ok {
 		return d.stepRelocation(ctx, o, &mv)
@@ -125,6 +115,46 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 		return true, nil
 	}
 	return err == nil, err
+}
+
+// merged tells whether the right shard is no more, and ends the operation when meta says so. That it was absorbed must be there before the locks are let go of, and is
+// looked for there: who has started since has never heard of the shard, or was not there to report it.
+func (d *driver) merged(ctx context.Context, o *placement.Op, left *shard.Descriptor) (bool, error) {
+	c := d.c
+	entries, err := c.meta.getMany(ctx, [][]byte{placement.ShardKey(o.Other), placement.DeadKey(o.Other)})
+	if err != nil {
+		return false, err
+	}
+	if entries[1].Exists() {
+		absorber, _, err := placement.DecodeDead(entries[1].Value)
+		switch {
+		case err != nil:
+			return false, err
+		case absorber == o.Shard:
+			o.State, o.Done, o.Reason, o.BytesDone = placement.OpDone, o.Total, "", o.BytesTotal
+		case o.Cancel:
+			o.State, o.Reason = placement.OpCancelled, ""
+		default:
+			o.State, o.Reason, o.Error = placement.OpFailed, "", fmt.Sprintf("shard %d was merged into shard %d", o.Other, absorber)
+		}
+		return true, nil
+	}
+	right := c.view.shard(o.Other)
+	if entries[0].Exists() {
+		rec, err := placement.DecodeShard(entries[0].Value)
+		if err != nil {
+			return false, err
+		}
+		if right == nil || rec.Descriptor.Newer(right) {
+			right = &rec.Descriptor
+		}
+	}
+	if right == nil || !left.ProvesDead(right) {
+		return false, nil
+	}
+	o.Step, o.Done, o.Reason = "record the merge", o.Total-1, ""
+	c.reports.inMeta(right) // so that it is buried with the report of the left shard, whether meta has it or not
+	return true, c.reports.report(ctx, []*shard.Descriptor{left})
 }
 
 // planRelocation writes the next move of the right shard's replicas into the record, with the name of the replica that comes, before

@@ -1,0 +1,49 @@
+package node_test
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kiloraft/kiloraft/node"
+	"github.com/kiloraft/kiloraft/node/nodetest"
+	"github.com/kiloraft/kiloraft/placement"
+)
+
+// Meta may have buried the right shard of a merge before its operation is recorded as over, and a node that starts then hears nothing of that shard any more. The merge
+// has happened all the same: it is done, whether somebody cancels it or not. It once ran for ever, with the locks of both, or was said to be cancelled.
+func TestMergeAfterRestart(t *testing.T) {
+	for _, cancelled := range []bool{false, true} {
+		var orders atomic.Int64
+		var letGo atomic.Bool
+		c := nodetest.Start(t, 1, nodetest.Options{Config: func(_ int, cfg *node.Config) {
+			node.SetFault(cfg, func(step string) error {
+				if step == "op merge: merge" && orders.Add(1) > 1 && !letGo.Load() {
+					return errors.New("the driver dies here")
+				}
+				return nil
+			})
+		}})
+		c.Init(0, 2, 1)
+		id := startOp(t, c, 0, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3})
+		nodetest.Eventually(t, 20*time.Second, func() error {
+			absorber, err := c.Node(0).DeadInMeta(deadline(t, 2*time.Second), 3)
+			if err == nil && absorber != 2 {
+				err = fmt.Errorf("absorbed by shard %d", absorber)
+			}
+			return err
+		})
+		c.Kill(0)
+		c.Restart(0)
+		nodetest.Eventually(t, 20*time.Second, func() error { _, err := c.Node(0).ReadOp(deadline(t, 2*time.Second), id); return err })
+		if cancelled {
+			if err := c.Node(0).CancelOp(deadline(t, 10*time.Second), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		letGo.Store(true)
+		waitOp(t, c, 0, id, 20*time.Second, placement.OpDone)
+	}
+}
