@@ -222,6 +222,10 @@ func (l *Lane) coldFailed(r *replica, err error) {
 	}
 }
 
+// commitsMany is how many shards with a commit index to tell make their lane wait longer for a ride: with many shards each is written to less
+// often, and a message of its own costs what a write costs.
+const commitsMany = 256
+
 // queueCommit remembers a commit index that followers must be told, so that it can ride on what is sent to them anyway. They need it
 // only to apply: nobody waits for that (rule Engine4), and the next append request of a busy shard carries it.
 func (l *Lane) queueCommit(r *replica, c *engine.Command) {
@@ -233,35 +237,62 @@ func (l *Lane) queueCommit(r *replica, c *engine.Command) {
 		}
 		l.commits = append(l.commits, r)
 	}
-	if r.birth != nil && r.birth.parent == r { // who follows makes the children when it knows
+	if r.bearing() { // who follows makes the children when it knows
 		l.commitAt = l.now
 	}
 }
 
-// sendCommits tells the queued commit indexes to followers that have not learnt them by an append request in the meantime.
+func (r *replica) bearing() bool { return r.birth != nil && r.birth.parent == r }
+
+// sendCommits tells the queued commit indexes to followers that have not learnt them by an append request in the meantime. Where many wait, those that
+// are younger than two heartbeat intervals wait on.
 func (l *Lane) sendCommits() {
 	if len(l.commits) == 0 || l.now < l.commitAt {
 		return
 	}
-	for i, r := range l.commits {
-		l.commits[i] = nil
-		r.commitQueued = false
-		if r.removed || !r.eng.IsLeader() {
-			continue
-		}
-		c := &r.commit
-		l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
-		for j := range r.peers {
-			p := &r.peers[j]
-			if !p.commit.Less(c.id) {
-				continue
-			}
-			o := l.out(p.peer.Node)
-			o.msgs = wire.AppendHeartbeat(o.msgs, r.header(p.peer), &l.ev.hb)
-			l.message(o)
+	wait := engine.Instant(0)
+	if len(l.commits) > commitsMany {
+		wait = 2 * engine.Instant(l.s.cfg.HeartbeatInterval)
+	}
+	left := l.commits[:0]
+	for _, r := range l.commits {
+		switch {
+		case r.removed || !r.eng.IsLeader() || !r.untold():
+			r.commitQueued = false
+		case l.now-r.commit.sentAt < wait && !r.bearing():
+			left = append(left, r)
+		default:
+			r.commitQueued = false
+			l.sendCommit(r)
 		}
 	}
-	l.commits = l.commits[:0]
+	clear(l.commits[len(left):])
+	l.commits = left
+	l.commitAt = l.now + max(wait/2, engine.Instant(l.s.cfg.HeartbeatInterval/4))
+}
+
+// untold tells whether some follower was not sent the commit index.
+func (r *replica) untold() bool {
+	for j := range r.peers {
+		if r.peers[j].commit.Less(r.commit.id) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Lane) sendCommit(r *replica) {
+	c := &r.commit
+	l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
+	for j := range r.peers {
+		p := &r.peers[j]
+		if !p.commit.Less(c.id) {
+			continue
+		}
+		o := l.out(p.peer.Node)
+		o.msgs = wire.AppendHeartbeat(o.msgs, r.header(p.peer), &l.ev.hb)
+		l.message(o)
+	}
 }
 
 // broadcastHeartbeat tells all members that the leader is there. A round that somebody waits for goes at once; the others
