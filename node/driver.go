@@ -62,6 +62,8 @@ type drivenOp struct {
 	sent uint64
 	// since is when it came to stand still; zero: it advances.
 	since time.Time
+	// refused are the nodes to which a leadership was not handed over; see refuses.
+	refused map[engine.NodeID]bool
 	// fenced is the shard as it was when a cancel began to make orders void, see cancelOrder; nil: it has not.
 	fenced *shard.Descriptor
 }
@@ -430,7 +432,7 @@ func (d *driver) viewOf(o *placement.Op, l *lead) *placement.ShardView {
 		},
 		Avoid: func(id engine.NodeID) bool {
 			rec, ok := d.c.view.node(id)
-			return ok && rec.State != placement.NodeUp
+			return ok && rec.State != placement.NodeUp || d.refused(o.ID, id)
 		}}
 	for _, p := range l.Progress {
 		if p.Peer.Replica == o.Replica && p.Peer.Node == o.To {
@@ -464,6 +466,8 @@ func (d *driver) act(ctx context.Context, o *placement.Op, l *lead, act *placeme
 		_, err := c.n.call(tctx, l.Node, api.MethodTransfer, 0, req.Append(nil))
 		if err == nil {
 			c.view.setLeader(o.Shard, act.To)
+		} else {
+			d.refuses(o.ID, act.To)
 		}
 		return err
 	case placement.ActRemove:
@@ -479,6 +483,27 @@ func (d *driver) act(ctx context.Context, o *placement.Op, l *lead, act *placeme
 		o.State, o.Done = placement.OpDone, o.Total
 	}
 	return nil
+}
+
+// refuses takes note of a node to which an operation could not have a leadership handed over, as its disk is full: another one is tried before it is its turn again.
+func (d *driver) refuses(id uint64, node engine.NodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.active[id]
+	if a == nil {
+		return
+	}
+	if a.refused == nil || a.refused[node] { // all others have refused, too
+		a.refused = map[engine.NodeID]bool{}
+	}
+	a.refused[node] = true
+}
+
+func (d *driver) refused(id uint64, node engine.NodeID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.active[id]
+	return a != nil && a.refused[node]
 }
 
 // undo destroys what a cancelled move has left on the new node.

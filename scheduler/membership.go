@@ -296,25 +296,55 @@ func (s *Scheduler) Evacuate(ctx context.Context, avoid []engine.NodeID) (left i
 	return left, nil
 }
 
+// EvacuateAsync is Evacuate for a runtime without goroutines: done is called on a lane.
+func (s *Scheduler) EvacuateAsync(avoid []engine.NodeID, done func(left int)) {
+	left, waiting := 0, len(s.lanes)
+	for _, l := range s.lanes {
+		l.box.putCall(func(l *Lane) {
+			left += l.evacuate(avoid)
+			if waiting--; waiting == 0 {
+				done(left)
+			}
+		})
+	}
+}
+
 func (l *Lane) evacuate(avoid []engine.NodeID) int {
 	left := 0
 	for _, r := range l.list {
 		if !r.eng.IsLeader() || len(r.peers) == 0 {
 			continue
 		}
-		start := int(uint64(r.key.Shard) * 0x9e3779b97f4a7c15 >> 33)
-		for i := range r.peers {
-			p := &r.peers[(start+i)%len(r.peers)]
-			if !p.voter || !l.s.live.reachable(p.peer.Node) || slices.Contains(avoid, p.peer.Node) {
-				continue
-			}
+		if to := l.heir(r, avoid); to != (engine.Peer{}) {
 			left++
 			l.token++
-			l.feed(r, &engine.TransferLeader{Token: l.token, To: p.peer}) // refused while one is under way
-			break
+			l.feed(r, &engine.TransferLeader{Token: l.token, To: to}) // refused while one is under way
 		}
 	}
 	return left
+}
+
+// heir returns the voter to which r, which leads, may hand over; zero if there is none. One that is behind, or whose disk is bad, is the last choice: it may never have
+// all of the log, and until the order is given up clients are refused.
+func (l *Lane) heir(r *replica, avoid []engine.NodeID) (last engine.Peer) {
+	start := int(uint64(r.key.Shard) * 0x9e3779b97f4a7c15 >> 33)
+	need := r.eng.Status().Last.Index
+	progress := r.eng.Progress(nil)
+	for i := range r.peers {
+		p := &r.peers[(start+i)%len(r.peers)]
+		if !p.voter || !l.s.live.reachable(p.peer.Node) || slices.Contains(avoid, p.peer.Node) {
+			continue
+		}
+		if !l.s.live.diskBad(p.peer.Node) && slices.ContainsFunc(progress, func(f engine.Progress) bool {
+			return f.Peer == p.peer && f.Match.Index+uint64(l.s.cfg.EntriesPerMessage) >= need
+		}) {
+			return p.peer
+		}
+		if last == (engine.Peer{}) {
+			last = p.peer
+		}
+	}
+	return last
 }
 
 // garbageBudget is how many keys one transaction of the cleaning removes.
