@@ -203,7 +203,7 @@ func (q *removeRequest) mayGo(st *scheduler.ReplicaStatus) bool {
 	if st.Descriptor == nil {
 		return !st.Orphan // that one is judged by the descriptor
 	}
-	return !st.WasMember && (!st.Votes || q.At.Index > st.MemberAt.Index)
+	return !st.WasMember && (!st.Votes || st.MemberAt.Less(q.At))
 }
 
 func (c *core) serveRemove(ctx context.Context, body []byte) error {

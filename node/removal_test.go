@@ -25,6 +25,7 @@ func TestDriversWord(t *testing.T) {
 		{"it was a member", at(9), scheduler.ReplicaStatus{Descriptor: desc, WasMember: true, MemberAt: at(3)}, false},
 		{"its log says that it votes", at(9), scheduler.ReplicaStatus{Descriptor: desc, Votes: true, MemberAt: at(12)}, false},
 		{"its log says so, and it was removed after that", at(15), scheduler.ReplicaStatus{Descriptor: desc, Votes: true, MemberAt: at(12)}, true},
+		{"its log says so in a term whose end was lost, and it was removed after that", engine.LogID{Term: 2, Index: 9}, scheduler.ReplicaStatus{Descriptor: desc, Votes: true, MemberAt: at(12)}, true},
 		{"its log says so, and an older driver asks", engine.LogID{}, scheduler.ReplicaStatus{Descriptor: desc, Votes: true, MemberAt: at(12)}, false},
 	} {
 		q := removeRequest{Descriptor: *desc, Replica: 9, At: c.at}
