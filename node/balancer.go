@@ -562,7 +562,7 @@ func (d *driver) stepDrain(ctx context.Context, o *placement.Op) (bool, error) {
 	if left > 0 {
 		return false, nil
 	}
-	// The picture may be older than the drain: ask the node itself.
+	// The picture may be older than the drain, or of a driver that has started a moment ago and knows few shards: ask the node itself, and meta.
 	if c.alive(o.From) {
 		if list := c.askReplicas(ctx, o.From, nil); len(list) > 0 {
 			o.Reason = placement.Count(len(list), "replica is", "replicas are") + " being cleaned up"
@@ -571,6 +571,9 @@ func (d *driver) stepDrain(ctx context.Context, o *placement.Op) (bool, error) {
 	}
 	if d.opOn(o.From) {
 		return false, nil
+	}
+	if n, err := c.held(ctx, o.From); n > 0 || err != nil {
+		return false, err
 	}
 	o.State, o.Reason = placement.OpDone, ""
 	return true, nil

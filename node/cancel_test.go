@@ -177,6 +177,37 @@ func TestLateChangeOfCancelledMove(t *testing.T) {
 	}
 }
 
+// So is one of a merge that moves the right shard's replicas first.
+func TestLateChangeOfCancelledMerge(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 2, 1)
+	two := c.Add()
+	n := c.Node(0)
+	var was scheduler.Lead
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		list, err := n.Sched().LeadsOf(deadline(t, time.Second), 3)
+		if err == nil && len(list) == 0 {
+			err = errors.New("no leader")
+		}
+		if err == nil {
+			was = list[0]
+		}
+		return err
+	})
+	o := placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3, Cancel: true}
+	o.Relocate(placement.Relocation{From: n.ID(), FromReplica: was.Descriptor.Replicas[0].Replica, To: c.Node(two).ID(), Replica: 7001})
+	if err := n.RecordOp(deadline(t, 10*time.Second), &o); err != nil {
+		t.Fatal(err)
+	}
+	waitOp(t, c, 0, o.ID, 20*time.Second, placement.OpCancelled)
+	late := scheduler.MembershipChange{Shard: 3, Version: was.Descriptor.Version, ConfVersion: was.Descriptor.ConfVersion,
+		Replicas: append(append([]shard.ReplicaDesc(nil), was.Descriptor.Replicas...), shard.ReplicaDesc{Replica: 7001, Node: o.To, Role: shard.RoleLearner})}
+	var moved *shard.MovedError
+	if err := n.Sched().ChangeMembership(deadline(t, 10*time.Second), late); !errors.As(err, &moved) {
+		t.Errorf("the late change: %v", err)
+	}
+}
+
 // A split whose last child has been merged away by the time that somebody looks has happened all the same.
 func TestSplitOfMergedChild(t *testing.T) {
 	c, letGo := startHeld(t)

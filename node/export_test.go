@@ -232,3 +232,25 @@ func (n *Node) RecordOp(ctx context.Context, o *placement.Op) error {
 	defer c.tellDriver(ctx)
 	return c.createOp(ctx, o, nil)
 }
+
+// ForgetShards has the node know no shard but the meta shard, as one that has just started and holds no other.
+func (n *Node) ForgetShards() {
+	v := n.core.Load().view
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id := range v.shards {
+		if id != shard.MetaShardID {
+			delete(v.shards, id)
+		}
+	}
+	v.sorted = nil
+}
+
+// StepDrain looks, with what the node knows, whether the drain of a node is over.
+func (n *Node) StepDrain(ctx context.Context, id engine.NodeID) (placement.OpState, error) {
+	d := n.core.Load().driver
+	d.picture(newLoadTable(), &placement.ClusterRecord{}, nil)
+	o := placement.Op{Kind: placement.OpDrain, State: placement.OpRunning, From: id}
+	_, err := d.stepDrain(ctx, &o)
+	return o.State, err
+}

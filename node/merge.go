@@ -238,8 +238,12 @@ func (d *driver) stepRelocation(ctx context.Context, o, mv *placement.Op) (bool,
 		return true, nil
 	case placement.ActDone:
 		if act.Cancelled {
-			o.State = placement.OpCancelled
-			d.undo(ctx, mv, l)
+			advanced, err := d.cancelOrder(ctx, o, l)
+			if o.State == placement.OpCancelled {
+				d.undo(ctx, mv, l)
+				o.Relocate(placement.Relocation{})
+			}
+			return advanced, err
 		}
 		o.Relocate(placement.Relocation{})
 		return true, nil

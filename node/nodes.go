@@ -138,12 +138,9 @@ func (c *core) cancelDrain(ctx context.Context, id engine.NodeID) (bool, error) 
 
 // mayRemove refuses to remove a node that still matters.
 func (c *core) mayRemove(ctx context.Context, rec *placement.NodeRecord, force bool) error {
-	held := 0
-	c.gatherLoads(ctx) // learns the newest descriptors
-	for _, d := range c.view.all() {
-		if _, ok := d.OnNode(rec.ID); ok {
-			held++
-		}
+	held, err := c.held(ctx, rec.ID)
+	if err != nil && !force {
+		return err
 	}
 	switch {
 	case held == 0 && rec.State == placement.NodeDraining:
@@ -156,6 +153,24 @@ func (c *core) mayRemove(ctx context.Context, rec *placement.NodeRecord, force b
 		return &shard.InvalidError{What: fmt.Sprintf("node %d holds %s: drain it first (or, if it is down for good, use --force)", rec.ID, placement.Count(held, "replica", ""))}
 	}
 	return &shard.InvalidError{What: fmt.Sprintf("node %d is not drained: drain it first (or, if it is down for good, use --force)", rec.ID)}
+}
+
+// held counts the shards of which a node is to hold a replica, as the living leaders say, and meta of the others: a node that has started a moment ago knows few by itself.
+func (c *core) held(ctx context.Context, id engine.NodeID) (n int, err error) {
+	c.gatherLoads(ctx) // learns the newest descriptors
+	err = c.meta.scan(ctx, []byte(placement.PrefixShard), placement.PrefixEnd(placement.PrefixShard), func(_, value []byte) error {
+		rec, err := placement.DecodeShard(value)
+		if err == nil {
+			c.view.learn(&rec.Descriptor)
+		}
+		return err
+	})
+	for _, d := range c.view.all() {
+		if _, ok := d.OnNode(id); ok {
+			n++
+		}
+	}
+	return n, err
 }
 
 // removed ends this node for good: the cluster has removed it (rule Cluster9: a refusal is durable on the refused).

@@ -213,6 +213,9 @@ func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (boo
 	d.mu.Lock()
 	a := d.active[o.ID]
 	fenced := a.fenced
+	if fenced != nil && fenced.Shard != l.Descriptor.Shard { // a merge orders changes of both its shards
+		fenced = nil
+	}
 	if fenced == nil {
 		a.fenced = l.Descriptor
 	}
