@@ -61,7 +61,7 @@ func (l *Lane) awaitLeader(r *replica, req *Request) bool {
 	return true
 }
 
-// leaderKnown is called when another leader of r is known than before.
+// leaderKnown is called when another leader of r is known than before, and when its node can be reached again.
 func (l *Lane) leaderKnown(r *replica) {
 	if len(r.awaiting) > 0 {
 		l.leaderless.led = append(l.leaderless.led, r)

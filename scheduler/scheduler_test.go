@@ -142,13 +142,17 @@ func testDescriptor(id engine.ShardID, nodes int) *shard.Descriptor {
 
 func createShards(t testing.TB, nodes []*testNode, count int) {
 	t.Helper()
-	for i, n := range nodes {
-		var list []NewReplica
-		for id := 1; id <= count; id++ {
-			list = append(list, NewReplica{testDescriptor(engine.ShardID(id), len(nodes)), engine.ReplicaID(i + 1), CreateOptions{Campaign: id%len(nodes) == i}})
-		}
-		if err := n.s.CreateReplicas(context.Background(), list); err != nil {
-			t.Fatal(err)
+	for _, campaign := range []bool{false, true} { // who is to lead comes last, when all whom it asks for votes are there
+		for i, n := range nodes {
+			var list []NewReplica
+			for id := 1; id <= count; id++ {
+				if (id%len(nodes) == i) == campaign {
+					list = append(list, NewReplica{testDescriptor(engine.ShardID(id), len(nodes)), engine.ReplicaID(i + 1), CreateOptions{Campaign: campaign}})
+				}
+			}
+			if err := n.s.CreateReplicas(context.Background(), list); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

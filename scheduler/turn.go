@@ -249,6 +249,9 @@ func (l *Lane) peerUp(node engine.NodeID, incarnation uint64) {
 		}
 		l.ev.peerUp = engine.PeerUp{Node: node, Incarnation: incarnation}
 		l.feed(r, &l.ev.peerUp)
+		if r.eng.Leader().Node == node {
+			l.leaderKnown(r) // it was known, but could not be reached
+		}
 		return true
 	})
 }
