@@ -105,7 +105,7 @@ func (e *Engine) appendInput(m *AppendRequest) {
 // truncate forgets all entries from first on, and the membership among them.
 func (e *Engine) truncate(first uint64) {
 	if first <= e.committed.Index {
-		panic(fmt.Sprintf("engine: %v told to truncate %d, committed is %v", e.cfg.Self, first, e.committed))
+		panic(fmt.Sprintf("engine: %v told to truncate %d, committed is %v", e.self, first, e.committed))
 	}
 	e.log.truncate(first)
 	e.io.truncate(first)

@@ -267,13 +267,13 @@ func (n *simNode) boot() {
 		rec.Committed = LogID{n.log.term(n.log.last()), n.log.last()}
 	}
 	cfg := Config{
-		Self: n.self, ElectionTimeoutMin: simT, HeartbeatInterval: simHeartbeat, QuiesceAfter: s.quiet, ClockDriftMax: simDrift,
-		Seed: s.seed, UncommittedBytesMax: 400, InflightMax: 4, EntriesPerMessage: 5, Links: n.links,
+		ElectionTimeoutMin: simT, HeartbeatInterval: simHeartbeat, QuiesceAfter: s.quiet, ClockDriftMax: simDrift,
+		UncommittedBytesMax: 400, InflightMax: 4, EntriesPerMessage: 5, Links: n.links,
 	}
 	if n.life > 1 {
 		cfg.LeaseStart = s.now + simT
 	}
-	n.eng = New(cfg, rec)
+	n.eng = New(cfg.WithDefaults(), n.self, s.seed, rec)
 	n.tick = 0
 	s.tracef("boot %v life %d vote %+v last %d ckpt %v", n.self, n.life, n.vote, n.log.last(), n.ckpt)
 }

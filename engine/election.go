@@ -19,9 +19,9 @@ const newbornAt Instant = -1
 func (e *Engine) start() {
 	e.started = true
 	newborn := e.electionAt == newbornAt
-	e.electionAt = max(e.now, e.cfg.LeaseStart)
-	led := e.vote.Committed && e.vote.Peer == e.cfg.Self
-	if m := e.memb.Membership; led || m != nil && m.onlyVoter(e.cfg.Self) {
+	e.electionAt = max(e.now, e.leaseStart())
+	led := e.vote.Committed && e.vote.Peer == e.self
+	if m := e.memb.Membership; led || m != nil && m.onlyVoter(e.self) {
 		return
 	}
 	if newborn {
@@ -58,7 +58,7 @@ func (e *Engine) tickElection() {
 // campaign asks for pre-votes. The sole voter needs none.
 func (e *Engine) campaign() {
 	e.leader = Peer{}
-	e.race = &race{granted: []Peer{e.cfg.Self}}
+	e.race = &race{granted: []Peer{e.self}}
 	e.role = RolePreCandidate
 	e.electionAt = e.now + e.electionTimeout()
 	if e.raceWon() {
@@ -66,12 +66,12 @@ func (e *Engine) campaign() {
 		return
 	}
 	c := e.emit(SendPreVote)
-	c.Vote, c.LogID = Vote{Term: e.vote.Term + 1, Peer: e.cfg.Self}, e.log.last()
+	c.Vote, c.LogID = Vote{Term: e.vote.Term + 1, Peer: e.self}, e.log.last()
 }
 
 // elect takes the vote for the next term. Nobody is asked before it is durable, and with it everything that LastLog claims.
 func (e *Engine) elect(transferOf Vote) {
-	e.follow(Vote{Term: e.vote.Term + 1, Peer: e.cfg.Self})
+	e.follow(Vote{Term: e.vote.Term + 1, Peer: e.self})
 	e.role = RoleCandidate
 	e.race = &race{transferOf: transferOf}
 }
@@ -79,7 +79,7 @@ func (e *Engine) elect(transferOf Vote) {
 // requestVotes runs when the own vote is durable: it counts from now on.
 func (e *Engine) requestVotes() {
 	e.race.sent = true
-	e.race.granted = append(e.race.granted, e.cfg.Self)
+	e.race.granted = append(e.race.granted, e.self)
 	if e.raceWon() {
 		e.becomeLeader()
 		return
@@ -119,7 +119,7 @@ func (e *Engine) handleVoteResponse(m *VoteResponse) {
 }
 
 func (e *Engine) handlePreVoteResponse(m *VoteResponse) {
-	if e.role != RolePreCandidate || m.Request != (Vote{Term: e.vote.Term + 1, Peer: e.cfg.Self}) {
+	if e.role != RolePreCandidate || m.Request != (Vote{Term: e.vote.Term + 1, Peer: e.self}) {
 		return
 	}
 	switch {
@@ -164,14 +164,14 @@ func (e *Engine) handleLead() {
 	if e.role != RoleFollower || e.race != nil || e.vote != (Vote{Term: e.applied.Term}) || e.log.last() != e.applied || e.bound() {
 		return
 	}
-	e.vote.Peer = e.cfg.Self
+	e.vote.Peer = e.self
 	e.becomeLeader()
 }
 
 // handleTimeoutNow campaigns at once, without a pre-vote: the leader has ordered it, and the request names its vote, which breaks
 // exactly the promises that were given to it (rule Engine2).
 func (e *Engine) handleTimeoutNow(m *TimeoutNow) {
-	if m.Vote != e.vote || m.From != e.leader || e.role != RoleFollower || e.now < e.cfg.LeaseStart {
+	if m.Vote != e.vote || m.From != e.leader || e.role != RoleFollower || e.now < e.leaseStart() {
 		return
 	}
 	e.quiesced = false
@@ -185,15 +185,15 @@ func (e *Engine) campaignInOrder(lost Peer) {
 	if m == nil {
 		return
 	}
-	mine, rank := e.turn(e.cfg.Self), 0
+	mine, rank := e.turn(e.self), 0
 	for _, set := range m.Voters[len(m.Voters)-1:] {
 		for _, p := range set {
-			if p != lost && p != e.cfg.Self && e.turn(p) < mine {
+			if p != lost && p != e.self && e.turn(p) < mine {
 				rank++
 			}
 		}
 	}
-	e.electionAt = max(e.now+Instant(rank)*Instant(e.cfg.ElectionTimeoutMin), e.grantUntil(), e.cfg.LeaseStart)
+	e.electionAt = max(e.now+Instant(rank)*Instant(e.cfg.ElectionTimeoutMin), e.grantUntil(), e.leaseStart())
 }
 
-func (e *Engine) turn(p Peer) uint64 { return mix(e.cfg.Seed ^ mix(uint64(p.Node))) }
+func (e *Engine) turn(p Peer) uint64 { return mix(e.seed ^ mix(uint64(p.Node))) }

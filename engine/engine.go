@@ -1,8 +1,7 @@
 package engine
 
-// Config is what an engine must know and cannot find in the log.
+// Config is what the engines of a lane have in common: each refers to it, so that it takes room once, and none changes it. Only Links changes.
 type Config struct {
-	Self Peer
 	// ElectionTimeoutMin is T: a follower that has not heard from a leader for T to 2T campaigns. It is also the length
 	// of the leases that this replica grants; who relies on one subtracts ClockDriftMax. Default 1 s.
 	ElectionTimeoutMin Duration
@@ -13,11 +12,8 @@ type Config struct {
 	QuiesceAfter Duration
 	// ClockDriftMax is subtracted from every lease by the side that relies on it.
 	ClockDriftMax Duration
-	// LeaseStart: until this instant the replica gives no vote or pre-vote, its own included (rule Engine2).
+	// LeaseStart: until this instant a replica that was here before gives no vote or pre-vote, its own included (rule Engine2).
 	LeaseStart Instant
-	// Seed makes the engine's random choices; the same seed and events give the same commands. All replicas of a shard get the
-	// same one (a hash of the shard): it also orders who campaigns first after the loss of a leader (rule Live5).
-	Seed uint64
 	// Bounds.
 	UncommittedBytesMax int // per shard, over it Write is refused; zero: no bound
 	InflightMax         int // messages per follower in the pipeline; default 256
@@ -25,6 +21,23 @@ type Config struct {
 	// Links is what the lane knows about the node-level leases between this node and others. It outlives the engine, is shared by
 	// all engines of the lane, and is only read here.
 	Links *Links
+}
+
+// WithDefaults returns c with a value for what must not be zero.
+func (c Config) WithDefaults() *Config {
+	if c.ElectionTimeoutMin <= 0 {
+		c.ElectionTimeoutMin = 1e9
+	}
+	if c.HeartbeatInterval <= 0 {
+		c.HeartbeatInterval = c.ElectionTimeoutMin / 10
+	}
+	if c.InflightMax <= 0 {
+		c.InflightMax = 256
+	}
+	if c.EntriesPerMessage <= 0 {
+		c.EntriesPerMessage = 256
+	}
+	return &c
 }
 
 // Recovered is what storage knew of the replica when it was opened.

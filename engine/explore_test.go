@@ -162,11 +162,11 @@ func (s *exState) boot(i int, first MembershipAt) {
 			rec.Previous, rec.Membership = rec.Membership, MembershipAt{LogID{e.term, at}, e.memb}
 		}
 	}
-	cfg := Config{Self: n.self, ElectionTimeoutMin: exT, HeartbeatInterval: exT / 10, ClockDriftMax: 1, InflightMax: 2, EntriesPerMessage: 2}
+	cfg := Config{ElectionTimeoutMin: exT, HeartbeatInterval: exT / 10, ClockDriftMax: 1, InflightMax: 2, EntriesPerMessage: 2}
 	if n.life > 1 {
 		cfg.LeaseStart = s.now + exT
 	}
-	n.eng = New(cfg, rec)
+	n.eng = New(cfg.WithDefaults(), n.self, 0, rec)
 }
 
 func (s *exState) feed(i int, ev Event, body []exEntry) {
@@ -710,7 +710,10 @@ func exFrom(ev Event) Peer {
 // small makes all engines send so few entries in a message.
 func (s *exState) small(n int) {
 	for i := range s.nodes {
-		s.touch(i).eng.cfg.EntriesPerMessage = n
+		e := s.touch(i).eng
+		cfg := *e.cfg
+		cfg.EntriesPerMessage = n
+		e.cfg = &cfg
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *script) flushes() []IOID {
 func (s *script) boot() {
 	s.links = &Links{Nodes: map[NodeID]Link{}}
 	cfg := Config{
-		Self: peer(int(s.num("self"))), ElectionTimeoutMin: 1000, HeartbeatInterval: 100, ClockDriftMax: 50, Seed: 1,
+		ElectionTimeoutMin: 1000, HeartbeatInterval: 100, ClockDriftMax: 50,
 		QuiesceAfter: Duration(s.num("quiesce")), LeaseStart: Instant(s.num("lease")), InflightMax: int(s.num("inflight")),
 		EntriesPerMessage: int(s.num("batch")), UncommittedBytesMax: int(s.num("bytes")), Links: s.links,
 	}
@@ -146,7 +146,7 @@ func (s *script) boot() {
 	if s.has("previous") {
 		rec.Previous = MembershipAt{rec.Purged, &Membership{Voters: [][]Peer{s.peers(s.args["previous"])}}}
 	}
-	s.e = New(cfg, rec)
+	s.e = New(cfg.WithDefaults(), peer(int(s.num("self"))), 1, rec)
 }
 
 func (s *script) event(kind string) Event {

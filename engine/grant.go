@@ -26,7 +26,7 @@ func (e *Engine) grantUntil() Instant {
 
 // bound tells whether a promise forbids to campaign, and to grant votes: the start lease of a life of which nothing is
 // remembered, or a grant that stands.
-func (e *Engine) bound() bool { return e.now < e.cfg.LeaseStart || e.now < e.grantUntil() }
+func (e *Engine) bound() bool { return e.now < e.leaseStart() || e.now < e.grantUntil() }
 
 // heardLeader notes a message that the leader of vote sent at sentAt by its own clock. It renews grant and election timer, and
 // ends sleep. That the leader sent it after our promise to sleep is what ends the extension by node heartbeats.

@@ -58,10 +58,10 @@ func (e *Engine) handleProbe(m *Heartbeat) {
 	c := e.emit(SendHeartbeat)
 	c.To = m.From
 	if e.lead == nil {
-		c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: m.Vote, SentAt: e.now, Resigned: true}
+		c.Heartbeat = &Heartbeat{From: e.self, Vote: m.Vote, SentAt: e.now, Resigned: true}
 		return
 	}
-	c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: e.vote, Commit: e.applied, SentAt: e.now}
+	c.Heartbeat = &Heartbeat{From: e.self, Vote: e.vote, Commit: e.applied, SentAt: e.now}
 	e.lead.quiesceAt = 0
 	e.wake()
 }

@@ -181,18 +181,18 @@ func (e *Engine) deliver(a *answer) {
 	ok := a.flag&flagOK != 0
 	switch a.kind {
 	case RespondVote:
-		c.VoteResponse = &VoteResponse{From: e.cfg.Self, Granted: ok, Request: e.vote, Vote: e.vote}
+		c.VoteResponse = &VoteResponse{From: e.self, Granted: ok, Request: e.vote, Vote: e.vote}
 	case RespondAppend:
 		c.AppendResponse = AppendResponse{
-			From: e.cfg.Self, Vote: e.vote, Stream: a.stream, Seq: a.seq, SentAt: a.sentAt, Success: ok, Match: a.match,
+			From: e.self, Vote: e.vote, Stream: a.stream, Seq: a.seq, SentAt: a.sentAt, Success: ok, Match: a.match,
 			Hint: a.hint, Uninitialised: a.flag&flagUninitialised != 0, Promise: a.promise,
 		}
 	case RespondHeartbeat:
 		c.HeartbeatResponse = HeartbeatResponse{
-			From: e.cfg.Self, Vote: e.vote, Round: a.seq, SentAt: a.sentAt, Promise: a.promise,
+			From: e.self, Vote: e.vote, Round: a.seq, SentAt: a.sentAt, Promise: a.promise,
 			Quiesced: a.flag&flagQuiesced != 0, Last: a.match, Behind: a.flag&flagBehind != 0,
 		}
 	case RespondSnapshot:
-		c.SnapshotResponse = &SnapshotResponse{From: e.cfg.Self, Vote: e.vote, Stream: a.stream, Accepted: ok, Match: a.match}
+		c.SnapshotResponse = &SnapshotResponse{From: e.self, Vote: e.vote, Stream: a.stream, Accepted: ok, Match: a.match}
 	}
 }

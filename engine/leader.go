@@ -53,7 +53,7 @@ func (e *Engine) becomeLeader() {
 	v.Committed = true
 	e.race = nil
 	e.saveVote(v)
-	e.role, e.leader = RoleLeader, e.cfg.Self
+	e.role, e.leader = RoleLeader, e.self
 	e.lead = &leadership{blank: e.log.lastIndex() + 1, busyAt: e.now, heartbeatAt: e.now + Instant(e.cfg.HeartbeatInterval)}
 	e.rebuildStreams()
 	e.appendOwn(EntryBlank, 1, 0, nil)
@@ -110,7 +110,7 @@ func (e *Engine) maybeCommit() {
 		return
 	}
 	i := quorumValue(e.memb.Membership, func(p Peer) uint64 {
-		if p == e.cfg.Self {
+		if p == e.self {
 			return e.io.flushed
 		}
 		if f := l.find(p); f != nil {
@@ -224,7 +224,7 @@ func (e *Engine) quorumActive() bool {
 	since := e.now - Instant(e.cfg.ElectionTimeoutMin)
 	return hasQuorum(e.memb.Membership, func(p Peer) bool {
 		f := e.lead.find(p)
-		return p == e.cfg.Self || f != nil && f.activeAt > since
+		return p == e.self || f != nil && f.activeAt > since
 	})
 }
 
@@ -235,7 +235,7 @@ func (e *Engine) leaseUntil() Instant {
 		return 0
 	}
 	until := quorumValue(e.memb.Membership, func(p Peer) uint64 {
-		if p == e.cfg.Self {
+		if p == e.self {
 			return math.MaxInt64
 		}
 		if f := l.find(p); f != nil {
@@ -282,7 +282,7 @@ func (e *Engine) stepDown() {
 	for i := range followers {
 		c := e.emit(SendHeartbeat)
 		c.To = followers[i].peer
-		c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: e.vote, SentAt: e.now, Resigned: true}
+		c.Heartbeat = &Heartbeat{From: e.self, Vote: e.vote, SentAt: e.now, Resigned: true}
 	}
 }
 

@@ -72,7 +72,7 @@ func (e *Engine) advanceMembership() {
 		e.advance()
 		return
 	}
-	if m.IsVoter(e.cfg.Self) {
+	if m.IsVoter(e.self) {
 		e.lead.settled = m
 		return
 	}
@@ -85,7 +85,7 @@ func (e *Engine) advanceMembership() {
 // acknowledged, whether it has applied that membership or not.
 func (e *Engine) NamedVoter() bool {
 	for _, at := range [...]MembershipAt{e.memb, e.prev} {
-		if at.Membership != nil && at.Membership.IsVoter(e.cfg.Self) {
+		if at.Membership != nil && at.Membership.IsVoter(e.self) {
 			return true
 		}
 	}

@@ -36,12 +36,12 @@ func (e *Engine) rebuildStreams() {
 	old := l.followers
 	peers := m.appendPeers(make([]Peer, 0, 8))
 	others := len(peers)
-	if m.Contains(e.cfg.Self) {
+	if m.Contains(e.self) {
 		others--
 	}
 	l.followers = make([]follower, 0, others)
 	for _, p := range peers {
-		if p == e.cfg.Self {
+		if p == e.self {
 			continue
 		}
 		f := follower{peer: p, activeAt: e.now, next: e.log.lastIndex() + 1}

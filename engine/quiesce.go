@@ -42,7 +42,7 @@ func (e *Engine) offerSleep() bool {
 		f.incarnation, f.epoch = k.Incarnation, k.GrantEpoch
 		c := e.emit(SendHeartbeat)
 		c.To = f.peer
-		c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: e.vote, Commit: last, SentAt: e.now, Quiesce: true, Last: last}
+		c.Heartbeat = &Heartbeat{From: e.self, Vote: e.vote, Commit: last, SentAt: e.now, Quiesce: true, Last: last}
 	}
 	return true
 }
@@ -50,7 +50,7 @@ func (e *Engine) offerSleep() bool {
 // quorumOf tells whether we and the followers for which yes holds are a quorum.
 func (e *Engine) quorumOf(yes func(*follower) bool) bool {
 	return hasQuorum(e.memb.Membership, func(p Peer) bool {
-		if p == e.cfg.Self {
+		if p == e.self {
 			return true
 		}
 		f := e.lead.find(p)
@@ -144,12 +144,12 @@ func (e *Engine) provoke() {
 // doubtLeader asks the leader, for this shard, whether it still is one.
 func (e *Engine) doubtLeader() {
 	p := e.vote.Peer // not leader: the promise may stand although the leader's node was taken for dead
-	if !e.vote.Committed || p == e.cfg.Self {
+	if !e.vote.Committed || p == e.self {
 		return
 	}
 	c := e.emit(SendHeartbeat)
 	c.To = p
-	c.Heartbeat = &Heartbeat{From: e.cfg.Self, Vote: e.vote, SentAt: e.now, Probe: true}
+	c.Heartbeat = &Heartbeat{From: e.self, Vote: e.vote, SentAt: e.now, Probe: true}
 }
 
 func (e *Engine) handleWake() { e.provoke() }

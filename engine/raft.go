@@ -4,14 +4,17 @@ import "math/bits"
 
 // Engine is one replica's Raft. It is not safe for concurrent use: its lane owns it.
 type Engine struct {
-	cfg Config
-	now Instant   // of the event being handled; never goes back
-	out []Command // only during Handle
-	rng uint64
+	cfg  *Config // shared
+	self Peer
+	seed uint64
+	now  Instant   // of the event being handled; never goes back
+	out  []Command // only during Handle
+	rng  uint64
 
 	role     Role
 	started  bool // the first event has set the timers (rule Live5)
 	quiesced bool // asleep: Deadline is zero
+	unbound  bool // no promise of an earlier life keeps it from voting: see leaseStart
 	refusals uint8
 
 	// vote is what was accepted; it is durable once voteSeq <= flushedSeq().
@@ -41,24 +44,15 @@ type Engine struct {
 	snap *install    // while a snapshot is being installed
 }
 
-// New makes the engine of one replica. It always starts as a follower, whatever the vote says (rule Engine1). It wants a Tick
-// at once: the first event starts its timers and the replay of what is committed and not applied (rule Engine8).
-func New(cfg Config, rec Recovered) *Engine {
-	if cfg.ElectionTimeoutMin <= 0 {
-		cfg.ElectionTimeoutMin = 1e9
-	}
-	if cfg.HeartbeatInterval <= 0 {
-		cfg.HeartbeatInterval = cfg.ElectionTimeoutMin / 10
-	}
-	if cfg.InflightMax <= 0 {
-		cfg.InflightMax = 256
-	}
-	if cfg.EntriesPerMessage <= 0 {
-		cfg.EntriesPerMessage = 256
-	}
-	e := &Engine{cfg: cfg, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied,
+// New makes the engine of one replica; cfg has its defaults. It always starts as a follower, whatever the vote says (rule Engine1). It wants a
+// Tick at once: the first event starts its timers and the replay of what is committed and not applied (rule Engine8).
+//
+// seed makes its random choices; the same seed and events give the same commands. All replicas of a shard get the same one (a hash of the
+// shard): it also orders who campaigns first after the loss of a leader (rule Live5).
+func New(cfg *Config, self Peer, seed uint64, rec Recovered) *Engine {
+	e := &Engine{cfg: cfg, self: self, seed: seed, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied,
 		grant: grant{until: rec.GrantUntil}}
-	e.rng = mix(cfg.Seed ^ mix(uint64(cfg.Self.Node)) ^ mix(uint64(cfg.Self.Replica)<<1) ^ mix(rec.Incarnation<<2))
+	e.rng = mix(seed ^ mix(uint64(self.Node)) ^ mix(uint64(self.Replica)<<1) ^ mix(rec.Incarnation<<2))
 	e.log.purged = rec.Purged
 	for _, r := range rec.Runs {
 		e.log.append(r.Term, r.First, r.Last)
@@ -66,11 +60,11 @@ func New(cfg Config, rec Recovered) *Engine {
 	e.io.work = &idle
 	e.recoverCursors(rec)
 	if rec.Vote.Term <= 1 && rec.Vote.Peer == (Peer{}) && len(rec.Runs) == 0 && rec.Purged.Index <= 1 {
-		e.cfg.LeaseStart = 0 // it never gave a vote or held an entry, so it promised nothing (rule Engine2)
+		e.unbound = true // it never gave a vote or held an entry, so it promised nothing (rule Engine2)
 	}
-	if m := e.memb.Membership; m != nil && m.onlyVoter(cfg.Self) && rec.Vote.Peer == cfg.Self {
+	if m := e.memb.Membership; m != nil && m.onlyVoter(self) && rec.Vote.Peer == self {
 		// It promised nothing to anybody else. The last voter of a shrunken shard may have, to a leader that was to leave.
-		e.cfg.LeaseStart = 0
+		e.unbound = true
 	}
 	if rec.Newborn {
 		e.electionAt = newbornAt
@@ -102,12 +96,20 @@ func (e *Engine) recoverCursors(rec Recovered) {
 	}
 }
 
+// leaseStart is until when it keeps what it may have promised in an earlier life (rule Engine2).
+func (e *Engine) leaseStart() Instant {
+	if e.unbound {
+		return 0
+	}
+	return e.cfg.LeaseStart
+}
+
 // restingRole is what a replica is that neither leads nor campaigns.
 func (e *Engine) restingRole() Role {
 	switch m := e.memb.Membership; {
 	case m == nil:
 		return RoleUninitialised
-	case m.IsVoter(e.cfg.Self), e.leaving():
+	case m.IsVoter(e.self), e.leaving():
 		return RoleFollower
 	}
 	return RoleLearner
@@ -116,7 +118,7 @@ func (e *Engine) restingRole() Role {
 // leaving tells whether this replica was a voter until an entry that is not committed yet. It may still be needed: it may hold
 // the only log that is recent enough to win, and to commit that very entry (Raft thesis 4.2.2). Its own vote does not count then.
 func (e *Engine) leaving() bool {
-	return e.memb.LogID.Index > e.committed.Index && e.prev.Membership != nil && e.prev.Membership.IsVoter(e.cfg.Self)
+	return e.memb.LogID.Index > e.committed.Index && e.prev.Membership != nil && e.prev.Membership.IsVoter(e.self)
 }
 
 // Handle feeds one event and appends to out what is to be done about it, in order.

@@ -35,7 +35,7 @@ func (e *Engine) handleReadIndex(m *ReadIndex) {
 	}
 	r := &e.lead.reads
 	r.last = max(r.last, m.Token)
-	if e.now < e.leaseUntil() || e.memb.Membership.onlyVoter(e.cfg.Self) {
+	if e.now < e.leaseUntil() || e.memb.Membership.onlyVoter(e.self) {
 		// The earlier ones are confirmed by the same fact.
 		*r = reads{confirmed: m.Token, last: r.last}
 		return
@@ -72,6 +72,6 @@ func (e *Engine) advanceReads() {
 func (e *Engine) roundAnswered(number uint64) bool {
 	return hasQuorum(e.memb.Membership, func(p Peer) bool {
 		f := e.lead.find(p)
-		return p == e.cfg.Self || f != nil && f.round >= number
+		return p == e.self || f != nil && f.round >= number
 	})
 }

@@ -49,7 +49,7 @@ func (e *Engine) adopt(v Vote) bool {
 
 // acceptLeader follows v, the committed vote of a leader that sent us something; false if ours forbids it.
 func (e *Engine) acceptLeader(v Vote, from Peer) bool {
-	if !v.Committed || v.Peer != from || from == e.cfg.Self {
+	if !v.Committed || v.Peer != from || from == e.self {
 		return false
 	}
 	if v != e.vote {
@@ -69,7 +69,7 @@ func (e *Engine) acceptLeader(v Vote, from Peer) bool {
 
 // handleVoteRequest answers a candidate. Membership is not asked: the candidate may know a newer one (FAULTS 2.6).
 func (e *Engine) handleVoteRequest(m *VoteRequest) {
-	if m.From == e.cfg.Self || m.Vote.Peer != m.From {
+	if m.From == e.self || m.Vote.Peer != m.From {
 		return
 	}
 	if e.vote.Committed && m.From == e.vote.Peer && m.Vote.Term > e.vote.Term {
@@ -126,13 +126,13 @@ func (e *Engine) handlePreVote(m *VoteRequest) {
 	}
 	c := e.emit(Respond)
 	c.To, c.Response = m.From, RespondVote
-	c.VoteResponse = &VoteResponse{From: e.cfg.Self, Pre: true, Granted: true, Request: m.Vote, Vote: e.vote}
+	c.VoteResponse = &VoteResponse{From: e.self, Pre: true, Granted: true, Request: m.Vote, Vote: e.vote}
 }
 
 // protects tells whether a leader that we know must not be disturbed: ourselves in office, or one that holds our promise; or the
 // start lease. A transfer that names this leader's vote passes.
 func (e *Engine) protects(transferOf Vote) bool {
-	if e.now < e.cfg.LeaseStart {
+	if e.now < e.leaseStart() {
 		return true
 	}
 	if transferOf.Committed && transferOf == e.vote {
@@ -145,7 +145,7 @@ func (e *Engine) rejectVote(m *VoteRequest, protected bool) {
 	c := e.emit(Respond)
 	c.To, c.Response = m.From, RespondVote
 	c.VoteResponse = &VoteResponse{
-		From: e.cfg.Self, Pre: m.Pre, Request: m.Vote, Vote: e.vote,
+		From: e.self, Pre: m.Pre, Request: m.Vote, Vote: e.vote,
 		LiveLeader: protected && (e.lead != nil || e.now < e.grantUntil()),
 	}
 }

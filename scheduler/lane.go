@@ -30,6 +30,7 @@ type Lane struct {
 	now      engine.Instant
 	wall     int64
 	links    engine.Links
+	engines  *engine.Config // of all engines here
 	linksSeq laneSeen
 
 	byShard map[engine.ShardID]*replica
@@ -140,6 +141,12 @@ func newLane(s *Scheduler, id int) *Lane {
 	}
 	l.box.init()
 	l.links.Nodes = s.live.links.Load().nodes
+	c := &s.cfg
+	l.engines = engine.Config{
+		ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval, QuiesceAfter: c.QuiesceAfter, ClockDriftMax: c.ClockDriftMax,
+		LeaseStart: s.leaseStart, UncommittedBytesMax: c.UncommittedBytesMax, InflightMax: c.InflightMessages, EntriesPerMessage: c.EntriesPerMessage,
+		Links: &l.links,
+	}.WithDefaults()
 	return l
 }
 

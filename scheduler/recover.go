@@ -40,11 +40,11 @@ func New(cfg Config, deps Deps) (*Scheduler, error) {
 	s.pace.limit.Store(int64(cfg.InflightMax))
 	s.live = newLiveness(s)
 	s.ckpt = newCheckpointer(s)
-	for i := range cfg.Lanes {
-		s.lanes = append(s.lanes, newLane(s, i))
-	}
 	if err := s.startLease(); err != nil {
 		return nil, err
+	}
+	for i := range cfg.Lanes {
+		s.lanes = append(s.lanes, newLane(s, i))
 	}
 	if err := s.recover(deps.Recovery); err != nil {
 		return nil, err
@@ -298,15 +298,9 @@ func (l *Lane) newReplica(key store.Key, rec engine.Recovered) *replica {
 }
 
 func (l *Lane) startEngine(r *replica, rec engine.Recovered) {
-	c := &l.s.cfg
-	r.eng = engine.New(engine.Config{
-		Self: r.self(), ElectionTimeoutMin: c.ElectionTimeoutMin, HeartbeatInterval: c.HeartbeatInterval,
-		QuiesceAfter: c.QuiesceAfter, ClockDriftMax: c.ClockDriftMax, LeaseStart: l.s.leaseStart,
-		// The same on all nodes: by it the replicas of a shard agree who campaigns first (rule Live5). The engine mixes in node and
-		// incarnation where it rolls dice.
-		Seed: uint64(r.key.Shard) * 0x9e3779b97f4a7c15, UncommittedBytesMax: c.UncommittedBytesMax,
-		InflightMax: c.InflightMessages, EntriesPerMessage: c.EntriesPerMessage, Links: &l.links,
-	}, rec)
+	// The seed is the same on all nodes: by it the replicas of a shard agree who campaigns first (rule Live5). The engine mixes in node and
+	// incarnation where it rolls dice.
+	r.eng = engine.New(l.engines, r.self(), uint64(r.key.Shard)*0x9e3779b97f4a7c15, rec)
 	r.peers, r.memberAt = nil, engine.LogID{}
 	r.refreshPeers()
 	l.timers.set(r, r.eng.Deadline())
