@@ -200,13 +200,8 @@ func (l *Lane) applyMembership(r *replica, id engine.LogID, payload []byte) erro
 // applied is called when an Apply is complete.
 func (l *Lane) applied(r *replica) {
 	l.noteDirty(r)
-	if len(r.reads.due) > 0 {
-		due := r.reads.due
-		r.reads.due = nil
-		for i, req := range due {
-			due[i] = nil
-			l.read(r, req)
-		}
+	for _, req := range r.reads.takeDue() {
+		l.read(r, req)
 	}
 }
 
@@ -422,7 +417,7 @@ func (l *Lane) announceAll(events []DescriptorEvent) {
 
 // leadershipChanged is called when this replica won or lost its office.
 func (l *Lane) leadershipChanged(r *replica) {
-	r.run = ownRun{}
+	r.run = nil
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
 		if r.stuck() {

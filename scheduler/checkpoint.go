@@ -28,20 +28,22 @@ type ckptState struct {
 	dirtySince engine.Instant
 	cut        *cutState // nil: none stands. Apart, for most replicas have none
 	gen        uint64    // of the cut: a holder of an abandoned one lets go of nothing
-	// streams end the snapshots that hold the cut, if it stands for too long; failed is how many ended so in a row (rule State3).
-	streams   []context.CancelFunc
-	failed    int32
-	abandoned int32 // snapshots that were abandoned for what was written meanwhile, since the last one that was sent
-	cutAt     engine.Instant
+	failed     int32     // snapshots in a row that did not arrive (rule State3)
+	abandoned  int32     // of them those that were abandoned for what was written meanwhile
 	// after are called on the lane when the cut was written.
 	after []func(*Lane)
 }
 
 // cutState is what a cut consists of.
 type cutState struct {
-	change state.Change
-	base   state.Record // as the store has it while the cut stands
+	change  state.Change
+	base    state.Record // as the store has it while the cut stands
+	at      engine.Instant
+	streams []context.CancelFunc // end the snapshots that hold it, if it stands for too long (rule State3)
 }
+
+// streaming tells whether snapshots hold the cut.
+func (c *ckptState) streaming() bool { return c.cut != nil && len(c.cut.streams) > 0 }
 
 // ckptItem is a cut on its way to the store.
 type ckptItem struct {
@@ -521,10 +523,14 @@ const snapshotOverlayMax = 4
 
 // abandonSnapshots ends the snapshots that keep r from being checkpointed; the next attempt runs unthrottled (rule State3).
 func (l *Lane) abandonSnapshots(r *replica) {
-	for _, cancel := range r.ckpt.streams {
+	c := r.ckpt.cut
+	if c == nil {
+		return
+	}
+	for _, cancel := range c.streams {
 		cancel()
 	}
-	r.ckpt.streams = nil
+	c.streams = nil
 }
 
 const (
@@ -538,11 +544,11 @@ const (
 // arrive: the third one has its time, and the shard's writes wait for it (rule State3).
 func (l *Lane) hurrySnapshots(r *replica) {
 	c := &r.ckpt
-	if len(c.streams) == 0 {
+	if !c.streaming() {
 		return
 	}
 	if c.abandoned >= abandonMax {
-		if l.now-c.cutAt < engine.Instant(throttleMax) {
+		if l.now-c.cut.at < engine.Instant(throttleMax) {
 			return
 		}
 		c.abandoned = -1
@@ -554,7 +560,7 @@ func (l *Lane) hurrySnapshots(r *replica) {
 // throttled tells whether the writes of r wait for a snapshot.
 func (l *Lane) throttled(r *replica) bool {
 	c := &r.ckpt
-	return c.abandoned >= abandonMax && len(c.streams) > 0 && r.machine.LiveBytes() > snapshotOverlayMax*l.s.cfg.CheckpointShard
+	return c.abandoned >= abandonMax && c.streaming() && r.machine.LiveBytes() > snapshotOverlayMax*l.s.cfg.CheckpointShard
 }
 
 // hold cuts r, or joins the cut that stands. False: r is settling in a way that whenSettled waits for. All of that ends without other nodes:
@@ -570,7 +576,7 @@ func (l *Lane) hold(r *replica) bool {
 		if !ok {
 			return false
 		}
-		c.cut, c.cutAt = &cutState{change, base}, l.now
+		c.cut = &cutState{change: change, base: base, at: l.now}
 	}
 	c.holders++
 	return true
@@ -600,7 +606,7 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		before := overlaysOf(r)
 		r.machine.Release()
 		l.grown(r, before)
-		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders, r.ckpt.streams = nil, false, 0, nil
+		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders = nil, false, 0
 		r.ckpt.gen++
 		r.ckpt.dirtySince = l.now
 		unpin := r.purgeAll

@@ -34,7 +34,7 @@ func TestCommitsWaitForARide(t *testing.T) {
 			l.queueCommit(r, &engine.Command{Vote: r.eng.Status().Vote, LogID: id, SentAt: l.now})
 			look := func() {
 				for c.many && len(l.commits) <= commitsMany { // others come all the time
-					l.commits = append(l.commits, &replica{removed: true})
+					l.commits = append(l.commits, pendingCommit{r: &replica{removed: true}})
 				}
 				l.sendCommits()
 			}
@@ -51,13 +51,13 @@ func TestCommitsWaitForARide(t *testing.T) {
 				look()
 			}
 			look()
-			if o.count != c.sent || r.commitQueued != c.waits {
-				t.Errorf("%d sent, waits %v", o.count, r.commitQueued)
+			if o.count != c.sent || (r.commitAt != 0) != c.waits {
+				t.Errorf("%d sent, waits %v", o.count, r.commitAt != 0)
 			}
 			if c.waits && (l.commitAt <= l.now || l.commitAt > start+2*hb+hb/2) {
 				t.Errorf("next look after %d, at %d of %d", l.now-start, l.commitAt-start, 2*hb)
 			}
-			l.commits, r.commitQueued, r.birth = nil, false, nil
+			l.commits, r.commitAt, r.birth = nil, 0, nil
 		})
 	}
 	r.peers = nil

@@ -153,7 +153,7 @@ func (l *Lane) create(rec *state.Record, opt CreateOptions, done func(error)) {
 		return
 	}
 	// A snapshot that is being linked fills it instead, and its engine must live to hear of that.
-	if old != nil && (old.logged || old.ioPending > 0 || old.snapIn != nil || old.linking) {
+	if old != nil && (old.ioAt != 0 || old.ioPending > 0 || old.snapIn != nil || old.linking) {
 		l.later(createRetry, func(l *Lane) { l.create(rec, opt, done) })
 		return
 	}

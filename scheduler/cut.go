@@ -108,7 +108,7 @@ func (l *Lane) cutFor(c *Cut, id engine.ShardID, done func(error)) {
 	c.r, c.gen, c.record = r, r.ckpt.gen, r.ckpt.cut.change.Record
 	c.src = l.s.state.OpenSnapshot(r.ckpt.cut.base, r.ckpt.cut.change.Record, frozenOf(r)...)
 	c.throttle = r.ckpt.failed == 0
-	r.ckpt.streams = append(r.ckpt.streams, c.stop)
+	r.ckpt.cut.streams = append(r.ckpt.cut.streams, c.stop)
 	done(nil)
 }
 

@@ -64,7 +64,7 @@ type Lane struct {
 	ev   events
 
 	// The log batch in the making, and those that wait to be durable.
-	ios     []*replica
+	ios     []ioRef
 	batches batchQueue
 
 	// What waits for the log to be durable: see afterSync.
@@ -78,7 +78,7 @@ type Lane struct {
 	dropped   []outStream
 	droppedAt engine.Instant
 
-	commits  []*replica // with a commit index that waits to be told to followers
+	commits  []pendingCommit
 	commitAt engine.Instant
 
 	writes, writesSpare []*replica     // with writes that are not proposed yet
@@ -216,7 +216,11 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 	}
 	l.afterApply = false
 	if !r.removed {
-		l.timers.set(r, r.eng.Deadline())
+		deadline := r.eng.Deadline()
+		if deadline == 0 && r.deadline != 0 {
+			r.rest()
+		}
+		l.timers.set(r, deadline)
 		if r.eng.Leader().Node != r.toldLeader { // a follower's is not a change of office here, and yet where clients must go
 			l.announce(r)
 		}
@@ -281,17 +285,16 @@ type batchQueue struct {
 	free [][]ioRef
 }
 
-func (b *batchQueue) push(number uint64, now engine.Instant, replicas []*replica) {
+func (b *batchQueue) push(number uint64, now engine.Instant, made []ioRef) {
 	var ios []ioRef
 	if n := len(b.free); n > 0 {
 		ios = b.free[n-1]
 		b.free = b.free[:n-1]
 	}
-	for _, r := range replicas {
-		r.ioPending++
-		ios = append(ios, ioRef{r, r.io})
+	for _, io := range made {
+		io.r.ioPending++
 	}
-	b.q = append(b.q, ioBatch{number, ios, now})
+	b.q = append(b.q, ioBatch{number, append(ios, made...), now})
 }
 
 // pop removes the first batch if it is not newer than number.

@@ -226,10 +226,9 @@ func (l *Lane) failWrites(r *replica, err error) {
 		req = next
 	}
 	r.clearWrites()
-	for _, req := range r.reads.due {
+	for _, req := range r.reads.takeDue() {
 		l.answer(req, err)
 	}
-	r.reads.due = nil
 }
 
 // referWrites is failWrites for want of a leader.

@@ -22,6 +22,33 @@ type waitingRead struct {
 	req   *Request
 }
 
+// waits returns the queue of r, for a read that has to wait.
+func (r *replica) waits() *readQueue {
+	if r.reads == nil {
+		r.reads = &readQueue{}
+	}
+	return r.reads
+}
+
+// empty, takeDue and takeMoved know a queue that is not there.
+func (q *readQueue) empty() bool {
+	return q == nil || len(q.fresh)+len(q.waiting)+len(q.due)+len(q.moved) == 0
+}
+
+func (q *readQueue) takeDue() (due []*Request) {
+	if q != nil {
+		due, q.due = q.due, nil
+	}
+	return due
+}
+
+func (q *readQueue) takeMoved() (moved []*Request) {
+	if q != nil {
+		moved, q.moved = q.moved, nil
+	}
+	return moved
+}
+
 // decodeRead decodes the body of a read or scan into the lane's buffers.
 func (l *Lane) decodeRead(req *Request) (staleMs uint64, err error) {
 	if req.Kind == kindLead {
@@ -57,10 +84,11 @@ func (l *Lane) read(r *replica, req *Request) {
 		l.provokeLater(r)
 		l.refer(r, req, l.notLeader(r))
 	default:
-		if len(r.reads.fresh) == 0 {
+		q := r.waits()
+		if len(q.fresh) == 0 {
 			l.reads = append(l.reads, r)
 		}
-		r.reads.fresh = append(r.reads.fresh, req)
+		q.fresh = append(q.fresh, req)
 	}
 }
 
@@ -92,12 +120,13 @@ func (l *Lane) readAll() {
 		r := l.reads[i]
 		l.reads[i] = nil
 		l.token++
-		for j, req := range r.reads.fresh {
-			r.reads.waiting = append(r.reads.waiting, waitingRead{l.token, req})
-			r.reads.fresh[j] = nil
+		q := r.waits() // empty if the replica was dropped meanwhile
+		for j, req := range q.fresh {
+			q.waiting = append(q.waiting, waitingRead{l.token, req})
+			q.fresh[j] = nil
 		}
-		l.count.readsIndex += uint64(len(r.reads.fresh))
-		r.reads.fresh = r.reads.fresh[:0]
+		l.count.readsIndex += uint64(len(q.fresh))
+		q.fresh = q.fresh[:0]
 		l.ev.readIndex = engine.ReadIndex{Token: l.token}
 		l.feed(r, &l.ev.readIndex)
 	}
@@ -106,19 +135,23 @@ func (l *Lane) readAll() {
 
 // takeReads removes the waiting reads up to token and calls f with each.
 func (l *Lane) takeReads(r *replica, token uint64, f func(*Request)) {
+	q := r.reads
+	if q == nil {
+		return
+	}
 	n := 0
-	for n < len(r.reads.waiting) && r.reads.waiting[n].token <= token {
+	for n < len(q.waiting) && q.waiting[n].token <= token {
 		n++
 	}
 	if n == 0 {
 		return
 	}
-	ready := r.reads.waiting[:n:n]
-	rest := r.reads.waiting[n:]
+	ready := q.waiting[:n:n]
+	rest := q.waiting[n:]
 	if len(rest) == 0 {
 		rest = nil
 	}
-	r.reads.waiting = rest
+	q.waiting = rest
 	for i := range ready {
 		f(ready[i].req)
 	}
@@ -136,15 +169,16 @@ func (l *Lane) readReady(r *replica, token uint64) {
 
 func (l *Lane) failReads(r *replica, token uint64) {
 	l.takeReads(r, token, func(req *Request) { l.refer(r, req, l.notLeader(r)) })
-	due := r.reads.due // their time entry may never be applied here
-	r.reads.due = nil
-	for _, req := range due {
+	for _, req := range r.reads.takeDue() { // their time entry may never be applied here
 		l.answer(req, l.notLeader(r))
 	}
 }
 
 // readRefused answers the reads of a refused ReadIndex; false if the token is none.
 func (l *Lane) readRefused(r *replica, c *engine.Command) bool {
+	if r.reads == nil {
+		return false
+	}
 	for i := range r.reads.waiting {
 		if r.reads.waiting[i].token == c.Token {
 			err := l.reason(r, c.Reason)
@@ -259,7 +293,8 @@ func (l *Lane) readDue(r *replica, req *Request) {
 		l.answer(req, l.notLeader(r))
 		return
 	}
-	r.reads.due = append(r.reads.due, req)
+	q := r.waits()
+	q.due = append(q.due, req)
 	l.proposeTime(r)
 }
 
@@ -274,7 +309,8 @@ func (l *Lane) fetch(r *replica, req *Request, job *state.ReadJob, wall int64) {
 		case job.Err != nil && !errors.Is(job.Err, state.ErrMoved):
 			l.answer(req, &shard.UnavailableError{Reason: "the state cannot be read"})
 		case r.machine.Freezing() && r.machine.Current(job):
-			r.reads.moved = append(r.reads.moved, req) // until the checkpoint is done (rule State1)
+			q := r.waits()
+			q.moved = append(q.moved, req) // until the checkpoint is done (rule State1)
 		default:
 			l.read(r, req)
 		}
@@ -314,9 +350,7 @@ func (l *Lane) fetched(r *replica, req *Request, job *state.ReadJob, wall int64)
 
 // recordReplaced is called when a checkpoint or a snapshot has replaced the record: what waited for it goes on.
 func (l *Lane) recordReplaced(r *replica) {
-	moved := r.reads.moved
-	r.reads.moved = nil
-	for _, req := range moved {
+	for _, req := range r.reads.takeMoved() {
 		l.read(r, req)
 	}
 	if r.apply.parked {
@@ -327,12 +361,14 @@ func (l *Lane) recordReplaced(r *replica) {
 // dropRequests answers everything that waits, because the replica goes away.
 func (l *Lane) dropRequests(r *replica, err error, writes error) {
 	l.takeReads(r, ^uint64(0), func(req *Request) { l.answer(req, err) })
-	for _, list := range [][]*Request{r.reads.fresh, r.reads.due, r.reads.moved} {
-		for _, req := range list {
-			l.answer(req, err)
+	if q := r.reads; q != nil {
+		for _, list := range [][]*Request{q.fresh, q.due, q.moved} {
+			for _, req := range list {
+				l.answer(req, err)
+			}
 		}
 	}
-	r.reads = readQueue{}
+	r.reads = nil
 	l.failWrites(r, err)
 	l.takeAwaiting(r, maxInstant, func(req *Request) { l.answer(req, err) })
 	for r.waiters.front() != nil {

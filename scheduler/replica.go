@@ -31,26 +31,24 @@ type replica struct {
 	roundUntil           engine.Instant // until then they wait for the writes proposed before them to be applied (see inRound)
 
 	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
-	run ownRun
+	run *ownRun
 
 	waiters waiters
-	reads   readQueue
+	reads   *readQueue // nil: no read has waited since it last fell asleep
 	// awaiting wait for a leader to be known (see leaderless.go).
 	awaiting []awaiting
 	apply    applyState
 
-	// commit is a ReplicateCommitted that waits to be merged with other messages.
-	commit pendingCommit
-	io     engine.IOID
+	// commitAt is the place in Lane.commits of what waits to be told to the followers, ioAt that in Lane.ios of what the log batch in the
+	// making holds, each counted from 1; 0: nothing.
+	commitAt, ioAt int32
 	// ioPending is in how many batches that are not durable yet it has I/O.
 	ioPending int32
 	// ordered is how many splits and merges were ordered and are neither proposed nor refused yet: they wait for this or the other shard to settle.
 	ordered int16
 
 	// The flags are together, for each of them alone would take eight bytes.
-	timeWrite    bool // a time entry goes with the writes of the turn (rule State8)
-	commitQueued bool
-	logged       bool  // the log batch in the making holds I/O of this replica
+	timeWrite    bool  // a time entry goes with the writes of the turn (rule State8)
 	barrier      bool  // a barrier entry was proposed here and is not decided
 	touched      bool  // is in Lane.news.touched
 	merging      bool  // is in Lane.mergers
@@ -85,6 +83,17 @@ type replica struct {
 	heardAt, aheadAt engine.Instant
 	ahead            uint64
 	load             Load
+}
+
+// rest lets go of what r needs only while it is awake.
+func (r *replica) rest() {
+	r.run = nil
+	if r.waiters.len() == 0 {
+		r.waiters = waiters{}
+	}
+	if r.reads.empty() {
+		r.reads = nil
+	}
 }
 
 // self is the replica as its peers know it.
@@ -212,8 +221,9 @@ func (w *waiters) pop() *Request {
 
 func (w *waiters) len() int { return len(w.q) - w.head }
 
-// pendingCommit is a ReplicateCommitted that waits to be sent.
+// pendingCommit is a ReplicateCommitted that waits to be merged with other messages.
 type pendingCommit struct {
+	r      *replica
 	vote   engine.Vote
 	id     engine.LogID
 	sentAt engine.Instant

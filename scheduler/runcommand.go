@@ -18,7 +18,7 @@ func (l *Lane) runCommand(r *replica, c *engine.Command) {
 	case engine.TruncateLog:
 		l.log.Truncate(r.key, c.First)
 		l.io(r, c.IO)
-		r.run = ownRun{}
+		r.run = nil
 		r.refreshPeers()
 	case engine.PurgeLog:
 		l.log.Purge(r.key, c.LogID)
@@ -113,7 +113,10 @@ func (l *Lane) appendOwn(r *replica, c *engine.Command, body []byte) {
 	l.enc.done(body)
 	body = body[:len(body):len(body)]
 	run := raftlog.Run{Term: c.IO.Last.Term, First: c.First, Count: int(c.Last - c.First + 1), Special: c.Entry != engine.EntryNormal, Body: body}
-	r.run = ownRun{term: run.Term, first: run.First, count: int32(run.Count), special: run.Special, body: body}
+	if r.run == nil {
+		r.run = &ownRun{}
+	}
+	*r.run = ownRun{term: run.Term, first: run.First, count: int32(run.Count), special: run.Special, body: body}
 	l.log.Append(r.key, run)
 }
 
@@ -136,7 +139,7 @@ func (l *Lane) replicate(r *replica, c *engine.Command) {
 		l.appended(r, o, c.To, c.Stream)
 		return
 	}
-	if own := &r.run; own.count > 0 && own.first == c.First && own.first+uint64(own.count) == c.Last+1 && len(own.body) <= messageBytesMax {
+	if own := r.run; own != nil && own.first == c.First && own.first+uint64(own.count) == c.Last+1 && len(own.body) <= messageBytesMax {
 		l.outRuns = append(l.outRuns[:0], wire.Run{Term: own.term, First: own.first, Count: int(own.count), Special: own.special, Body: own.body})
 		o.msgs = wire.AppendAppendRequest(o.msgs, r.header(c.To), m, l.outRuns)
 		l.appended(r, o, c.To, c.Stream)
@@ -229,14 +232,14 @@ const commitsMany = 256
 // queueCommit remembers a commit index that followers must be told, so that it can ride on what is sent to them anyway. They need it
 // only to apply: nobody waits for that (rule Engine4), and the next append request of a busy shard carries it.
 func (l *Lane) queueCommit(r *replica, c *engine.Command) {
-	r.commit = pendingCommit{c.Vote, c.LogID, c.SentAt}
-	if !r.commitQueued {
-		r.commitQueued = true
+	if r.commitAt == 0 {
 		if len(l.commits) == 0 {
 			l.commitAt = l.now + engine.Instant(l.s.cfg.HeartbeatInterval/4)
 		}
-		l.commits = append(l.commits, r)
+		l.commits = append(l.commits, pendingCommit{})
+		r.commitAt = int32(len(l.commits))
 	}
+	l.commits[r.commitAt-1] = pendingCommit{r, c.Vote, c.LogID, c.SentAt}
 	if r.bearing() { // who follows makes the children when it knows
 		l.commitAt = l.now
 	}
@@ -255,15 +258,16 @@ func (l *Lane) sendCommits() {
 		wait = 2 * engine.Instant(l.s.cfg.HeartbeatInterval)
 	}
 	left := l.commits[:0]
-	for _, r := range l.commits {
+	for _, c := range l.commits {
+		r := c.r
+		r.commitAt = 0
 		switch {
-		case r.removed || !r.eng.IsLeader() || !r.untold():
-			r.commitQueued = false
-		case l.now-r.commit.sentAt < wait && !r.bearing():
-			left = append(left, r)
+		case r.removed || !r.eng.IsLeader() || !c.untold():
+		case l.now-c.sentAt < wait && !r.bearing():
+			left = append(left, c)
+			r.commitAt = int32(len(left))
 		default:
-			r.commitQueued = false
-			l.sendCommit(r)
+			l.sendCommit(&c)
 		}
 	}
 	clear(l.commits[len(left):])
@@ -272,17 +276,17 @@ func (l *Lane) sendCommits() {
 }
 
 // untold tells whether some follower was not sent the commit index.
-func (r *replica) untold() bool {
-	for j := range r.peers {
-		if r.peers[j].commit.Less(r.commit.id) {
+func (c *pendingCommit) untold() bool {
+	for j := range c.r.peers {
+		if c.r.peers[j].commit.Less(c.id) {
 			return true
 		}
 	}
 	return false
 }
 
-func (l *Lane) sendCommit(r *replica) {
-	c := &r.commit
+func (l *Lane) sendCommit(c *pendingCommit) {
+	r := c.r
 	l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.vote, Commit: c.id, SentAt: c.sentAt}
 	for j := range r.peers {
 		p := &r.peers[j]
@@ -298,7 +302,7 @@ func (l *Lane) sendCommit(r *replica) {
 // broadcastHeartbeat tells all members that the leader is there. A round that somebody waits for goes at once; the others
 // ride in the next node heartbeat.
 func (l *Lane) broadcastHeartbeat(r *replica, c *engine.Command) {
-	urgent := len(r.reads.waiting) > 0
+	urgent := r.reads != nil && len(r.reads.waiting) > 0
 	l.ev.hb = engine.Heartbeat{From: r.self(), Vote: c.Vote, Commit: c.LogID, Round: c.Round, SentAt: c.SentAt}
 	for j := range r.peers {
 		p := r.peers[j].peer

@@ -153,7 +153,7 @@ func (l *Lane) sendSnapshot(r *replica, to engine.Peer, vote engine.Vote, stream
 	src := l.s.state.OpenSnapshot(r.ckpt.cut.base, r.ckpt.cut.change.Record, frozenOf(r)...)
 	node := to.Node
 	ctx, cancel := context.WithTimeout(l.s.ctx, snapshotTimeout)
-	r.ckpt.streams = append(r.ckpt.streams, cancel)
+	r.ckpt.cut.streams = append(r.ckpt.cut.streams, cancel)
 	throttle := r.ckpt.failed == 0
 	o := &outgoing{shard: r.key.Shard, to: node}
 	l.s.snaps.begin(o)
@@ -476,7 +476,7 @@ func (l *Lane) snapshotLinked(r *replica, snap *snapshotIn, meta engine.Snapshot
 		r.wantSnapshot, r.stopped = false, false // it may be from behind the entry that was not understood
 		l.noteMerging(r)
 		r.apply.active, r.apply.done, r.apply.parked, r.apply.job = false, false, false, nil
-		r.run = ownRun{}
+		r.run = nil
 		if l.s.probe != nil {
 			l.s.probe.Linked(r.key, snap.record.Applied)
 		}

@@ -359,7 +359,7 @@ func (l *Lane) bearChild(b *birth, i int) {
 		l.answerBirth(b, i, nil)
 		return
 	}
-	if old != nil && (old.logged || old.ioPending > 0 || old.linking || old.snapIn != nil) {
+	if old != nil && (old.ioAt != 0 || old.ioPending > 0 || old.linking || old.snapIn != nil) {
 		l.later(createRetry, func(l *Lane) { l.bearChild(b, i) })
 		return
 	}

@@ -951,7 +951,7 @@ func TestSnapshotIsNotStarved(t *testing.T) {
 			t.Fatal("no cut")
 		}
 		gen, cancelled := n.r.ckpt.gen, false
-		n.r.ckpt.streams = append(n.r.ckpt.streams, func() { cancelled = true })
+		n.r.ckpt.cut.streams = append(n.r.ckpt.cut.streams, func() { cancelled = true })
 		var err error
 		for k := 0; k < 8 && err == nil; k++ {
 			err = n.put(k, 50_000)

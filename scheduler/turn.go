@@ -137,10 +137,10 @@ func (l *Lane) submitLog() {
 		l.ownBatch, l.ownSince = number, l.now
 	}
 	l.batches.push(number, l.now, l.ios)
-	for i, r := range l.ios {
-		r.logged = false
-		l.ios[i] = nil
+	for i := range l.ios {
+		l.ios[i].r.ioAt = 0
 	}
+	clear(l.ios)
 	l.ios = l.ios[:0]
 	l.s.metrics.LogBatches.Add(1)
 }
@@ -148,11 +148,11 @@ func (l *Lane) submitLog() {
 // io notes that the batch in the making holds I/O of r that is complete as id. Of several in one batch the last one counts:
 // it says that everything up to it is durable.
 func (l *Lane) io(r *replica, id engine.IOID) {
-	r.io = id
-	if !r.logged {
-		r.logged = true
-		l.ios = append(l.ios, r)
+	if r.ioAt == 0 {
+		l.ios = append(l.ios, ioRef{r: r})
+		r.ioAt = int32(len(l.ios))
 	}
+	l.ios[r.ioAt-1].io = id
 }
 
 // answerAll answers the clients, after everything of the turn was handed out.
