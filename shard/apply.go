@@ -56,7 +56,7 @@ func (m *Machine) Apply(id engine.LogID, payload []byte, prefetched *state.ReadJ
 		return m.stop(id, err)
 	}
 	ans.Reset()
-	if m.merge.Role == MergeFrozen { // rule Merge2: no effect whatever, so that it does not matter how many of them were applied
+	if m.mergeRole() == MergeFrozen { // rule Merge2: no effect whatever, so that it does not matter how many of them were applied
 		m.applied = id
 		ans.Refused = errFrozen
 		return nil

@@ -17,7 +17,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add(m.appendMeta(nil, nil))
 	w := fullWrite()
 	m.sessions.record(&w, &Result{Version: 5})
-	m.merge = MergeState{Role: MergePreparing}
+	m.merge = &MergeState{Role: MergePreparing}
 	f.Add(m.appendMeta(nil, nil))
 	key := store.Key{Shard: d.Shard, Replica: 1}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -54,18 +54,31 @@ type Machine struct {
 	time     int64  // the shard's time, unix ms: the highest stamp of an applied entry (rule State8)
 	sessions sessions
 	estimate estimate
-	merge    MergeState
+	merge    *MergeState // nil: none; replaced, never changed
 
 	live     *state.Overlay // nil: empty
 	frozen   *state.Overlay // nil: empty, or nothing is frozen
-	freezing bool           // between Freeze and Release
 	frozenAt engine.LogID
+	freezing bool // between Freeze and Release
 	// shared: the frozen overlay is that of a split, so several machines lie upon it and none may give its memory back.
 	// borrowed: it is the parent's.
 	shared, borrowed bool
-	// left are the shards that splits in this life have made, in order: hints for those who come for their keys.
-	left    []*Descriptor
-	stopped error // set once an entry could not be understood: nothing is applied any more
+	left             *[]*Descriptor // see gone; replaced, never changed
+	stopped          error          // set once an entry could not be understood: nothing is applied any more
+}
+
+// gone are the shards that splits in this life have made, in order: hints for those who come for their keys.
+func (m *Machine) gone() []*Descriptor {
+	if m.left == nil {
+		return nil
+	}
+	return *m.left
+}
+
+func (m *Machine) setGone(list []*Descriptor) {
+	if m.left = nil; len(list) > 0 {
+		m.left = &list
+	}
 }
 
 // metaFormat is the first element of Meta.
@@ -91,7 +104,7 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	m.sessions = readSessions(&r)
 	m.estimate = readEstimate(&r)
 	if merging {
-		m.merge = readMergeState(&r)
+		m.setMerge(readMergeState(&r))
 	}
 	if err := r.Finish(); err != nil {
 		return nil, fmt.Errorf("%w: replica %v: %w", ErrBadRecord, rec.Key, err)
@@ -106,7 +119,8 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 // nil: they are encoded here.
 func (m *Machine) appendMeta(b, table []byte) []byte {
 	n := 6
-	if m.merge.Role != MergeNone {
+	merge := m.Merge()
+	if merge.Role != MergeNone {
 		n++
 	}
 	b = mp.AppendUint(mp.AppendArray(b, n), metaFormat)
@@ -118,8 +132,8 @@ func (m *Machine) appendMeta(b, table []byte) []byte {
 		b = appendSessions(b, &m.sessions)
 	}
 	b = appendEstimate(b, &m.estimate)
-	if m.merge.Role != MergeNone {
-		b = appendMergeState(b, &m.merge)
+	if merge.Role != MergeNone {
+		b = appendMergeState(b, &merge)
 	}
 	return b
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/store"
@@ -801,5 +802,12 @@ func TestPrefetchedValueIsCut(t *testing.T) {
 	}
 	if ans := r.apply(equals("c")); ans.Outcome != OutcomeApplied {
 		t.Errorf("%+v", ans)
+	}
+}
+
+// TestMachineSize: a node has thousands of idle machines. 352 is a size that the allocator has; the next is 384.
+func TestMachineSize(t *testing.T) {
+	if size := unsafe.Sizeof(Machine{}); size > 352 {
+		t.Errorf("a machine takes %d bytes", size)
 	}
 }

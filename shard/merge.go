@@ -87,7 +87,25 @@ func readMergeState(r *mp.Reader) (s MergeState) {
 }
 
 // Merge returns what part the shard has in a merge.
-func (m *Machine) Merge() MergeState { return m.merge }
+func (m *Machine) Merge() MergeState {
+	if m.merge == nil {
+		return MergeState{}
+	}
+	return *m.merge
+}
+
+func (m *Machine) mergeRole() MergeRole {
+	if m.merge == nil {
+		return MergeNone
+	}
+	return m.merge.Role
+}
+
+func (m *Machine) setMerge(s MergeState) {
+	if m.merge = nil; s.Role != MergeNone {
+		m.merge = &s
+	}
+}
 
 // errFrozen answers whoever comes for the keys of a frozen shard.
 var errFrozen = &UnavailableError{RetryAfter: mergeRetry, Reason: "the shard is being merged"}
@@ -101,20 +119,20 @@ func (m *Machine) CheckMerge(kind CommandKind, s *MergeStep) error {
 	if s.Version != m.desc.Version || s.ConfVersion != m.desc.ConfVersion {
 		return void
 	}
-	ok := false
+	ok, now := false, m.Merge()
 	switch kind {
 	case CommandPrepareMerge, CommandFreeze:
-		ok = m.merge.Role == MergeNone && !m.joint()
+		ok = now.Role == MergeNone && !m.joint()
 	case CommandUnfreeze:
 		// Also if it is not frozen (yet): a Freeze that comes later is void then.
-		ok = m.merge.Role == MergeNone || m.merge.Role == MergeFrozen && m.merge.Other == s.Other
+		ok = now.Role == MergeNone || now.Role == MergeFrozen && now.Other == s.Other
 	case CommandMerge:
-		ok = m.merge.Role == MergePreparing && m.merge.Other == s.Other && m.merge.OtherVersion == s.OtherVersion &&
-			m.merge.OtherConfVersion == s.OtherConfVersion
+		ok = now.Role == MergePreparing && now.Other == s.Other && now.OtherVersion == s.OtherVersion &&
+			now.OtherConfVersion == s.OtherConfVersion
 	case CommandAbortMerge:
-		ok = m.merge.Role == MergePreparing && m.merge.Other == s.Other
+		ok = now.Role == MergePreparing && now.Other == s.Other
 	case CommandEndMerge:
-		ok = m.merge.Role == MergeAborting && m.merge.Other == s.Other
+		ok = now.Role == MergeAborting && now.Other == s.Other
 	}
 	if !ok {
 		return void
@@ -164,7 +182,7 @@ func (m *Machine) ApplyMergeStep(id engine.LogID, payload []byte, ans *Answer) (
 	}
 	ans.Reset()
 	m.applied = id
-	if m.merge.Role != MergeFrozen {
+	if m.mergeRole() != MergeFrozen {
 		m.passTime(stamp)
 	}
 	if void != nil {
@@ -174,15 +192,18 @@ func (m *Machine) ApplyMergeStep(id engine.LogID, payload []byte, ans *Answer) (
 	raise := true
 	switch kind {
 	case CommandPrepareMerge:
-		m.merge = MergeState{Role: MergePreparing, Other: s.Other, OtherVersion: s.OtherVersion, OtherConfVersion: s.OtherConfVersion}
+		m.setMerge(MergeState{Role: MergePreparing, Other: s.Other, OtherVersion: s.OtherVersion, OtherConfVersion: s.OtherConfVersion})
 	case CommandFreeze:
-		m.merge, raise = MergeState{Role: MergeFrozen, Other: s.Other, Freeze: id}, false
+		m.setMerge(MergeState{Role: MergeFrozen, Other: s.Other, Freeze: id})
+		raise = false
 	case CommandUnfreeze:
-		m.merge = MergeState{}
+		m.merge = nil
 	case CommandAbortMerge:
-		m.merge.Role = MergeAborting
+		now := m.Merge()
+		now.Role = MergeAborting
+		m.setMerge(now)
 	case CommandEndMerge:
-		m.merge, raise = MergeState{}, false
+		m.merge, raise = nil, false
 	}
 	if raise {
 		d := *m.desc
@@ -212,7 +233,7 @@ func (m *Machine) Absorb(id engine.LogID, payload []byte, right *state.Change) (
 	if err != nil {
 		return nil, err
 	}
-	if f := r.merge; f.Role != MergeFrozen || f.Other != m.key.Shard || f.Freeze != s.Freeze || !bytes.Equal(r.desc.Start, m.desc.End) ||
+	if f := r.Merge(); f.Role != MergeFrozen || f.Other != m.key.Shard || f.Freeze != s.Freeze || !bytes.Equal(r.desc.Start, m.desc.End) ||
 		len(m.desc.End) == 0 || r.desc.Version != s.OtherVersion {
 		return nil, m.stop(id, fmt.Errorf("%w: merge with %v, which is %+v", ErrBadRecord, r.desc, f))
 	}
@@ -227,7 +248,7 @@ func (m *Machine) Absorb(id engine.LogID, payload []byte, right *state.Change) (
 	n := *m
 	d := *m.desc
 	d.Version, d.End = max(m.desc.Version, r.desc.Version)+1, r.desc.End
-	n.desc, n.applied, n.merge = &d, id, MergeState{}
+	n.desc, n.applied, n.merge = &d, id, nil
 	n.counter = max(m.counter, r.counter)
 	n.sessions = uniteSessions(&m.sessions, &r.sessions)
 	n.estimate = m.estimate.clone()
@@ -236,7 +257,7 @@ func (m *Machine) Absorb(id engine.LogID, payload []byte, right *state.Change) (
 	n.time = max(m.time, r.time)
 	n.passTime(stamp)
 	n.sessions.expire(n.time)
-	n.left = slices.DeleteFunc(slices.Clone(m.left), func(o *Descriptor) bool { return d.Contains(o.Start) })
+	n.setGone(slices.DeleteFunc(slices.Clone(m.gone()), func(o *Descriptor) bool { return d.Contains(o.Start) }))
 	return &Absorption{Right: r.desc, next: n, Changes: []state.Change{
 		{Record: n.Record(), Overlay: m.frozen},
 		{Record: TombstoneRecord(r.key, r.applied), Overlay: right.Overlay},

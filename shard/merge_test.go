@@ -232,7 +232,7 @@ func TestAbsorbRefuses(t *testing.T) {
 	payload := AppendMergeEntry(nil, CommandMerge, testStamp, &s)
 	for name, change := range map[string]func(*Machine){
 		"":                        func(*Machine) {},
-		"not frozen":              func(m *Machine) { m.merge = MergeState{} },
+		"not frozen":              func(m *Machine) { m.merge = nil },
 		"frozen for another":      func(m *Machine) { m.merge.Other++ },
 		"frozen at another entry": func(m *Machine) { m.merge.Freeze.Index++ },
 		"no neighbour":            func(m *Machine) { m.desc.Start = []byte("f") },

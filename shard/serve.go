@@ -156,7 +156,7 @@ func (m *Machine) checkVersion(v uint64) error {
 	switch {
 	case m.stopped != nil:
 		return &UnavailableError{Reason: "this replica cannot go on: see its node's log"}
-	case m.merge.Role == MergeFrozen:
+	case m.mergeRole() == MergeFrozen:
 		return errFrozen
 	case v > m.desc.Version:
 		return &UnavailableError{Reason: "this replica has not applied the newest split or merge yet"}
@@ -202,8 +202,9 @@ func (m *Machine) CheckScan(q *Scan) error {
 // movedBelow is moved for the keys just below end; an empty one is plus infinity.
 func (m *Machine) movedBelow(end []byte) error {
 	e := &MovedError{Descriptors: []Descriptor{*m.desc}}
-	for i := len(m.left) - 1; i >= 0; i-- {
-		if d := m.left[i]; len(end) == 0 || bytes.Compare(d.Start, end) < 0 {
+	left := m.gone()
+	for i := len(left) - 1; i >= 0; i-- {
+		if d := left[i]; len(end) == 0 || bytes.Compare(d.Start, end) < 0 {
 			e.Descriptors = append(e.Descriptors, *d)
 			break
 		}

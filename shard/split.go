@@ -128,7 +128,7 @@ func (m *Machine) CheckSplit(s *Split) error {
 	switch {
 	case m.key.Shard == MetaShardID:
 		return invalid("the meta shard never splits")
-	case m.merge.Role != MergeNone: // rule Merge1
+	case m.mergeRole() != MergeNone: // rule Merge1
 		return &VoidError{What: "split of a shard that is being merged", Now: *m.desc}
 	case s.Version != m.desc.Version || s.ConfVersion != m.desc.ConfVersion:
 		return &VoidError{What: fmt.Sprintf("split of version %d.%d", s.Version, s.ConfVersion), Now: *m.desc}
@@ -195,7 +195,7 @@ func (m *Machine) ApplySplit(id engine.LogID, payload []byte, ans *Answer) (*Bir
 		return nil, m.stop(id, err)
 	}
 	ans.Reset()
-	if m.merge.Role != MergeFrozen {
+	if m.mergeRole() != MergeFrozen {
 		m.passTime(stamp)
 	}
 	m.applied = id
@@ -254,7 +254,7 @@ func (m *Machine) split(s *Split) *Birth {
 	d.Version++
 	d.End = end
 	m.desc, m.extents, m.sessions, m.estimate = &d, rest, tables[0], share
-	m.left = append(born, m.left...)
+	m.setGone(append(born, m.gone()...))
 	b.Parent = state.Change{Record: m.Record(), Overlay: m.frozen}
 	return b
 }
@@ -400,17 +400,19 @@ func (e *estimate) clone() estimate {
 
 // leftAt returns the descriptor of the shard to which key has left, as far as this life of the machine has seen that; nil if it has not.
 func (m *Machine) leftAt(key []byte) *Descriptor {
-	i := sort.Search(len(m.left), func(i int) bool { return bytes.Compare(m.left[i].Start, key) > 0 }) - 1
-	if i < 0 || !m.left[i].Contains(key) {
+	left := m.gone()
+	i := sort.Search(len(left), func(i int) bool { return bytes.Compare(left[i].Start, key) > 0 }) - 1
+	if i < 0 || !left[i].Contains(key) {
 		return nil
 	}
-	return m.left[i]
+	return left[i]
 }
 
 // HasLeft tells whether this life of the machine has seen a split that made all these shards.
 func (m *Machine) HasLeft(ids []engine.ShardID) bool {
-	known := make(map[engine.ShardID]bool, len(m.left))
-	for _, d := range m.left {
+	left := m.gone()
+	known := make(map[engine.ShardID]bool, len(left))
+	for _, d := range left {
 		known[d.Shard] = true
 	}
 	for _, id := range ids {
