@@ -57,7 +57,7 @@ type bookRow struct {
 	loadRow
 	told loadRow // as of the last change that counts
 	seq  uint64
-	last scheduler.News // counters at the last collection
+	last scheduler.Load // counters at the last collection
 	at   time.Time
 }
 
@@ -103,7 +103,7 @@ func (b *loadBook) take(now time.Time, l *scheduler.News) {
 		r = &bookRow{}
 		b.rows[l.Shard] = r
 	}
-	fresh := !r.Leads || r.last.Term != l.Term || r.Descriptor == nil || !l.Leads || l.Descriptor.Version != r.Descriptor.Version
+	fresh := !r.Leads || r.Term != l.Term || r.Descriptor == nil || !l.Leads || l.Descriptor.Version != r.Descriptor.Version
 	r.Shard, r.Leads, r.Term, r.Descriptor, r.Keys, r.Bytes = l.Shard, l.Leads, l.Term, l.Descriptor, l.Keys, l.Bytes
 	switch {
 	case !l.Leads:
@@ -111,10 +111,10 @@ func (b *loadBook) take(now time.Time, l *scheduler.News) {
 	case fresh: // the counters may be of another range, and of another life
 		r.Writes, r.Reads, r.Traffic = 0, 0, 0
 	default:
-		d := l.Load.Sub(r.last.Load)
+		d := l.Load.Sub(r.last)
 		r.rates(now, float64(d.Writes), float64(d.Reads), float64(d.ReadBytes+d.WriteBytes), b.smooth)
 	}
-	r.last, r.at = *l, now
+	r.last, r.at = l.Load, now
 	if r.Leads {
 		b.active[l.Shard] = r
 	}

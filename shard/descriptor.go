@@ -213,7 +213,8 @@ func copied(b []byte) []byte {
 
 // MembershipOf returns the membership that the roles of the descriptor describe. Peers are in the order of the descriptor.
 func MembershipOf(d *Descriptor) *engine.Membership {
-	var old, new, learners []engine.Peer
+	var learners []engine.Peer
+	old, new := make([]engine.Peer, 0, len(d.Replicas)), make([]engine.Peer, 0, len(d.Replicas)) // no longer than needed: idle shards keep them
 	joint := false
 	for _, r := range d.Replicas {
 		p := r.Peer()

@@ -99,6 +99,7 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	}
 	desc := ReadDescriptor(&r)
 	m.desc = &desc
+	shareBounds(&desc, m.extents)
 	m.counter = r.Uint()
 	m.time = r.Int()
 	m.sessions = readSessions(&r)
@@ -113,6 +114,19 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 		return nil, fmt.Errorf("%w: replica %v holds the descriptor of shard %d", ErrBadRecord, rec.Key, desc.Shard)
 	}
 	return m, nil
+}
+
+// shareBounds lets a new descriptor have the bounds of the extents in memory, which are the same as a rule.
+func shareBounds(d *Descriptor, extents []state.Extent) {
+	if len(extents) == 0 {
+		return
+	}
+	if first := &extents[0]; bytes.Equal(first.Start, d.Start) {
+		d.Start = first.Start
+	}
+	if last := &extents[len(extents)-1]; bytes.Equal(last.End, d.End) {
+		d.End = last.End
+	}
 }
 
 // appendMeta appends [format, descriptor, counter, time, sessions, estimate], and the merge if there is one. table is the sessions as encoded;
