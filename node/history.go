@@ -143,6 +143,8 @@ func (n *Node) observeLoop() {
 		}
 		n.observe(next)
 		if c := n.core.Load(); c != nil && mem.giveBack(c.sched.Metrics().Events.Load(), heapBytes()) {
+			_ = c.sched.Shrink(n.ctx) // it fails only when the node stops
+			n.tr.Shrink()
 			debug.FreeOSMemory()
 		}
 	}

@@ -60,6 +60,21 @@ func ask[T any](ctx context.Context, s *Scheduler, l *Lane, f func(*Lane) T) (T,
 	}
 }
 
+// Shrink lets go of the memory that the lanes keep to be quick, such as what is cached of the raft log. It is for a node that has come to rest.
+func (s *Scheduler) Shrink(ctx context.Context) error {
+	for _, l := range s.lanes {
+		if _, err := ask(ctx, s, l, func(l *Lane) struct{} {
+			l.log.Shrink()
+			l.env.Arena.Shrink()
+			l.enc = arena{}
+			return struct{}{}
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // askError is ask for what only fails or not.
 func (s *Scheduler) askError(ctx context.Context, l *Lane, f func(*Lane) error) error {
 	out, err := ask(ctx, s, l, f)

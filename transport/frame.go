@@ -246,6 +246,13 @@ func (o *outbox) done(b []byte) {
 	o.mu.Unlock()
 }
 
+// shrink forgets buffers that nothing is in.
+func (o *outbox) shrink() {
+	o.mu.Lock()
+	o.spare = nil
+	o.mu.Unlock()
+}
+
 func (o *outbox) close(err error) {
 	o.mu.Lock()
 	if o.err == nil {

@@ -63,12 +63,13 @@ type session struct {
 	// created is when setup began, or zero.
 	created atomic.Int64
 
-	mux    *yamux.Session
-	ready  atomic.Bool
-	done   chan struct{}
-	once   sync.Once
-	err    error // why; written before done is closed
-	finish chan struct{}
+	mux     *yamux.Session
+	streams []*yamux.Stream // the long-lived ones; complete once ready
+	ready   atomic.Bool
+	done    chan struct{}
+	once    sync.Once
+	err     error // why; written before done is closed
+	finish  chan struct{}
 
 	mu      sync.Mutex
 	closing bool
@@ -242,6 +243,7 @@ func (s *session) setup() ([]func(), error) {
 		if err != nil {
 			return nil, fmt.Errorf("stream %q: %w", kind, err)
 		}
+		s.streams = append(s.streams, st)
 		loops = append(loops, s.serve(kind, st, &s.watches[i])...)
 	}
 	if !s.client {
@@ -426,6 +428,22 @@ func (l *Limits) idleInterval() time.Duration {
 }
 
 func (l *Limits) tickInterval() time.Duration { return min(l.idleInterval(), 50*time.Millisecond) }
+
+// shrink lets go of buffers that are kept for the next big frame.
+func (s *session) shrink() {
+	if !s.ready.Load() {
+		return
+	}
+	for _, st := range s.streams {
+		st.Shrink()
+	}
+	s.hb.shrink()
+	s.raft.shrink()
+	s.calls.shrink()
+	if s.srv != nil {
+		s.srv.shrink()
+	}
+}
 
 func (s *session) heartbeat(body []byte) error {
 	s.hbSent.Store(s.core.clock.now())

@@ -308,3 +308,34 @@ func BenchmarkSendRaft(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/float64(x.Metrics().FramesOut.Load()), "msgs/frame")
 }
+
+// TestShrink: after a big message memory is given back, and messages of any size go on to arrive.
+func TestShrink(t *testing.T) {
+	_, a, b := pair(t, nil)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<15) // within a frame that is kept for reuse
+	for round := 1; round <= 3; round++ {
+		if !a.SendRaft(2, 0, big) {
+			t.Fatal("not taken")
+		}
+		until(t, "the message", func() bool {
+			return b.is(func() bool { return len(b.raft) >= round && bytes.Contains(b.raft[len(b.raft)-1], big) })
+		})
+		kept := func(n *node) (k int) {
+			for _, s := range n.all() {
+				s.raft.mu.Lock()
+				for _, f := range s.raft.spare {
+					k += cap(f)
+				}
+				s.raft.mu.Unlock()
+			}
+			return k
+		}
+		until(t, "the frame to be written", func() bool { return kept(a) >= len(big) })
+		a.Shrink()
+		b.Shrink()
+		if kept(a) != 0 {
+			t.Errorf("%d bytes are kept", kept(a))
+		}
+	}
+	exchange(t, a, b)
+}

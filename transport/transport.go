@@ -285,6 +285,14 @@ func (t *Transport) all() []*session {
 	return out
 }
 
+// Shrink lets go of the memory that connections keep for the next big frames: up to some MiB each after a load. It is for a node that has come
+// to rest.
+func (t *Transport) Shrink() {
+	for _, s := range t.all() {
+		s.shrink()
+	}
+}
+
 // housekeep is the one goroutine that looks at the clock: often while anything is under way, else seldom.
 func (t *Transport) housekeep() {
 	defer t.wg.Done()

@@ -18,8 +18,11 @@ type slot struct {
 // slotBytes is what a slot is counted beside its body.
 const slotBytes = 64
 
+// ringMin is the least length of a ring.
+const ringMin = 64
+
 func newCache(bytesMax int64) cache {
-	return cache{ring: make([]slot, 64), first: 1, next: 1, bytesMax: bytesMax}
+	return cache{ring: make([]slot, ringMin), first: 1, next: 1, bytesMax: bytesMax}
 }
 
 func (c *cache) at(id uint64) *slot { return &c.ring[id&uint64(len(c.ring)-1)] }
@@ -27,7 +30,7 @@ func (c *cache) at(id uint64) *slot { return &c.ring[id&uint64(len(c.ring)-1)] }
 func (c *cache) put(body []byte, batch, flushed uint64) uint64 {
 	c.evict(flushed)
 	if c.next-c.first == uint64(len(c.ring)) {
-		c.grow()
+		c.resize(2 * len(c.ring))
 	}
 	id := c.next
 	*c.at(id) = slot{body: body, batch: batch}
@@ -36,9 +39,9 @@ func (c *cache) put(body []byte, batch, flushed uint64) uint64 {
 	return id
 }
 
-func (c *cache) grow() {
+func (c *cache) resize(n int) {
 	old := *c
-	c.ring = make([]slot, 2*len(old.ring))
+	c.ring = make([]slot, n)
 	for id := c.first; id < c.next; id++ {
 		*c.at(id) = *old.at(id)
 	}
@@ -73,6 +76,20 @@ func (c *cache) drop(id uint64) {
 func (c *cache) skipDropped() {
 	for c.first < c.next && c.at(c.first).body == nil {
 		c.first++
+	}
+}
+
+// shrink drops all that is flushed.
+func (c *cache) shrink(flushed uint64) {
+	for c.first < c.next && c.at(c.first).batch <= flushed {
+		c.drop(c.first)
+	}
+	n := ringMin
+	for uint64(n) < c.next-c.first {
+		n *= 2
+	}
+	if n < len(c.ring) {
+		c.resize(n)
 	}
 }
 

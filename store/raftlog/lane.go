@@ -229,6 +229,9 @@ func (a *Lane) Submit() (batch uint64) {
 	return batch
 }
 
+// Shrink lets go of the memory that a lane keeps to be quick, for one that has come to rest: who asks for entries finds them in their segments.
+func (a *Lane) Shrink() { a.cache.shrink(a.flushed) }
+
 // Flushed takes a completion of this lane.
 func (a *Lane) Flushed(c Completion) {
 	if c.Lane != a.id || c.first != a.flushed+1 || c.Batch >= a.next {

@@ -27,6 +27,9 @@ type Arena struct {
 // IdleBytes returns how much memory waits for reuse.
 func (a *Arena) IdleBytes() int { return a.idle }
 
+// Shrink leaves all that waits for reuse to the garbage collector.
+func (a *Arena) Shrink() { *a = Arena{IdleBytesMax: a.IdleBytesMax} }
+
 // chunk returns an empty chunk of chunkBytesMin<<class bytes.
 func (a *Arena) chunk(class int) []byte {
 	if n := len(a.chunks[class]); n > 0 {
