@@ -117,6 +117,28 @@ func TestCancelledOrdersAreVoid(t *testing.T) {
 	}
 }
 
+// A driver that was deposed before the step was recorded does not take that back, or a cancel would not make void what the next driver has ordered.
+func TestLateRecordKeepsStep(t *testing.T) {
+	c, letGo := startHeld(t)
+	c.Init(0, 2, 3)
+	id := startOp(t, c, 1, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3})
+	waitStep(t, c, id, "merge")
+	o, err := c.Node(0).ReadOp(deadline(t, 5*time.Second), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := *o
+	late.Step, late.Reason = "", "it waits"
+	if err := c.Node(0).RecordStep(deadline(t, 5*time.Second), late); err != nil {
+		t.Fatal(err)
+	}
+	if o, err = c.Node(0).ReadOp(deadline(t, 5*time.Second), id); err != nil || o.Step != "merge" {
+		t.Errorf("the step is %q, %v", o.Step, err)
+	}
+	letGo()
+	waitOp(t, c, 1, id, 20*time.Second, placement.OpDone)
+}
+
 // A split whose key another split has taken is not done, whoever waits for its children; it fails, or is cancelled, and lets go of the shard.
 func TestSplitOfLostKey(t *testing.T) {
 	for _, cancelled := range []bool{false, true} {

@@ -346,6 +346,9 @@ func (d *driver) record(ctx context.Context, o *placement.Op) error {
 		before := *rec
 		*rec = *o
 		rec.Cancel = before.Cancel || o.Cancel
+		if rec.Step == "" { // of a driver that was deposed: the next one has given an order since, which a cancel must make void
+			rec.Step = before.Step
+		}
 		rec.KeepCounts(&before)
 		return true
 	}, also)

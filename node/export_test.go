@@ -254,3 +254,8 @@ func (n *Node) StepDrain(ctx context.Context, id engine.NodeID) (placement.OpSta
 	_, err := d.stepDrain(ctx, &o)
 	return o.State, err
 }
+
+// RecordStep writes what a driver that has read the record of an operation a while ago knows of it.
+func (n *Node) RecordStep(ctx context.Context, o placement.Op) error {
+	return n.core.Load().driver.record(ctx, &o)
+}
