@@ -167,6 +167,48 @@ func TestLaterReplicaNeedsProof(t *testing.T) {
 	}
 }
 
+// TestLaterReplicaAndVoter: a message for a later replica ends one that a snapshot has filled and that never was a member; not one that votes as its log says: others may
+// count on what it has acknowledged.
+func TestLaterReplicaAndVoter(t *testing.T) {
+	for _, votes := range []bool{false, true} {
+		n := &goneNode{t: t, log: vfs.NewMem(), db: state.NewMem(state.Options{}), clock: &manualClock{now: 1e9}}
+		tablet, err := n.db.AllocTablet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := testDescriptor(2, 1)
+		d.Replicas[0] = shard.ReplicaDesc{Replica: 9, Node: 2, Role: shard.RoleVoter}
+		rec, err := shard.NewReplicaRecord(d, 9, tablet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.Key.Replica = 5
+		if err := n.db.Write([]state.Change{{Record: rec, NewTablet: true}}, 0); err != nil {
+			t.Fatal(err)
+		}
+		n.start(1)
+		n.spin()
+		r := n.replica()
+		if r == nil || r.machine == nil || r.wasMember() {
+			t.Fatalf("%+v", r)
+		}
+		if votes {
+			m := engine.Membership{Voters: [][]engine.Peer{{{Node: 2, Replica: 9}, r.self()}}}
+			body := raftlog.AppendEntry(nil, engine.EntryMembership, raftlog.AppendMembership(nil, &m))
+			run := wire.Run{Term: 40, First: 2, Count: 1, Special: true, Body: body}
+			req := engine.AppendRequest{Vote: engine.Vote{Term: 40, Peer: engine.Peer{Node: 2, Replica: 9}, Committed: true}, Prev: engine.LogID{Term: 1, Index: 1}, Stream: 1, Seq: 1}
+			n.s.RaftFrame(2, 7, wire.AppendAppendRequest(nil, wire.Header{Shard: 2, From: 9, To: 5}, &req, []wire.Run{run}))
+			n.spin()
+		}
+		if r.eng.NamedVoter() != votes {
+			t.Fatalf("its log: %+v", r.eng.Status())
+		}
+		if n.ask(7, 6); r.removed == votes || votes && n.stray == 0 {
+			t.Errorf("votes %v: removed %v, told %d times", votes, r.removed, n.stray)
+		}
+	}
+}
+
 // TestFrozenIsRemoved: a replica that is frozen for a merge is kept for its absorber, which is here, whatever proves that it is not a member any more;
 // unless its shard's descriptor has changed since: a frozen shard changes nothing, so that merge was given up, and nobody needs the replica (rules Merge1,
 // Merge2, Cluster5).

@@ -62,7 +62,7 @@ func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
 	case r == nil:
 	case m.To < r.key.Replica:
 		return nil
-	case r.machine != nil && !r.wasMember() && !r.linking && r.snapIn == nil:
+	case r.machine != nil && !r.wasMember() && !r.eng.NamedVoter() && !r.linking && r.snapIn == nil:
 		l.remove(m.Shard, r.key.Replica, nil, func(error) {}) // see discard; the leader asks again
 		return nil
 	case r.machine != nil || r.snapIn != nil || r.linking:
