@@ -200,6 +200,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 			v.s.logger.Info("peer is up", "node", uint64(p.node), "incarnation", p.incarnation)
 			v.publish()
 			v.s.peerUp(p.node, p.incarnation)
+			v.compareClocks() // it may be down again by the next tick: a clock that is fast enough finds nobody alive then
 		}
 	}
 	v.publish()

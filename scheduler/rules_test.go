@@ -434,3 +434,27 @@ func TestUnknownClockStampsNothing(t *testing.T) {
 		t.Errorf("when the clocks are compared: %v, the time of the shard is %d", err, r.machine.Time())
 	}
 }
+
+// TestFastClockIsCompared: a clock that runs so fast that every peer is down by the next tick is compared with theirs all the same, when they come up
+// (rule State8).
+func TestFastClockIsCompared(t *testing.T) {
+	h := newHeartbeats(t)
+	bound := int64(h.s.cfg.ClockAheadMax / 1e6)
+	for i, ahead := range []int64{0, bound - 1000, bound + 1000, 2 * bound, 0} {
+		h.clock.now += 10 * engine.Instant(h.s.cfg.ElectionTimeoutMin)
+		h.s.Heartbeats()
+		if h.s.live.reachable(2) {
+			t.Fatal("the peer is up at a tick: the test tests nothing")
+		}
+		b := nodeHeartbeat{Incarnation: 7, SentAt: h.clock.now, Wall: h.clock.Wall() - ahead, EchoIncarnation: 1, EchoSentAt: h.clock.now - 1e6, Promise: h.s.cfg.ElectionTimeoutMin}
+		if err := h.s.Heartbeat(2, 7, b.append(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if !h.s.live.reachable(2) {
+			t.Fatal("the peer is not up: the test tests nothing")
+		}
+		if got := h.s.clockAhead.Load(); got != (ahead > bound) {
+			t.Errorf("%d: %d ms ahead of the peer, ahead is %v", i, ahead, got)
+		}
+	}
+}
