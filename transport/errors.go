@@ -29,6 +29,7 @@ var (
 	errReplaced   = errors.New("replaced by another connection")
 	errRemoved    = errors.New("peer removed")
 	errGreedy     = errors.New("the clients hold too much, and this one most of it")
+	errIdle       = errors.New("there are too many clients, and this one has been silent for longest")
 	errNotReading = errors.New("the other side does not read its answers")
 	errExpired    = errors.New("the client's credentials have expired")
 )

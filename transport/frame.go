@@ -107,12 +107,15 @@ type outbox struct {
 	queue [][]byte
 	// apart are messages, a frame each, whose order does not matter. One of them and one of the other frames go in turn, so that a small message
 	// waits for one big one at most.
-	apart     [][]byte
+	apart     []apartFrame
 	apartTurn bool
-	spare     [][]byte
-	bytes     int   // of bodies: filled, queued, and being written
-	big       int   // of them those of frames larger than target, which hold one large message each
-	err       error // set once it is closed
+	// writing is the credit of the frame that is being written, and credits that of all that wait, too. They are given back by give.
+	writing, credits int64
+	give             func(n int64)
+	spare            [][]byte
+	bytes            int   // of bodies: filled, queued, and being written
+	big              int   // of them those of frames larger than target, which hold one large message each
+	err              error // set once it is closed
 
 	// bytesMax bounds the messages that are large, and also those that are not: the ones do not keep the others out. A single message may
 	// exceed the bound if no other of its kind waits.
@@ -174,13 +177,20 @@ func (o *outbox) added(n int) {
 	}
 }
 
+// apartFrame has one message, and perhaps credits that others get when it was taken.
+type apartFrame struct {
+	b      []byte
+	credit int64
+}
+
 // putApart queues a frame of one message that may be overtaken. The lock is held.
-func (o *outbox) putApart(frame []byte) {
+func (o *outbox) putApart(frame []byte, credit int64) {
 	n := len(frame) - frameHeader
 	if o.bytes += n; o.large(n) {
 		o.big += n
 	}
-	o.apart = append(o.apart, frame)
+	o.credits += credit
+	o.apart = append(o.apart, apartFrame{frame, credit})
 }
 
 // add queues a message, or says why not.
@@ -209,10 +219,11 @@ func (o *outbox) take() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.apart) > 0 && (o.apartTurn || o.cur == nil && len(o.queue) == 0) {
-		b := o.apart[0]
-		o.apart[0] = nil
+		f := o.apart[0]
+		o.apart[0] = apartFrame{}
 		o.apart, o.apartTurn = o.apart[1:], false
-		return b
+		o.writing = f.credit
+		return f.b
 	}
 	o.apartTurn = true
 	if len(o.queue) > 0 {
@@ -237,6 +248,11 @@ func (o *outbox) done(b []byte) {
 	if o.hold != nil {
 		o.hold(-n)
 	}
+	if o.writing > 0 {
+		o.give(o.writing)
+		o.credits -= o.writing
+		o.writing = 0
+	}
 	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
 		o.spare = append(o.spare, b[:frameHeader])
 	}
@@ -259,10 +275,21 @@ func (o *outbox) close(err error) {
 		o.err = err
 	}
 	o.cur, o.queue, o.spare, o.apart = nil, nil, nil, nil
+	if o.credits > 0 {
+		o.give(o.credits)
+		o.writing, o.credits = 0, 0
+	}
 	if o.cond != nil {
 		o.cond.Broadcast()
 	}
 	o.mu.Unlock()
+}
+
+// owes tells whether others could have credits if what is here were taken.
+func (o *outbox) owes() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.credits > 0
 }
 
 func (o *outbox) pending() int {

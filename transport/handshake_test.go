@@ -240,13 +240,17 @@ func TestClientWithoutStreams(t *testing.T) {
 	})
 }
 
+// serveToo serves another listener, whose clients are of a host of its name, until the Transport is closed.
+func (n *node) serveToo(l net.Listener) { go func() { _ = n.Serve(l) }() }
+
 func TestTooManyClients(t *testing.T) {
 	n := newNet()
 	cfg := n.config(1)
 	cfg.Limits.ClientsMax = 2
 	a := n.start(t, cfg, newRecorder())
+	a.serveToo(n.listen("other"))
 	n.client(t, a.addr, Limits{})
-	c := n.client(t, a.addr, Limits{})
+	c := n.client(t, "other", Limits{}) // from another host: none has most of them
 	until(t, "two clients", func() bool { return len(a.Conns()) == 2 })
 	_, err := DialClient(t.Context(), a.addr, ClientConfig{Dial: n.dial})
 	wantReason(t, err, ReasonBusy, true)
@@ -258,6 +262,54 @@ func TestTooManyClients(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// Clients of one host that only hold their connections keep nobody out: of them the one goes that has been silent for longest, and none that
+// waits for an answer.
+func TestIdleClientsMakeRoom(t *testing.T) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Limits.ClientsMax = 4
+	r := newRecorder()
+	waits := make(chan struct{}, 1)
+	r.onRequest = func(q Request) {
+		if q.Method == 2 {
+			waits <- struct{}{}
+			return
+		}
+		q.Reply(StatusOK, nil)
+	}
+	a := n.start(t, cfg, r)
+	a.serveToo(n.listen("other"))
+	other := n.client(t, "other", Limits{})
+	var clients []*ClientConn
+	for range 3 {
+		clients = append(clients, n.client(t, a.addr, Limits{}))
+	}
+	until(t, "all to be there", func() bool {
+		ready := 0
+		for _, c := range a.Conns() {
+			ready += c.Streams
+		}
+		return ready == 4
+	})
+	waiting, silent, busy := clients[0], clients[1], clients[2]
+	waiting.Go(2, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {})
+	<-waits
+	if _, err := busy.Call(t.Context(), 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.client(t, "other", Limits{}).Call(t.Context(), 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	<-silent.Done()
+	for what, c := range map[string]*ClientConn{"of the other host": other, "that waits for an answer": waiting, "that has just asked": busy} {
+		select {
+		case <-c.Done():
+			t.Errorf("the client %s is gone", what)
+		default:
+		}
+	}
 }
 
 func TestDialClientEndsWithItsContext(t *testing.T) {

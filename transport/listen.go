@@ -187,7 +187,7 @@ func (t *Transport) admitClient(s *session) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.clients >= t.core.limits.ClientsMax {
+	if !t.clientRoom() {
 		return refuse(ReasonBusy, "%d clients", t.clients)
 	}
 	return nil
@@ -239,9 +239,10 @@ func (t *Transport) welcome(s *session, dropped uint64) error {
 func (t *Transport) startClient(s *session) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || t.clients >= t.core.limits.ClientsMax {
+	if t.closed || !t.clientRoom() {
 		return ErrClosed
 	}
+	s.host = door.Of(s.conn.raw)
 	t.clients++
 	t.sessions[s] = struct{}{}
 	t.wg.Add(1)
@@ -251,9 +252,46 @@ func (t *Transport) startClient(s *session) error {
 		defer stop()
 		s.run()
 		t.mu.Lock()
-		t.clients--
-		delete(t.sessions, s)
+		t.leave(s)
 		t.mu.Unlock()
 	}()
 	return nil
+}
+
+// clientRoom tells whether there is room for one more client, and makes some if there is none. t.mu is held.
+func (t *Transport) clientRoom() bool {
+	if t.clients >= t.core.limits.ClientsMax {
+		t.dropIdle()
+	}
+	return t.clients < t.core.limits.ClientsMax
+}
+
+// dropIdle closes some of the clients that have been silent for longest (door.Idle). Who waits for an answer is not silent. t.mu is held.
+func (t *Transport) dropIdle() {
+	now := t.core.clock.now()
+	var clients []*session
+	var held []door.Held
+	for s := range t.sessions {
+		if !s.client {
+			continue
+		}
+		heard := s.conn.lastRead.Load()
+		if s.ready.Load() && s.srv.inFlight() > 0 {
+			heard = now
+		}
+		clients = append(clients, s)
+		held = append(held, door.Held{Host: s.host, Heard: heard})
+	}
+	for _, i := range door.Idle(held, now-int64(t.core.limits.IdleMin)) {
+		clients[i].kill(errIdle)
+		t.leave(clients[i])
+	}
+}
+
+// leave takes a client out, once. t.mu is held.
+func (t *Transport) leave(s *session) {
+	if _, ok := t.sessions[s]; ok {
+		t.clients--
+		delete(t.sessions, s)
+	}
 }

@@ -49,7 +49,7 @@ func TestOutboxKinds(t *testing.T) {
 func TestOutboxApart(t *testing.T) {
 	o := newOutbox(1<<20, 16<<20, 64)
 	apart := func(name string, n int) {
-		o.putApart(append(make([]byte, frameHeader, frameHeader+n), strings.Repeat(name, n)...))
+		o.putApart(append(make([]byte, frameHeader, frameHeader+n), strings.Repeat(name, n)...), 0)
 	}
 	small := func(name string) {
 		if err := o.add([]byte(strings.Repeat(name, 40))); err != nil { // two of them are no frame
@@ -135,5 +135,36 @@ func TestSmallAnswersOvertake(t *testing.T) {
 	}
 	if place > 2 { // one is being written when the others come, and one has its turn
 		t.Errorf("the small answer came after %d big ones", place)
+	}
+}
+
+// Credits of a message go back when it was taken, and all when there is no one to take them any more.
+func TestOutboxCredits(t *testing.T) {
+	o := newOutbox(1<<20, 1<<20, 1<<10)
+	given := int64(0)
+	o.give = func(n int64) { given += n }
+	put := func(credit int64) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.putApart(make([]byte, frameHeader+10), credit)
+	}
+	for credit := range int64(4) {
+		put(1 << credit)
+	}
+	steps := []struct {
+		do    func()
+		given int64
+		owes  bool
+	}{
+		{func() { o.done(o.take()) }, 1, true},
+		{func() { b := o.take(); put(0); o.done(b) }, 3, true},
+		{func() { o.take() }, 3, true},
+		{func() { o.close(ErrNotConnected) }, 15, false},
+		{func() { o.done(make([]byte, frameHeader)) }, 15, false},
+	}
+	for i, s := range steps {
+		if s.do(); given != s.given || o.owes() != s.owes {
+			t.Errorf("after step %d %d credits were given back, want %d; owes %v, want %v", i, given, s.given, o.owes(), s.owes)
+		}
 	}
 }

@@ -269,7 +269,7 @@ func newServer(s *session, h requestHandler) *server {
 	}
 	v := &server{s: s, handler: h, outbox: newOutbox(l.AnswerBytesMax, l.FrameBytesMax, target)}
 	v.cond = sync.NewCond(&v.mu)
-	v.hold = s.hold
+	v.hold, v.give = s.hold, s.core.big.Give
 	return v
 }
 
@@ -382,13 +382,12 @@ const (
 	strangerAnswers = 8
 )
 
-// landed gives back what a request had in flight. v.mu is held.
+// landed gives back what a request had in flight, but for its credits. v.mu is held.
 func (v *server) landed(f *flight, answer int) {
 	v.flying -= f.bytes
 	v.s.hold(-f.bytes)
 	if f.quick {
 		v.quick--
-		v.s.core.big.Give(f.credit)
 		v.answered = min(v.answered+1, v.s.core.limits.InFlightMax)
 		v.answerSize += (answer - v.answerSize) / 4
 	}
@@ -402,6 +401,7 @@ func (v *server) end() {
 	for i := range v.w.slots {
 		if s := &v.w.slots[i]; s.used {
 			v.landed(&s.v, 0)
+			v.s.core.big.Give(s.v.credit)
 		}
 	}
 	v.w = waiters[flight]{}
@@ -413,6 +413,11 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	if ok {
 		v.landed(&f, len(body))
 	}
+	defer func() {
+		if f.credit > 0 {
+			v.s.core.big.Give(f.credit)
+		}
+	}()
 	if !ok || v.err != nil {
 		v.mu.Unlock()
 		return
@@ -431,7 +436,8 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	}
 	before := v.bytes
 	if n > bigAnswer {
-		v.putApart(appendAnswer(make([]byte, frameHeader, frameHeader+n), f.theirs, status, body))
+		v.putApart(appendAnswer(make([]byte, frameHeader, frameHeader+n), f.theirs, status, body), f.credit)
+		f.credit = 0 // until the client has taken it: answers that nobody reads are not made one after the other
 	} else {
 		v.open(n)
 		at := len(v.cur)

@@ -568,6 +568,65 @@ func TestCreditsOfTheGoneComeBack(t *testing.T) {
 	}
 }
 
+// unreadBig starts a node with credits for one big answer, which a client has asked for and does not read, and another one that waits for its
+// turn. The function returned has the first one read.
+func unreadBig(t *testing.T, patience time.Duration) (first *ClientConn, answers [2]chan error, read func()) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Limits = quick()
+	cfg.Limits.BigBytesMax, cfg.Limits.BigPatience = 1<<20, patience
+	cfg.Limits.WriteTimeout, cfg.Limits.RequestDeadlineMax = time.Minute, time.Minute
+	cfg.Expect = func(uint16) int { return 1 << 20 }
+	r := newRecorder()
+	answer := make([]byte, 1<<20)
+	var served atomic.Int32
+	r.onRequest = func(q Request) {
+		served.Add(1)
+		q.Reply(StatusOK, answer)
+	}
+	a := n.start(t, cfg, r)
+	first = n.client(t, a.addr, quick())
+	n.mu.Lock()
+	wire := n.conns[len(n.conns)-2]
+	n.mu.Unlock()
+	second := n.client(t, a.addr, quick())
+	wire.in.set(func() { wire.in.paused = true })
+	for i, c := range []*ClientConn{first, second} {
+		answers[i] = make(chan error, 1)
+		c.Go(1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { answers[i] <- err })
+		if i == 0 {
+			until(t, "the first answer", func() bool { return served.Load() == 1 })
+		}
+	}
+	if patience >= time.Minute {
+		until(t, "the second one to wait", a.core.big.Waiting)
+		if n := served.Load(); n != 1 {
+			t.Fatalf("%d requests were served", n)
+		}
+	}
+	return first, answers, func() { wire.in.set(func() { wire.in.paused = false }) }
+}
+
+// A big answer that its client has not taken keeps its credits: the next one is made when it was.
+func TestUnreadAnswersKeepTheirCredits(t *testing.T) {
+	_, answers, read := unreadBig(t, time.Minute)
+	read()
+	for _, c := range answers {
+		if err := <-c; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// While others wait for these credits, a client that takes nothing is cut off after a while.
+func TestUnreadAnswersCutOff(t *testing.T) {
+	first, answers, _ := unreadBig(t, time.Millisecond)
+	if err := <-answers[1]; err != nil {
+		t.Fatal(err)
+	}
+	<-first.Done()
+}
+
 // Over the bound of all clients a client goes whose requests lie in yamux unread.
 func TestUnreadGreedyGoes(t *testing.T) {
 	n := newNet()

@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/kiloraft/kiloraft/internal/budget"
-	"github.com/kiloraft/kiloraft/internal/door"
 )
 
 // core is what all sessions of a Transport or ClientConn share.
@@ -219,7 +218,6 @@ func (s *session) setup() ([]func(), error) {
 	}
 	cfg.LogOutput = io.Discard
 	if s.client && !s.dialled {
-		s.host = door.Of(s.conn.raw)
 		s.held = s.core.held.Open(s.host, func() { s.kill(errGreedy) })
 		s.conn.arrived = s.hold
 	}
@@ -392,8 +390,12 @@ func (s *session) tick(now int64) {
 		}
 		return
 	}
+	patience := l.WriteTimeout
+	if s.held != nil && s.srv.owes() && s.core.big.Waiting() {
+		patience = min(patience, l.BigPatience)
+	}
 	for i := range s.watches {
-		if since := s.watches[i].Load(); since != 0 && now-since > int64(l.WriteTimeout) {
+		if since := s.watches[i].Load(); since != 0 && now-since > int64(patience) {
 			s.kill(errSlow)
 			return
 		}

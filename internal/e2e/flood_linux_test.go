@@ -313,10 +313,13 @@ func (u *user) end() {
 	}
 }
 
+// nativeUser is a user of the Go client. It connects while the flood is on.
 func (f *flooded) nativeUser() *user {
+	kv := f.dial()
+	var end sync.Once
 	return newUser("client", func(i int) (*counter, error) {
 		key := fmt.Appendf(nil, "%cuser:native", byte(i*256/counters+8))
-		return &counter{add: func(ctx context.Context) (int64, error) { return f.kv.Add(ctx, key, 1) }, end: func() {}}, nil
+		return &counter{add: func(ctx context.Context) (int64, error) { return kv.Add(ctx, key, 1) }, end: func() { end.Do(func() { kv.Close() }) }}, nil
 	})
 }
 

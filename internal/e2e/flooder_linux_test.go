@@ -241,8 +241,8 @@ var floods = []flood{
 	{"client port: idle connections", func(f *abused, stop <-chan struct{}) {
 		many(f.client, floodConns(), stop, hold(stop, nil))
 	}},
-	{"client port: 2,000 idle clients", func(f *abused, stop <-chan struct{}) {
-		f.clients(2000, stop, func(*slowConn, *transport.ClientConn) { <-stop })
+	{"client port: 10,000 idle clients", func(f *abused, stop <-chan struct{}) {
+		f.clients(floodConns(), stop, func(*slowConn, *transport.ClientConn) { <-stop })
 	}},
 	{"client port: 200 slow readers of 4 MiB answers", func(f *abused, stop <-chan struct{}) {
 		f.clients(200, stop, func(raw *slowConn, c *transport.ClientConn) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -238,26 +239,15 @@ func (s *Server) accept(nc net.Conn) {
 	}()
 }
 
-// dropIdle closes some of the connections that have been silent for longest, so that who only holds connections does not keep others out. Of
-// a host that has most of all connections those go, however short they have been silent. s.mu is held.
+// dropIdle closes some of the connections that have been silent for longest (door.Idle). s.mu is held.
 func (s *Server) dropIdle() {
-	hosts, greedy := map[string]int{}, ""
-	for _, c := range s.conns {
-		if hosts[c.host]++; 2*hosts[c.host] > s.cfg.ConnsMax {
-			greedy = c.host
-		}
+	conns := slices.SortedFunc(maps.Values(s.conns), func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
+	held := make([]door.Held, len(conns))
+	for i, c := range conns {
+		held[i] = door.Held{Host: c.host, Heard: c.last.Load()}
 	}
-	var idle []*conn
-	before := time.Now().Add(-s.cfg.IdleMin).UnixMilli()
-	for _, c := range s.conns {
-		if greedy == "" && c.last.Load() < before || greedy != "" && c.host == greedy {
-			idle = append(idle, c)
-		}
-	}
-	slices.SortFunc(idle, func(a, b *conn) int {
-		return cmp.Or(cmp.Compare(a.last.Load(), b.last.Load()), cmp.Compare(a.id, b.id))
-	})
-	for _, c := range idle[:min(len(idle), 1+s.cfg.ConnsMax/100)] {
+	for _, i := range door.Idle(held, time.Now().Add(-s.cfg.IdleMin).UnixMilli()) {
+		c := conns[i]
 		delete(s.conns, c.id)
 		s.stats.dropped.Add(1)
 		s.wg.Go(c.kill)
