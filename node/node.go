@@ -404,7 +404,7 @@ func (n *Node) Name() string { return n.name }
 
 // prepareDir makes the data directory, and refuses one that holds other things than a node's.
 func prepareDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := vfs.MakeDir(dir, 0o750); err != nil {
 		return fmt.Errorf("node: data directory: %w", err)
 	}
 	if _, err := os.Stat(StatePath(dir)); err == nil {

@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/store/raftlog"
@@ -190,5 +192,71 @@ func TestOpenLostState(t *testing.T) {
 	}
 	if err := open(t, node.Config{DataDir: dir}); !errors.Is(err, node.ErrBadDir) || !strings.Contains(err.Error(), "state.db") {
 		t.Error(err)
+	}
+}
+
+// A node of which one half was put back from a backup does not serve (FAULTS D18, D19): an older log under a newer state has forgotten promises
+// (rule Log3). An older state over a newer log is TestStateOlderThanLog in package scheduler.
+func TestHalfRestored(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 1, 1)
+	write(t, c, 0, 5, "v")
+	c.Stop(0)
+	old := filepath.Join(t.TempDir(), "old")
+	if err := os.CopyFS(old, os.DirFS(node.LogPath(c.Dir(0)))); err != nil {
+		t.Fatal(err)
+	}
+	c.Restart(0)
+	write(t, c, 0, 5, "w")
+	c.Stop(0)
+	dir := c.Dir(0)
+	if err := errors.Join(os.RemoveAll(node.LogPath(dir)), os.Rename(old, node.LogPath(dir))); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, node.Config{DataDir: dir}); !errors.Is(err, raftlog.ErrCorrupt) || !strings.Contains(err.Error(), "have been synced") {
+		t.Error(err)
+	}
+}
+
+// A directory that can not be written, whether it may not or its file system was made read-only, is an error that names the file and the reason, for a new
+// node and for one that was there (FAULTS D21).
+func TestOpenReadOnly(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 1, 1)
+	write(t, c, 0, 5, "v")
+	c.Stop(0)
+	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.EMFILE} {
+		for what, dir := range map[string]string{"new": t.TempDir(), "used": c.Dir(0)} {
+			var err error
+			serr := sysfail.Do(errno, func() {
+				_, err = node.Open(context.Background(), node.Config{DataDir: dir, Listen: "127.0.0.1:0"})
+			}, sysfail.OpenWrite)
+			if errors.Is(serr, sysfail.ErrUnsupported) {
+				t.Skip(serr)
+			}
+			if !errors.Is(err, errno) || !strings.Contains(err.Error(), dir) {
+				t.Errorf("%s directory, %v: %v", what, errno, err)
+			}
+		}
+	}
+	c.Restart(0)
+	read(t, c, 0, 5, "v")
+}
+
+// The directory itself is durable before anything is stored in it: else a power cut takes all of it away (FAULTS D5).
+func TestDirectoryIsDurable(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "of", "a", "node")
+	var err error
+	serr := sysfail.Do(syscall.EIO, func() {
+		_, err = node.Open(context.Background(), node.Config{DataDir: dir, Listen: "127.0.0.1:0"})
+	}, sysfail.Fsync)
+	if errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	}
+	if !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory was made below one that is not durable: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -1020,5 +1021,41 @@ func TestCreateTwiceAtOnce(t *testing.T) {
 	}
 	if err := s.Stop(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestStateOlderThanLog: a state that was put back from a backup lacks what the log was purged of, and is refused (FAULTS D18). One that is as new as the log is
+// not.
+func TestStateOlderThanLog(t *testing.T) {
+	for _, purged := range []uint64{0, 1} { // beyond what the state has applied
+		mem, db := vfs.NewMem(), state.NewMem(state.Options{})
+		tablet, _ := db.AllocTablet()
+		rec, err := shard.NewReplicaRecord(testDescriptor(1, 1), 1, tablet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Write([]state.Change{{Record: rec, NewTablet: true}}, 0); err != nil {
+			t.Fatal(err)
+		}
+		log, _, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := rec.Applied
+		at.Index += purged
+		log.Lane(0).Init(rec.Key, engine.Vote{Term: at.Term}, at)
+		log.Lane(0).Submit()
+		if _, err := log.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		log, found, err := raftlog.Open(mem, "log", raftlog.Options{SegmentBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = New(Config{Node: 1, Incarnation: 1, Fatal: func(err error) { t.Fatal(err) }}, Deps{Log: log, Recovery: found,
+			State: db, Network: noNet{}, Clock: &manualClock{now: 1e9}, Spawn: func(f func()) { f() }, ReadJob: func(*state.ReadJob) {}})
+		if older := purged > 0; older != (err != nil) || older && !strings.Contains(err.Error(), "older than the log") {
+			t.Errorf("the log was purged %d entries beyond the state: %v", purged, err)
+		}
 	}
 }

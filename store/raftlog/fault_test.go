@@ -261,3 +261,200 @@ func TestMustExist(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestFailedOperationIsTheEnd: whichever operation fails that changes the disk, once, the log says so, does nothing more, and has lost nothing that it
+// acknowledged (DESIGN 4, FAULTS D6, D7, D21).
+func TestFailedOperationIsTheEnd(t *testing.T) {
+	errnos := []unix.Errno{unix.EIO, unix.EROFS, unix.EACCES, unix.EMFILE}
+	k := raftlog.Key{Shard: 99, Replica: 1}
+	kinds := map[vfs.OpKind]int{}
+	for at := 1; ; at++ {
+		mem, n, late, failed := vfs.NewMem(), 0, 0, (*vfs.Op)(nil)
+		errno := errnos[at%len(errnos)]
+		fs := vfs.Inject(mem, func(op *vfs.Op) error {
+			if !op.Kind.Changes() {
+				return nil
+			}
+			n++
+			switch {
+			case failed != nil && op.Kind != vfs.OpRemove: // a file that could not be allocated may go
+				late++
+			case n == at:
+				op.Size /= 2
+				failed = op
+				return errno
+			}
+			return nil
+		})
+		acked, err := script(fs, k)
+		if failed == nil {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		kinds[failed.Kind]++
+		if !errors.Is(err, errno) {
+			t.Errorf("%v of %s at %d failed with %v, and the log says: %v", failed.Kind, failed.Name, failed.Off, errno, err)
+		}
+		if late > 0 {
+			t.Errorf("%v of %s at %d failed, and %d more operations were made", failed.Kind, failed.Name, failed.Off, late)
+		}
+		_, rec, err := raftlog.Open(mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.CrashPolicy{}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+		if err != nil {
+			t.Errorf("%v of %s at %d failed: recovery: %v", failed.Kind, failed.Name, failed.Off, err)
+		} else if r := rec.Replicas[k]; acked > 0 && (r == nil || r.Vote.Term < acked || r.Last.Index < acked) {
+			t.Errorf("%v of %s at %d failed: %d were acknowledged, recovered %+v", failed.Kind, failed.Name, failed.Off, acked, r)
+		}
+	}
+	t.Log(kinds)
+	for _, kind := range []vfs.OpKind{vfs.OpCreate, vfs.OpAllocate, vfs.OpWrite, vfs.OpDatasync, vfs.OpRename, vfs.OpSyncDir, vfs.OpRemove} {
+		if kinds[kind] == 0 {
+			t.Errorf("no %v has failed", kind)
+		}
+	}
+}
+
+// script writes to a new log, whose segments come and go, until something fails: that is what it returns. After that it goes on for a while, and nothing may
+// succeed.
+func script(fs vfs.FS, k raftlog.Key) (acked uint64, failure error) {
+	l, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes, CacheBytes: 1})
+	if err != nil {
+		return 0, err
+	}
+	a := l.Lane(0)
+	note := func(err error) {
+		switch {
+		case failure == nil:
+			failure = err
+		case !errors.Is(err, raftlog.ErrPoisoned):
+			failure = fmt.Errorf("after %v something went on: %v", failure, err)
+		}
+	}
+	for term := uint64(1); term <= 150 && failure == nil; term++ {
+		a.SaveVote(k, engine.Vote{Term: term})
+		size := 900
+		if term == 75 {
+			size = segmentBytes // it gets a segment of its own size, which is removed later
+		}
+		a.Append(k, raftlog.Run{Term: term, First: term, Count: 1, Body: raftlog.AppendEntry(nil, engine.EntryNormal, make([]byte, size))})
+		if term > 20 {
+			a.Purge(k, engine.LogID{Term: term - 20, Index: term - 20})
+		}
+		a.Submit()
+		done, err := l.Flush()
+		if note(err); err == nil {
+			a.Flushed(done[0])
+			acked = term
+		}
+		note(l.Maintain())
+	}
+	for range 2 {
+		if failure == nil {
+			break
+		}
+		_, err := l.Flush()
+		note(err)
+		note(l.Maintain())
+		note(l.Seal())
+	}
+	return acked, errors.Join(failure, l.Close())
+}
+
+// TestKilledBeforeDirSync: a process is killed when it has given a segment its name, before that was synced. The next one finds the segment, and what it writes
+// into it, a power cut must not take back with the name (rule Log1, FAULTS D5).
+func TestKilledBeforeDirSync(t *testing.T) {
+	mem, k := vfs.NewMem(), raftlog.Key{Shard: 99, Replica: 1}
+	vote := func(l *raftlog.Log, term uint64) {
+		t.Helper()
+		l.Lane(0).SaveVote(k, engine.Vote{Term: term})
+		l.Lane(0).Submit()
+		if _, err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func(fs vfs.FS) (*raftlog.Log, *raftlog.Recovery) {
+		t.Helper()
+		l, rec, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, rec
+	}
+	l, _ := open(mem)
+	vote(l, 1)
+	named, killed := false, errors.New("killed")
+	if _, _, err := raftlog.Open(vfs.Inject(mem, func(op *vfs.Op) error {
+		named = named || op.Kind == vfs.OpRename
+		if named && op.Kind == vfs.OpSyncDir {
+			return killed
+		}
+		return nil
+	}), "log", raftlog.Options{SegmentBytes: segmentBytes}); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	l, _ = open(mem)
+	vote(l, 2)
+	_, rec := open(mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.CrashPolicy{}))
+	if got := rec.Replicas[k].Vote.Term; got != 2 {
+		t.Fatalf("the vote of term 2 was acknowledged, and %d is recovered", got)
+	}
+}
+
+// TestFailedReads: what can not be read is neither taken for the end of the log, nor for corruption (FAULTS D7).
+func TestFailedReads(t *testing.T) {
+	mem, fail := longer(t), unix.Errno(0)
+	fs := vfs.Inject(mem, func(op *vfs.Op) error {
+		if op.Kind == vfs.OpRead && fail != 0 {
+			op.Size /= 2
+			return fail
+		}
+		return nil
+	})
+	for _, least := range []int{0, vfs.SectorSize + 1} { // the header, and the segment
+		_, _, err := raftlog.Open(vfs.Inject(mem, func(op *vfs.Op) error {
+			if op.Kind == vfs.OpRead && op.Size >= least {
+				op.Size /= 2
+				return unix.EIO
+			}
+			return nil
+		}), "log", raftlog.Options{SegmentBytes: segmentBytes})
+		if !errors.Is(err, unix.EIO) || errors.Is(err, raftlog.ErrCorrupt) {
+			t.Errorf("reads of %d bytes and more fail half way: %v", least, err)
+		}
+	}
+	l, _, err := raftlog.Open(fs, "log", raftlog.Options{SegmentBytes: segmentBytes, CacheBytes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := raftlog.Key{Shard: 31, Replica: 1}
+	l.Lane(0).Adopt(k)
+	c, err := l.Lane(0).Locate(k, 2, 2, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail = unix.EIO
+	if _, err := c.Read(); !errors.Is(err, unix.EIO) || errors.Is(err, raftlog.ErrCorrupt) {
+		t.Errorf("a failed read of entries: %v", err)
+	}
+	fail = 0
+	if _, err := c.Read(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCutSegment: a segment that is shorter than its header says was cut off, and is refused by its name, whatever lay there (FAULTS D7).
+func TestCutSegment(t *testing.T) {
+	for _, name := range []string{"0000000001.seg", "0000000004.seg"} {
+		mem := longer(t)
+		f, err := mem.Open("log/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Truncate(segmentBytes-1), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		_, err = reopen(mem, 0)
+		expectRefusal(t, err, name, segmentBytes-1, 0)
+	}
+}

@@ -103,3 +103,24 @@ func TestSequenceGap(t *testing.T) {
 		})
 	}
 }
+
+// TestEachLifeHasItsSalt: a segment that had no frame yet is used again by the next start, and gets a salt of its own: what a torn write of the life before
+// has left in it counts for nothing (rule Log2).
+func TestEachLifeHasItsSalt(t *testing.T) {
+	mem, seen := vfs.NewMem(), map[uint64]bool{}
+	for range 3 {
+		l, _, err := Open(mem, "log", Options{SegmentBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var onDisk segmentHeader
+		if err := mem.Corrupt("log/0000000001.seg", func(b []byte) { onDisk, err = readSegmentHeader(b) }); err != nil {
+			t.Fatal(err)
+		}
+		salt := l.last().salt
+		if err != nil || onDisk.salt != salt || seen[salt] || l.last().number != 1 {
+			t.Errorf("segment %d has salt %x, on the disk %x, %v", l.last().number, salt, onDisk.salt, err)
+		}
+		seen[salt] = true
+	}
+}

@@ -203,9 +203,6 @@ func (l *Log) room(size int64) error {
 		return nil
 	}
 	if err := l.startSegment(size); err != nil {
-		if l.err != nil {
-			return err
-		}
 		return l.allocationFailed(err)
 	}
 	l.metrics.OutOfSpace.Store(false)

@@ -127,13 +127,13 @@ func (l *Log) startSegment(need int64) error {
 	}
 	seg.path = filepath.Join(l.dir, fileName(seg.number, segmentSuffix))
 	if err := l.writeHeader(seg); err != nil {
-		return l.poison("write segment header", err)
+		return fmt.Errorf("write header of %s: %w", s.path, err)
 	}
 	if err := l.fs.Rename(s.path, seg.path); err != nil {
-		return l.poison("name segment", err)
+		return fmt.Errorf("name %s: %w", seg.path, err)
 	}
 	if err := l.fs.SyncDir(l.dir); err != nil {
-		return l.poison("sync log directory", err)
+		return fmt.Errorf("sync directory %s: %w", l.dir, err)
 	}
 	l.addSegment(seg)
 	return nil
@@ -286,5 +286,5 @@ func (l *Log) allocationFailed(err error) error {
 		l.metrics.OutOfSpace.Store(true)
 		return err
 	}
-	return l.poison("allocate segment", err)
+	return l.poison("begin segment", err)
 }

@@ -187,6 +187,9 @@ func putNumber(tx kvTx, name string, n uint64) error {
 func (db *DB) checkFormat() error {
 	var format uint64
 	err := db.kv.view(func(tx kvTx) (err error) {
+		if err := errors.Join(checkFacts(tx)...); err != nil {
+			return err
+		}
 		format, err = getNumber(tx, nodeFormat)
 		return err
 	})
@@ -203,6 +206,17 @@ func (db *DB) checkFormat() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	return db.update(need{keys: 1, bytes: 64}, func(tx kvTx) error { return putNumber(tx, nodeFormat, formatVersion) })
+}
+
+// checkFacts finds the facts that are damaged. One whose name is would else be taken for one that was never there.
+func checkFacts(tx kvTx) (found []error) {
+	c := tx.space(spaceNode).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if _, err := unseal(spaceNode, k, v); err != nil {
+			found = append(found, err)
+		}
+	}
+	return found
 }
 
 // readable tells whether this program reads files of a format.

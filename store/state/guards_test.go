@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -117,5 +118,101 @@ func TestCutFileAtOpen(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Error("no cut was refused")
+	}
+}
+
+// TestFlippedFactIsFound: what a node knows of itself (its identity, its starts, the cluster it belongs to) is not used, nor taken for missing, when a bit of it
+// has changed (rule State5, FAULTS D13).
+func TestFlippedFactIsFound(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	db := openTest(t, path, Options{})
+	check(t, db.NodePut("name-of-the-fact", []byte("what-it-says")))
+	check(t, db.Close())
+	whole, err := os.ReadFile(path)
+	check(t, err)
+	fact := []byte(nodeUser + "name-of-the-fact")
+	at := bytes.Index(whole, fact)
+	if at < 0 || bytes.LastIndex(whole, fact) != at {
+		t.Fatal("the fact is not in the file once")
+	}
+	for i := range len(fact) + crcBytes + len("what-it-says") {
+		bad := bytes.Clone(whole)
+		bad[at+i] ^= 4
+		damaged := filepath.Join(dir, fmt.Sprint("damaged", i))
+		check(t, os.WriteFile(damaged, bad, 0o600))
+		if _, err := Open(damaged, Options{}); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d of the fact has changed, and Open says %v", i, err)
+		}
+		if _, err := Verify(damaged); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d of the fact has changed, and Verify says %v", i, err)
+		}
+		check(t, os.Remove(damaged))
+	}
+}
+
+// TestRotWhileOpen: what rots after the start is found when it is read: a fact, and the record with which a read compares what it is told.
+func TestRotWhileOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	db := openTest(t, path, Options{})
+	r := wholeRecord(1, 2, 1)
+	check(t, db.NodePut("fact", []byte("what-it-says")))
+	check(t, db.Write([]Change{{Record: r, NewTablet: true}}, 0))
+	rot := func(what []byte) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		check(t, err)
+		b, err := io.ReadAll(f)
+		check(t, err)
+		at := bytes.LastIndex(b, what) // the map of the store is of the same file
+		if at < 0 {
+			t.Fatal("it is not in the file")
+		}
+		for ; at >= 0; at = bytes.LastIndex(b[:at], what) {
+			last := at + len(what) - 1
+			_, err = f.WriteAt([]byte{b[last] ^ 1}, int64(last))
+			check(t, err)
+		}
+		check(t, f.Close())
+	}
+	rot([]byte("what-it-says"))
+	if _, err := db.NodeGet("fact"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("the fact: %v", err)
+	}
+	job := &ReadJob{Key: r.Key, Extents: r.Extents, Applied: r.Applied}
+	if db.RunJob(job); job.Err != nil {
+		t.Fatal(job.Err)
+	}
+	rot(appendHead(nil, &r))
+	if db.RunJob(job); !errors.Is(job.Err, ErrCorrupt) {
+		t.Errorf("the record: %v", job.Err)
+	}
+}
+
+// TestForeignItems: what is whole and is not of the form that its place asks for is damage, too.
+func TestForeignItems(t *testing.T) {
+	for what, fn := range map[string]func(tx *boltTx) error{
+		"a number of three bytes": func(tx *boltTx) error { return putFact(tx, nodeSynced, []byte("abc")) },
+		"a record of no replica": func(tx *boltTx) error {
+			key := []byte("short")
+			return tx.space(spaceRecords).Put(key, seal(spaceRecords, key, appendHead(nil, &Record{})))
+		},
+		"garbage of no tablet": func(tx *boltTx) error {
+			key := []byte("short")
+			return tx.space(spaceGarbage).Put(key, seal(spaceGarbage, key, nil))
+		},
+	} {
+		path := filepath.Join(t.TempDir(), "state")
+		check(t, openTest(t, path, Options{}).Close())
+		tamper(t, path, fn)
+		if _, err := Verify(path); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: Verify says %v", what, err)
+		}
+		db := openTest(t, path, Options{})
+		_, serr := db.SyncedSeq()
+		_, rerr := db.Records()
+		if !errors.Is(errors.Join(serr, rerr), ErrCorrupt) {
+			t.Errorf("%s: %v, %v", what, serr, rerr)
+		}
 	}
 }

@@ -112,13 +112,8 @@ func verifyRecords(tx *boltTx, r *Report) []error {
 	return nil
 }
 
-func verifyFacts(tx *boltTx, r *Report) (found []error) {
-	c := tx.space(spaceNode).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if _, err := unseal(spaceNode, k, v); err != nil {
-			found = append(found, err)
-		}
-	}
+func verifyFacts(tx *boltTx, r *Report) []error {
+	found := checkFacts(tx)
 	format, err := getNumber(tx, nodeFormat)
 	if err == nil {
 		err = readable(format)

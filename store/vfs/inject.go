@@ -39,12 +39,12 @@ type Op struct {
 	Kind OpKind
 	Name string
 	Off  int64
-	// Size is the number of bytes. A predicate may lower it for a write and return an error: a short write.
+	// Size is the number of bytes. A predicate may lower it for a write or a read and return an error: a short write or read.
 	Size int
 }
 
 // Inject returns fs with errors: before each operation check is called, and if it returns an error the operation fails
-// with it and does not happen; of a write the first Size bytes happen, if check has lowered op.Size.
+// with it and does not happen; of a write or a read the first Size bytes happen, if check has lowered op.Size.
 func Inject(fs FS, check func(op *Op) error) FS { return injectFS{fs, check} }
 
 type injectFS struct {
@@ -119,7 +119,12 @@ func (i injectFS) SyncDir(dir string) error {
 }
 
 func (f injectFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.fs.check(&Op{Kind: OpRead, Name: f.name, Off: off, Size: len(p)}); err != nil {
+	op := &Op{Kind: OpRead, Name: f.name, Off: off, Size: len(p)}
+	if err := f.fs.check(op); err != nil {
+		if op.Size < len(p) {
+			n, _ := f.File.ReadAt(p[:op.Size], off)
+			return n, err
+		}
 		return 0, err
 	}
 	return f.File.ReadAt(p, off)

@@ -38,24 +38,26 @@ func (osFS) Open(name string) (File, error) {
 func (osFS) Remove(name string) error             { return os.Remove(name) }
 func (osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
 
-// MkdirAll makes the new directories durable, and dir even if it is there: an earlier process may have been killed before that.
-func (fs osFS) MkdirAll(dir string) error {
-	var parents []string
-	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
-		parents = append(parents, filepath.Dir(d))
-		if _, err := os.Stat(d); err == nil || d == filepath.Dir(d) {
-			break
-		}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	for _, p := range parents {
-		if err := fs.SyncDir(p); err != nil && !errors.Is(err, os.ErrPermission) {
+func (osFS) MkdirAll(dir string) error { return MakeDir(dir, 0o700) }
+
+// MakeDir makes a directory of the operating system, and its parents, and makes them durable: each before there is one below it, and dir even if it is
+// there. So whatever a process that was killed has left, only the lowest that is there may not be durable, and that one is synced here.
+func MakeDir(dir string, perm os.FileMode) error {
+	dir = filepath.Clean(dir)
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) && parent != dir {
+		if err := MakeDir(parent, perm); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := os.MkdirAll(dir, perm); err != nil {
+		return err
+	}
+	err := OS().SyncDir(parent)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EROFS) {
+		return nil // not this process's, or of a file system on which names do not change
+	}
+	return err
 }
 
 func (osFS) List(dir string) ([]string, error) {

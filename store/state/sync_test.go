@@ -1,0 +1,62 @@
+package state
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/kiloraft/kiloraft/internal/sysfail"
+)
+
+// failing calls f while calls fail with EIO.
+func failing(t *testing.T, f func(), calls ...sysfail.Call) {
+	t.Helper()
+	if err := sysfail.Do(syscall.EIO, f, calls...); errors.Is(err, sysfail.ErrUnsupported) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCommitIsSynced: a write that was not synced, or whose file could not grow, has failed, and is the last one (rule State6, FAULTS D1, D7).
+func TestCommitIsSynced(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		values int
+		fails  sysfail.Call
+	}{
+		{"the commit is not synced", 10, sysfail.Fdatasync},
+		{"the new size of the file is not synced", 10_000, sysfail.Fsync},
+		{"the file does not grow", 10_000, sysfail.Fallocate},
+	} {
+		db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{GrowBytes: 8 << 20})
+		r := wholeRecord(1, 2, 1)
+		check(t, db.Write([]Change{{Record: r, NewTablet: true}}, 0))
+		r.Applied.Index++
+		var err error
+		failing(t, func() {
+			err = db.Write([]Change{{Record: r, Overlay: numbered(0, c.values, 1000)}}, 0)
+		}, c.fails)
+		if !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if err := db.NodePut("a", nil); !errors.Is(err, ErrFailed) {
+			t.Errorf("%s, and the next write: %v", c.what, err)
+		}
+	}
+}
+
+// TestOpenSyncsTheDirectory: the file may have been made by a process that was killed before its name was durable (FAULTS D5).
+func TestOpenSyncsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	check(t, openTest(t, path, Options{}).Close())
+	var err error
+	failing(t, func() { _, err = Open(path, Options{}) }, sysfail.Fsync)
+	var pe *fs.PathError
+	if !errors.As(err, &pe) || pe.Path != dir {
+		t.Errorf("the directory can not be synced, and Open says %v", err)
+	}
+}
