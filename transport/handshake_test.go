@@ -483,3 +483,23 @@ func (l *emptyHanded) Accept() (net.Conn, error) {
 	}
 	return l.memListener.Accept()
 }
+
+// A connection that does not come about is given up, whatever the dialler's own context says.
+func TestDialIsBounded(t *testing.T) {
+	done := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		_, err := DialClient(ctx, "nowhere", ClientConfig{Limits: Limits{DialTimeout: 10 * time.Millisecond},
+			Dial: func(ctx context.Context, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it is waited for")
+	}
+}

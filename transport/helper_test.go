@@ -105,6 +105,7 @@ type pipe struct {
 	paused bool // nothing is delivered: a cable that was pulled
 	rd, wd time.Time
 	flip   bool // the next write is damaged
+	limit  int  // if not zero, so many bytes are delivered, and then it is paused
 }
 
 const pipeBytes = 256 << 10
@@ -133,6 +134,11 @@ func (p *pipe) read(b []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(p.buf) > 0 && !p.paused:
 			n := copy(b, p.buf)
+			if p.limit > 0 {
+				n = min(n, p.limit)
+				p.limit -= n
+				p.paused = p.limit == 0
+			}
 			p.buf = p.buf[n:]
 			p.cond.Broadcast()
 			return n, nil

@@ -146,10 +146,7 @@ func (t *Transport) register(s *session, dropped uint64) *Refused {
 	case !t.stays(s.dialled, s.info.Identity):
 		return refuse(ReasonConnected, "")
 	}
-	s.prev = p.cur
-	if cur != nil {
-		cur.kill(errReplaced)
-	}
+	s.prev = p.cur // which s ends before it begins
 	p.cur = s
 	s.begin = func() {
 		t.handler.PeerConnected(p.node, s.info.Incarnation(), s.info.AdvertiseAddr)

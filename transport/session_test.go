@@ -42,6 +42,48 @@ func TestBigMessage(t *testing.T) {
 	until(t, "the message", func() bool { return b.is(func() bool { return len(b.raft) == 1 && bytes.Equal(b.raft[0], big) }) })
 }
 
+// A heartbeat goes between the parts of a big message that is on its way, and does not wait for all of it (rule Live6, FAULTS N11).
+func TestHeartbeatOvertakesBigMessage(t *testing.T) {
+	n, a, b := pair(t, func(c *Config) {
+		c.Limits.WriteBytesMax = 64 << 10
+		c.Limits.WriteTimeout, c.Limits.SilenceMax = time.Minute, time.Minute
+	})
+	n.mu.Lock()
+	wire := n.conns[len(n.conns)-1] // the end of node 2
+	n.mu.Unlock()
+	wire.in.set(func() { wire.in.paused = true })
+	big := make([]byte, 4<<20) // the window of a stream takes all of it
+	if !a.SendRaft(2, 0, big) {
+		t.Fatal("not taken")
+	}
+	s := a.session(2)
+	writes := func(stream int) func() bool { return func() bool { return s.watches[stream].Load() != 0 } }
+	until(t, "the message to be on its way", writes(1))
+	until(t, "the wire to be full", func() bool {
+		wire.in.mu.Lock()
+		defer wire.in.mu.Unlock()
+		return len(wire.in.buf) == pipeBytes
+	})
+	a.SendHeartbeat(2, []byte("alive"))
+	until(t, "the heartbeat to be written", writes(0))
+	wire.in.set(func() { wire.in.paused, wire.in.limit = false, 2<<20 }) // half of the message
+	until(t, "the heartbeat", func() bool { return b.is(func() bool { return len(b.beats) == 1 }) })
+	wire.in.set(func() { wire.in.paused, wire.in.limit = false, 0 })
+	until(t, "the message", func() bool { return b.is(func() bool { return len(b.raft) == 1 && len(b.raft[0]) == len(big) }) })
+}
+
+// Peers that have nothing to say tell each other that they are there.
+func TestIdlePeersAreHeard(t *testing.T) {
+	_, a, b := pair(t, nil)
+	before := [2]uint64{a.Metrics().FramesIn.Load(), b.Metrics().FramesIn.Load()}
+	until(t, "empty frames", func() bool {
+		return a.Metrics().FramesIn.Load() > before[0]+3 && b.Metrics().FramesIn.Load() > before[1]+3
+	})
+	if len(a.beats)+len(b.beats) > 0 {
+		t.Error("the handler was told of them")
+	}
+}
+
 // Both dial at once, often; exactly one session remains and messages flow (rule Cluster8).
 func TestBothDial(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/mp"
 )
 
 func TestSnapshot(t *testing.T) {
@@ -227,4 +229,87 @@ func TestSnapshotAndLostConnection(t *testing.T) {
 		t.Error(err)
 	}
 	settle(t, a, b)
+}
+
+// A chunk is acknowledged when the application is done with it, not when it has arrived: what the receiver holds is bounded by that (rule Live6).
+func TestSnapshotChunkInHand(t *testing.T) {
+	_, a, b := pair(t, nil)
+	taken, gate := make(chan struct{}), make(chan struct{})
+	b.recorder.onSnapshot = func(_ []byte, r *SnapshotReader) {
+		_, err := r.Next(t.Context())
+		close(taken)
+		<-gate
+		for err == nil {
+			_, err = r.Next(t.Context())
+		}
+		if err != io.EOF {
+			t.Error(err)
+		}
+		_ = r.Finish(nil)
+	}
+	w, err := a.OpenSnapshot(t.Context(), 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunk := make([]byte, 60<<10) // four fit into the window
+	for range 4 {
+		if err := w.Write(t.Context(), chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-taken
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.Write(ctx, chunk); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a fifth chunk, while the receiver has the first in hand: %v", err)
+	}
+	close(gate)
+	if err := w.Write(t.Context(), chunk); err != nil {
+		t.Error(err)
+	}
+	if err := w.Finish(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A receiver that acknowledges more than it got would take the window away from the others.
+func TestSnapshotAcknowledgement(t *testing.T) {
+	_, a, _ := pair(t, nil)
+	s := a.session(2)
+	w := &SnapshotWriter{s: s, sent: 10}
+	if err := s.snaps.acquire(t.Context(), nil, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ack(mp.AppendUint([]byte{snapAck}, 4)); err != nil || w.sent != 6 || s.snaps.unacked() != 6 {
+		t.Errorf("%v, %d are not acknowledged, %d of the window", err, w.sent, s.snaps.unacked())
+	}
+	if err := w.ack(mp.AppendUint([]byte{snapAck}, 7)); !errors.Is(err, ErrMalformed) || s.alive() {
+		t.Errorf("7 of 6 bytes are acknowledged: %v, the session is alive: %v", err, s.alive())
+	}
+}
+
+// A snapshot that gets nowhere ends the session, on which nothing else may be written that would notice (FAULTS N9, yamux issue 142).
+func TestStuckSnapshotEndsTheSession(t *testing.T) {
+	n, a, b := pair(t, func(c *Config) {
+		c.Limits.WriteTimeout, c.Limits.SnapshotWindow = 100*time.Millisecond, 2<<20
+		c.Limits.SilenceMax, c.Limits.PingInterval = time.Minute, time.Minute
+	})
+	b.recorder.onSnapshot = func(_ []byte, r *SnapshotReader) {
+		for {
+			if _, err := r.Next(t.Context()); err != nil {
+				return
+			}
+		}
+	}
+	w, err := a.OpenSnapshot(t.Context(), 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.each(func(c *memConn) { c.pull(true) })
+	if err := w.Write(t.Context(), make([]byte, 1<<20)); !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("written to a wire that is full: %v", err)
+	}
+	until(t, "the end of the session", func() bool { return a.Metrics().Slow.Load() > 0 })
+	w.Abort("")
+	exchange(t, a, b)
 }

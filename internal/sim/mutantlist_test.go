@@ -178,4 +178,12 @@ var mutants = []mutant{
 	{name: "quorumless-shard-pins-the-log", rule: "Log5", file: "scheduler/checkpoint.go", old: "(r.stopped || left.First > r.machine.Applied().Index)", new: "r.stopped", pkg: "./scheduler", run: "TestUncommittedTail"},
 	{name: "link-goes-by-a-child", rule: "Merge3, Split1", file: "scheduler/merge.go", old: "s.takeCovered(0, desc, dead, then) }", new: "s.takeCovered(lane, desc, dead, then) }", pkg: "./scheduler", run: "TestChildOfCovered"},
 	{name: "link-beside-the-unborn", rule: "Merge3, Log7", file: "scheduler/merge.go", old: "\t\tif l.bearing() {", new: "\t\tif false {", pkg: "./scheduler", run: "TestOrphansAreAwaited"},
+	// Sessions of nodes
+	{name: "lost-session-is-held", rule: "Cluster8, N7", file: "transport/peer.go", old: "case h.held != cur.id:", new: "case false:", pkg: "./transport", run: "TestGreeting"},
+	{name: "both-sessions-stay", rule: "Cluster8, N15", file: "transport/peer.go", old: "case !t.stays(s.dialled, s.info.Identity):", new: "case false:", pkg: "./transport", run: "TestWhichSessionStays"},
+	{name: "given-up-session-comes-back", rule: "Cluster8, N15", file: "transport/peer.go", old: "\tcase p.wasDropped(s.id):\n", new: "\tcase false:\n", pkg: "./transport", run: "TestGreeting"},
+	{name: "replaced-session-takes-the-next", rule: "Cluster8, N15", file: "transport/peer.go", old: "p.live.CompareAndSwap(s, nil)", new: "p.live.Store(nil)", pkg: "./transport", run: "TestLateEnd"},
+	{name: "big-message-in-one-write", rule: "Live6, N11", file: "transport/session.go", old: "n := min(len(b), s.core.limits.WriteBytesMax)", new: "n := len(b)", pkg: "./transport", run: "TestHeartbeatOvertakes"},
+	{name: "chunk-acknowledged-on-arrival", rule: "Live6, N11", file: "transport/snapshot.go", old: "\t\t\tif b[0] == snapLast {\n", new: "\t\t\t_ = r.acknowledge()\n\t\t\tif b[0] == snapLast {\n", pkg: "./transport", run: "TestSnapshotChunkInHand"},
+	{name: "stuck-snapshot-keeps-the-session", rule: "N9, yamux #142", file: "transport/snapshot.go", old: "\t\t\tw.s.kill(errSlow)\n", new: "", pkg: "./transport", run: "TestStuckSnapshot"},
 }
