@@ -50,6 +50,22 @@ func leadOf(t *testing.T, c *nodetest.Cluster, id engine.ShardID) (at int, lead 
 	return at, lead
 }
 
+// leadOn waits until a node leads a shard, and returns what it says of it.
+func leadOn(t *testing.T, n *node.Node, id engine.ShardID) (lead scheduler.Lead) {
+	t.Helper()
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		list, err := n.Sched().LeadsOf(deadline(t, time.Second), id)
+		if err == nil && len(list) == 0 {
+			err = errors.New("no leader")
+		}
+		if err == nil {
+			lead = list[0]
+		}
+		return err
+	})
+	return lead
+}
+
 func waitStep(t *testing.T, c *nodetest.Cluster, id uint64, step string) {
 	t.Helper()
 	nodetest.Eventually(t, 10*time.Second, func() error {
@@ -205,17 +221,7 @@ func TestLateChangeOfCancelledMerge(t *testing.T) {
 	c.Init(0, 2, 1)
 	two := c.Add()
 	n := c.Node(0)
-	var was scheduler.Lead
-	nodetest.Eventually(t, 10*time.Second, func() error {
-		list, err := n.Sched().LeadsOf(deadline(t, time.Second), 3)
-		if err == nil && len(list) == 0 {
-			err = errors.New("no leader")
-		}
-		if err == nil {
-			was = list[0]
-		}
-		return err
-	})
+	was := leadOn(t, n, 3)
 	o := placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3, Cancel: true}
 	o.Relocate(placement.Relocation{From: n.ID(), FromReplica: was.Descriptor.Replicas[0].Replica, To: c.Node(two).ID(), Replica: 7001})
 	if err := n.RecordOp(deadline(t, 10*time.Second), &o); err != nil {

@@ -47,3 +47,19 @@ func TestMergeAfterRestart(t *testing.T) {
 		waitOp(t, c, 0, id, 20*time.Second, placement.OpDone)
 	}
 }
+
+// What was merged is split off again at the key where it began: the shard that was there is not missed.
+func TestSplitWhereMerged(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 2, 1)
+	right := leadOn(t, c.Node(0), 3)
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3}), 20*time.Second, placement.OpDone)
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpSplit, Shard: 2, Keys: [][]byte{right.Descriptor.Start}}), 20*time.Second, placement.OpDone)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		st, err := c.Node(0).StatusOf(deadline(t, 3*time.Second))
+		if err == nil && (st.Shards.Total != 2 || len(st.Problems) > 0) {
+			err = fmt.Errorf("%+v", st)
+		}
+		return err
+	})
+}

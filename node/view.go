@@ -167,15 +167,18 @@ func (v *view) byStart() []*shard.Descriptor {
 	return v.sorted
 }
 
-// withoutDead removes, from a list by start key, the shards whose start another one with a higher Version covers: they were absorbed
-// (rule Split5).
+// withoutDead removes, from a list by start key and version, the shards whose start another one with a higher Version covers: they were absorbed
+// (rule Split5). The other one begins further left, or, if what was absorbed was split off again at the same key, there.
 func withoutDead(list []*shard.Descriptor) []*shard.Descriptor {
 	live := list[:0]
 	for _, d := range list {
-		if n := len(live); n > 0 && live[n-1].Contains(d.Start) && live[n-1].Version > d.Version {
-			continue
+		n := len(live)
+		switch {
+		case n > 0 && bytes.Equal(live[n-1].Start, d.Start):
+			live[n-1] = d
+		case n == 0 || !live[n-1].ProvesDead(d):
+			live = append(live, d)
 		}
-		live = append(live, d)
 	}
 	return live
 }
