@@ -152,6 +152,7 @@ func (c *core) onDescriptor(ev scheduler.DescriptorEvent) {
 	c.reports.onDescriptor(ev)
 	c.strays.onDescriptor(ev)
 	if ev.Shard == shard.MetaShardID {
+		c.driver.elected.Store(ev.IsLeader)
 		c.driver.ring()
 		if ev.Descriptor != nil {
 			c.ring()

@@ -38,6 +38,8 @@ const (
 type driver struct {
 	c    *core
 	wake chan struct{}
+	// elected: this node's replica of the meta shard has last told that it leads.
+	elected atomic.Bool
 
 	mu     sync.Mutex
 	active map[uint64]*drivenOp
@@ -103,7 +105,11 @@ func (d *driver) loop() {
 	}
 }
 
+// leads tells whether this node leads the meta shard for certain; a lane is asked only where that may be.
 func (d *driver) leads() bool {
+	if !d.elected.Load() {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(d.c.n.ctx, time.Second)
 	defer cancel()
 	list, err := d.c.sched.LeadsOf(ctx, shard.MetaShardID)

@@ -426,7 +426,7 @@ func (s *session) busy() bool {
 
 // idleInterval is fine enough for every time-out in limits, tickInterval for those of requests too.
 func (l *Limits) idleInterval() time.Duration {
-	return max(min(l.WriteTimeout, l.SilenceMax, l.PingInterval, l.HandshakeTimeout)/4, 5*time.Millisecond)
+	return max(min(l.WriteTimeout, l.SilenceMax, l.PingInterval, l.HandshakeTimeout)/2, 5*time.Millisecond)
 }
 
 func (l *Limits) tickInterval() time.Duration { return min(l.idleInterval(), 50*time.Millisecond) }
