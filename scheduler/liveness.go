@@ -29,9 +29,11 @@ type liveness struct {
 	// send each other heartbeats at quietInterval only. slowUntil is until when the echoes of such ones count, which come later.
 	traffic           uint64
 	busyAt, slowUntil engine.Instant
-	// wake has a token when a shard has something for a node heartbeat while the next tick is further away than usual (waiting).
-	wake    chan struct{}
-	waiting bool
+	// wake has a token when the next tick, at tickAt, is further away than usual (waiting), and should be sooner: a shard has something for a
+	// node heartbeat, or a peer's has come (joins).
+	wake           chan struct{}
+	waiting, joins bool
+	tickAt         engine.Instant
 
 	links atomic.Pointer[linksSnapshot]
 	// compared: our wall clock was compared with a peer's in this life.
@@ -166,6 +168,7 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 	p.wall = h.Wall - int64(now)/1e6
 	p.syncTime, p.diskBad = h.SyncTime, h.DiskBad
 	p.attested = h.LaneAge <= stallMax && h.WriterAge <= stallMax
+	quiet := h.SentAt-p.theirSentAt > engine.Instant(v.quietInterval())/2 // it has nothing to say either
 	if h.SentAt > p.theirSentAt {
 		p.theirSentAt = h.SentAt
 	}
@@ -211,6 +214,10 @@ func (v *liveness) receive(from engine.NodeID, incarnation uint64, body []byte) 
 	if first && p.connected {
 		v.send(p, now) // the first echo at once: the sooner a node is up, the sooner its shards serve
 	}
+	if quiet && v.waiting && v.tickAt-now < engine.Instant(v.quietInterval())/2 {
+		v.joins = true
+		v.hasten()
+	}
 	return h.Awake, nil
 }
 
@@ -235,7 +242,8 @@ func (v *liveness) downAfter(now engine.Instant) engine.Instant {
 }
 
 // quietInterval is how often nodes send each other heartbeats while no shard has anything to say: an echo is at most two of them
-// old, so the leases of sleepers stand, with a third of an election timeout to spare.
+// old, so the leases of sleepers stand, with a third of an election timeout to spare. Who hears such a heartbeat when half of it is over sends its
+// own then, so that nodes at rest wake together: what they cost is waking up, not what they do then.
 func (v *liveness) quietInterval() engine.Duration {
 	return max(v.s.cfg.HeartbeatInterval, 3*v.s.cfg.ElectionTimeoutMin/10)
 }
@@ -260,6 +268,9 @@ func (v *liveness) mayWait(p *peerLink, now engine.Instant) bool {
 		return false
 	}
 	next := now + engine.Instant(v.s.cfg.HeartbeatInterval)/2 // ticks are not exact
+	if v.joins {
+		next = now + engine.Instant(v.quietInterval())/2
+	}
 	return next-p.sentAt < engine.Instant(v.quietInterval())
 }
 
@@ -288,9 +299,10 @@ func (v *liveness) tick() engine.Duration {
 			v.send(p, now)
 		}
 	}
+	v.joins = false
 	v.compareClocks()
 	wait := v.untilTick(now, v.quiet(now)) // what was just sent for shards counts
-	v.waiting = wait > v.s.cfg.HeartbeatInterval
+	v.waiting, v.tickAt = wait > v.s.cfg.HeartbeatInterval, now+engine.Instant(wait)
 	return wait
 }
 
@@ -345,13 +357,18 @@ func (v *liveness) ride(node engine.NodeID, msgs []byte, count int) bool {
 	p.awake = append(p.awake, msgs...)
 	p.awakeCount += count
 	if v.waiting {
-		v.waiting = false
-		select {
-		case v.wake <- struct{}{}:
-		default:
-		}
+		v.hasten()
 	}
 	return true
+}
+
+// hasten has the next tick come now. The caller holds mu.
+func (v *liveness) hasten() {
+	v.waiting = false
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
 }
 
 // up tells whether node is alive.

@@ -54,16 +54,22 @@ func newHeartbeats(t *testing.T) *heartbeats {
 	return h
 }
 
-// get has a heartbeat of node 2 come in.
+// get has a heartbeat of node 2 come in after an interval, and then a tick.
 func (h *heartbeats) get(change func(*nodeHeartbeat)) {
 	h.t.Helper()
 	h.clock.now += engine.Instant(h.s.cfg.HeartbeatInterval)
+	h.receive(change)
+	h.s.Heartbeats()
+}
+
+// receive has a heartbeat of node 2 come in.
+func (h *heartbeats) receive(change func(*nodeHeartbeat)) {
+	h.t.Helper()
 	b := nodeHeartbeat{Incarnation: 7, SentAt: h.clock.now, EchoIncarnation: 1, EchoSentAt: h.clock.now - 1e6, Promise: h.s.cfg.ElectionTimeoutMin}
 	change(&b)
 	if err := h.s.Heartbeat(2, 7, b.append(nil)); err != nil {
 		h.t.Fatal(err)
 	}
-	h.s.Heartbeats()
 }
 
 // TestAliveOnlyByEcho: rule Live1. Who is heard but does not hear us is not alive, and dies if it was.
@@ -325,6 +331,46 @@ func TestQuietNodeWakes(t *testing.T) {
 	}
 	if wait := h.s.Heartbeats(); wait != h.s.cfg.HeartbeatInterval {
 		t.Errorf("the next tick is wanted in %d ns", wait)
+	}
+}
+
+// TestQuietNodesWakeTogether: a heartbeat that comes when half of the own interval is over brings the next tick forward, and that tick sends;
+// one that comes earlier does not.
+func TestQuietNodesWakeTogether(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		h := newHeartbeats(t)
+		for range 60 {
+			h.get(func(*nodeHeartbeat) {})
+			spin(h.s, h.clock)
+		}
+		h.clock.now += engine.Instant(h.s.live.quietInterval())
+		wait := h.s.Heartbeats()
+		select {
+		case <-h.s.live.wake: // of a heartbeat before
+		default:
+		}
+		if late {
+			h.clock.now += engine.Instant(wait)/2 + 1
+		} else {
+			h.clock.now += engine.Instant(wait)/2 - 1
+		}
+		sent := h.s.metrics.HeartbeatsSent.Load()
+		h.receive(func(*nodeHeartbeat) {})
+		woken := false
+		select {
+		case <-h.s.live.wake:
+			woken = true
+		default:
+		}
+		if woken != late {
+			t.Errorf("woken %v, with half of the interval over: %v", woken, late)
+		}
+		if wait = h.s.Heartbeats(); late && wait != h.s.live.quietInterval() {
+			t.Errorf("the next tick is wanted in %d ns", wait)
+		}
+		if n := h.s.metrics.HeartbeatsSent.Load() - sent; (n > 0) != late {
+			t.Errorf("%d heartbeats sent, with half of the interval over: %v", n, late)
+		}
 	}
 }
 
