@@ -266,8 +266,12 @@ func (m *Machine) Stopped() error { return m.stopped }
 func (m *Machine) Record() state.Record { return m.record(nil) }
 
 func (m *Machine) record(table []byte) state.Record {
+	size := 160 + len(table)
+	if m.estimate.sketch != nil {
+		size += len(m.estimate.sketch)
+	}
 	return state.Record{Key: m.key, Applied: m.applied, Membership: m.membership, Previous: m.previous,
-		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, 512+len(table)), table)}
+		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, size), table)}
 }
 
 // Freeze cuts a checkpoint or snapshot: what was applied until now is frozen, with its record, and new entries go to a
