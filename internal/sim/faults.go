@@ -355,9 +355,7 @@ func (s *sim) faults() {
 			s.happened("clock beyond the lease bound")
 		}
 		wall := int64(0)
-		// One at a time: two of three would be the median. And not where the monotonic clock, which tells that the other one has jumped when there is no
-		// peer to compare with, runs away from both.
-		if s.rng.IntN(2) == 0 && (s.badClock == 0 || s.badClock == n.ID) && rate < 2 {
+		if s.rng.IntN(2) == 0 && (s.badClock == 0 || s.badClock == n.ID) { // one at a time: two of three would be the median
 			wall = s.rng.Int64N(2*3_600_000) - 3_600_000
 			s.badClock = n.ID
 			s.happened("wall clock jumps")
