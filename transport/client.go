@@ -147,7 +147,8 @@ func loopback(addr string) bool {
 
 func (c *ClientConn) housekeep() {
 	defer c.wg.Done()
-	tick := time.NewTicker(c.s.core.limits.tickInterval())
+	l := &c.s.core.limits
+	tick := time.NewTimer(l.tickInterval())
 	defer tick.Stop()
 	for {
 		select {
@@ -155,6 +156,11 @@ func (c *ClientConn) housekeep() {
 			return
 		case <-tick.C:
 			c.s.tick(c.s.core.clock.now())
+			next := l.idleInterval()
+			if c.s.busy() {
+				next = l.tickInterval()
+			}
+			tick.Reset(next)
 		}
 	}
 }

@@ -112,8 +112,12 @@ func (f *flooded) usersMeanwhile(t *testing.T, d time.Duration, task string) (m 
 	stopWatch := f.watchMemory(t, &m.rss)
 	stopFlooder := func() float64 { return 0 }
 	if task != "" {
-		stopFlooder = f.startFlooder(t, task)
+		var said *heard
+		stopFlooder, said = f.startFlooder(t, task)
 		time.Sleep(d / 4) // it has begun
+		for end := time.Now().Add(30 * time.Second); task == idleClients && !said.has(connected) && time.Now().Before(end); {
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
 	m.users = []*user{f.redisUser(0), f.redisUser(1), f.nativeUser()}
 	cpu, written, begin := cpuTime(t, f.Nodes[0]), f.written(t), time.Now()
@@ -136,8 +140,30 @@ func (f *flooded) usersMeanwhile(t *testing.T, d time.Duration, task string) (m 
 	return m
 }
 
+// heard is what a process says.
+type heard struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+// Write implements io.Writer.
+func (h *heard) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.b.Write(b)
+}
+
+func (h *heard) has(text string) bool { return strings.Contains(h.String(), text) }
+
+// String is all of it.
+func (h *heard) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.b.String()
+}
+
 // startFlooder starts the process. The function returned ends it and tells how many cores it has used.
-func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64) {
+func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64, said *heard) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestFlooder$")
 	cmd.Env = append(os.Environ(), flooderVar+"="+strings.Join([]string{task, f.redis[0], f.Servers[0], f.Nodes[0].HTTP}, "|"))
@@ -145,8 +171,8 @@ func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
-	cmd.Stdout, cmd.Stderr = &said, &said
+	said = new(heard)
+	cmd.Stdout, cmd.Stderr = said, said
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -156,11 +182,11 @@ func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64) 
 		_ = stdin.Close()
 		late := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		if err := cmd.Wait(); err != nil {
-			t.Logf("the flooder: %v\n%s", err, &said)
+			t.Logf("the flooder: %v\n%s", err, said)
 		}
 		late.Stop()
 		return (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() / took.Seconds()
-	}
+	}, said
 }
 
 // watchMemory notes the most memory that the first node takes, and ends it before it takes the machine with it.

@@ -40,6 +40,9 @@ type flood struct {
 	run  func(f *abused, stop <-chan struct{})
 }
 
+// connected is what the process says once all clients of a flood are there that does nothing else: to connect them takes a while, and is no idleness.
+const connected = "all are connected"
+
 // TestFlooder is no test: it is the process that TestFloods starts to flood a node, until its stdin is closed.
 func TestFlooder(t *testing.T) {
 	f := strings.Split(os.Getenv(flooderVar), "|")
@@ -197,6 +200,8 @@ func hugeMGet() []byte {
 	return []byte(redisCommand(args...))
 }
 
+const idleClients = "client port: 10,000 idle clients"
+
 var floods = []flood{
 	{"redis: idle connections", func(f *abused, stop <-chan struct{}) {
 		many(f.redis, floodConns(), stop, hold(stop, []byte("PING\r\n")))
@@ -241,7 +246,7 @@ var floods = []flood{
 	{"client port: idle connections", func(f *abused, stop <-chan struct{}) {
 		many(f.client, floodConns(), stop, hold(stop, nil))
 	}},
-	{"client port: 10,000 idle clients", func(f *abused, stop <-chan struct{}) {
+	{idleClients, func(f *abused, stop <-chan struct{}) {
 		f.clients(floodConns(), stop, func(*slowConn, *transport.ClientConn) { <-stop })
 	}},
 	{"client port: 200 slow readers of 4 MiB answers", func(f *abused, stop <-chan struct{}) {
@@ -357,5 +362,9 @@ func (f *abused) clients(n int, stop <-chan struct{}, do func(*slowConn, *transp
 			_ = c.Close()
 		})
 	}
+	for range cap(dialling) { // the last of them, too
+		dialling <- struct{}{}
+	}
+	fmt.Println(connected)
 	wg.Wait()
 }

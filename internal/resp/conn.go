@@ -78,10 +78,11 @@ type request struct {
 	silent bool
 	keys   [][]byte
 	start  func(*request)
-	size   int   // about how many bytes the arguments are
-	credit int64 // of Server.big
-	asking int64 // of Server.bigAsk
-	doing  int64 // of Server.bigDo
+	size   int       // about how many bytes the arguments are
+	credit int64     // of Server.big
+	asking int64     // of Server.bigAsk
+	doing  int64     // of Server.bigDo
+	began  time.Time // when it got them
 
 	// Guarded by conn.mu.
 	reply   []byte
@@ -207,6 +208,12 @@ func (c *conn) context() context.Context {
 // bigDoBytes is how much of big requests is under way in the cluster at a time: small writes wait for the disk behind it. A single request may be more.
 const bigDoBytes = 8 << 20
 
+// rest gives back what a big request had of bigDo, after as long as it took: half of the time the logs of the cluster are there for small writes
+// alone, each of which waits for the frame before it to be synced.
+func (s *Server) rest(n int64, took time.Duration) {
+	s.cfg.After(took, func() { s.bigDo.Give(n) })
+}
+
 // admit waits until a request of n bytes or more may be read, which others wait for meanwhile.
 func (c *conn) admit(n int) error {
 	c.asking = c.s.bigAsk.Take(c.host, int64(n), c.life.Done())
@@ -263,7 +270,7 @@ func (c *conn) submit(r *request) {
 	if r.size >= bigRequest && r.start != nil && !c.broken {
 		c.wake.Signal()
 		c.mu.Unlock()
-		r.doing = c.s.bigDo.Take(c.host, int64(r.size), c.life.Done())
+		r.doing, r.began = c.s.bigDo.Take(c.host, int64(r.size), c.life.Done()), time.Now()
 		c.mu.Lock()
 	}
 	if c.broken {
@@ -456,7 +463,9 @@ func (r *request) finish(reply []byte) {
 		r.giveBack()
 	}
 	c.s.bigAsk.Give(r.asking)
-	c.s.bigDo.Give(r.doing)
+	if r.doing > 0 {
+		c.s.rest(r.doing, time.Since(r.began))
+	}
 	r.reply, r.done = reply, true
 	c.unfinished--
 	over := c.account(len(reply) - r.held)

@@ -211,3 +211,35 @@ func TestBigRequestsTakeTurns(t *testing.T) {
 		}
 	}
 }
+
+// TestBigRequestsRest: when a big request is done, the next one has its turn only after as long again. Small ones go on meanwhile.
+func TestBigRequestsRest(t *testing.T) {
+	kv := &nowhere{}
+	rests := make(chan func(), 10)
+	_, addr := serve(t, resp.Config{KV: kv, After: func(_ time.Duration, f func()) { rests <- f }})
+	const size = 8 << 20
+	value := strings.Repeat("v", size)
+	first, second, small := dial(t, addr), dial(t, addr), dial(t, addr)
+	done := func(r *raw, bytes int) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); kv.held() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it has no turn")
+			}
+		}
+		if n := kv.forget(); n != bytes {
+			t.Fatalf("%d bytes were under way, want %d", n, bytes)
+		}
+		if got := r.read(); got != "+OK" {
+			t.Fatal(got)
+		}
+	}
+	first.send(encode("SET", "a", value))
+	done(first, size)
+	rested := <-rests
+	second.send(encode("SET", "b", value))
+	small.send(encode("SET", "c", "v"))
+	done(small, 1)
+	rested()
+	done(second, size)
+}

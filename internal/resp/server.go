@@ -68,6 +68,8 @@ type Config struct {
 	// Node describes the node for INFO, HELLO and the like.
 	Node   func() NodeInfo
 	Logger *slog.Logger
+	// After calls f after a while; default time.AfterFunc. For tests.
+	After func(d time.Duration, f func())
 }
 
 // NodeInfo describes a node.
@@ -112,6 +114,9 @@ func (c *Config) fill() {
 	if c.WriteTimeout <= 0 {
 		c.WriteTimeout = 30 * time.Second
 	}
+	if c.After == nil {
+		c.After = func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	}
 	if c.Node == nil {
 		c.Node = func() NodeInfo { return NodeInfo{} }
 	}
@@ -131,7 +136,7 @@ type Server struct {
 	held    *budget.Budget
 	big     *budget.Credits // for replies in the making
 	bigAsk  *budget.Credits // for big requests, from when they are read until they are done
-	bigDo   *budget.Credits // for big requests that are under way in the cluster
+	bigDo   *budget.Credits // for big requests that are under way in the cluster, and as long after that
 	// bigWriting are the connections that are being written a reply which has credits, and how many. bigMu may be taken under a connection's lock.
 	bigMu      sync.Mutex
 	bigWriting map[*conn]int64
