@@ -371,18 +371,46 @@ func (d *driver) record(ctx context.Context, o *placement.Op) error {
 // step does what comes next, and tells whether that was something.
 func (d *driver) step(ctx context.Context, o *placement.Op) (bool, error) {
 	switch o.Kind {
+	case placement.OpDrain:
+		return d.stepDrain(ctx, o)
+	case placement.OpRebalance:
+		return d.stepRebalance(o)
+	}
+	advanced, err := d.stepOnShard(ctx, o)
+	if errors.Is(err, shard.ErrNotFound) && o.State == placement.OpRunning {
+		return d.stepDead(ctx, o, err)
+	}
+	return advanced, err
+}
+
+// stepOnShard is step for what is done to a shard.
+func (d *driver) stepOnShard(ctx context.Context, o *placement.Op) (bool, error) {
+	switch o.Kind {
 	case placement.OpMove, placement.OpTransfer:
 		return d.stepShard(ctx, o)
 	case placement.OpSplit:
 		return d.stepSplit(ctx, o)
 	case placement.OpMerge:
 		return d.stepMerge(ctx, o)
-	case placement.OpDrain:
-		return d.stepDrain(ctx, o)
-	case placement.OpRebalance:
-		return d.stepRebalance(o)
 	}
 	o.State, o.Error = placement.OpFailed, fmt.Sprintf("operation %s is not known to this version", o.Kind)
+	return true, nil
+}
+
+// stepDead ends an operation on a shard that was absorbed after whoever has recorded the operation had looked at it; else it waits, as err says: this node may not
+// have read meta yet.
+func (d *driver) stepDead(ctx context.Context, o *placement.Op, err error) (bool, error) {
+	value, version, gerr := d.c.meta.get(ctx, placement.DeadKey(o.Shard))
+	if gerr != nil || version == 0 {
+		return false, err
+	}
+	absorber, _, err := placement.DecodeDead(value)
+	if err != nil {
+		return false, err
+	}
+	if o.State, o.Reason = placement.OpCancelled, ""; !o.Cancel {
+		o.State, o.Error = placement.OpFailed, fmt.Sprintf("shard %d was merged into shard %d", o.Shard, absorber)
+	}
 	return true, nil
 }
 

@@ -3,6 +3,7 @@ package node_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,4 +63,31 @@ func TestSplitWhereMerged(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// An operation that is recorded when its shard was just absorbed ends, and may be cancelled. It ran for ever, and kept a drain or a rebalance that it was part of from ending.
+func TestOperationOnDeadShard(t *testing.T) {
+	c := nodetest.Start(t, 1, nodetest.Options{})
+	c.Init(0, 2, 1)
+	two := c.Add()
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3}), 20*time.Second, placement.OpDone)
+	for _, o := range []placement.Op{
+		{Kind: placement.OpMove, Shard: 3, From: c.Node(0).ID(), To: c.Node(two).ID(), Why: "leave"},
+		{Kind: placement.OpMove, Shard: 3, From: c.Node(0).ID(), To: c.Node(two).ID(), Cancel: true},
+		{Kind: placement.OpTransfer, Shard: 3, To: c.Node(two).ID()},
+		{Kind: placement.OpSplit, Shard: 3, Keys: [][]byte{{0xf0}}},
+		{Kind: placement.OpMerge, Shard: 3, Other: 9},
+	} {
+		if err := c.Node(0).RecordOp(deadline(t, 10*time.Second), &o); err != nil {
+			t.Fatal(err)
+		}
+		want := placement.OpFailed
+		if o.Cancel {
+			want = placement.OpCancelled
+		}
+		over := waitOp(t, c, 0, o.ID, 10*time.Second, want)
+		if !o.Cancel && !strings.Contains(over.Error, "merged into shard 2") {
+			t.Errorf("%s: %q", over, over.Error)
+		}
+	}
 }
