@@ -103,6 +103,9 @@ type Lane struct {
 	ans   shard.Answer
 	items []state.Item
 
+	// fetchedBytes are of answers that were made in this turn of what was fetched.
+	fetchedBytes int
+
 	leaderless leaderless
 
 	reads   []*replica // with reads that ask for a read index in this turn

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
@@ -270,7 +271,7 @@ func (l *Lane) serveKeys(r *replica, req *Request, job *state.ReadJob, wall int6
 		l.fetch(r, req, job, wall)
 		return
 	}
-	b := shard.AppendAnswerHeader(req.Answer[:0], len(l.items))
+	b := shard.AppendAnswerHeader(slices.Grow(req.Answer[:0], size+16), len(l.items))
 	for i := range l.items {
 		b = shard.AppendAnswerEntry(b, l.items[i].Version, l.items[i].Expire, l.items[i].Value)
 	}
@@ -298,23 +299,33 @@ func (l *Lane) readDue(r *replica, req *Request) {
 	l.proposeTime(r)
 }
 
+// fetchedBytesMax is after how many bytes of answers that a turn has made of what was fetched the rest of that waits for the next turn: big
+// answers are copied, and all else of the turn waits for them.
+const fetchedBytesMax = 1 << 20
+
 // fetch sends a job for req to the readers and goes on when it is back.
 func (l *Lane) fetch(r *replica, req *Request, job *state.ReadJob, wall int64) {
-	l.readCold(job, func(l *Lane, job *state.ReadJob) {
-		switch {
-		case r.removed || r.machine == nil:
-			l.answer(req, shard.ErrShardNotFound)
-		case l.jobUsable(r, job):
-			l.fetched(r, req, job, wall)
-		case job.Err != nil && !errors.Is(job.Err, state.ErrMoved):
-			l.answer(req, &shard.UnavailableError{Reason: "the state cannot be read"})
-		case r.machine.Freezing() && r.machine.Current(job):
-			q := r.waits()
-			q.moved = append(q.moved, req) // until the checkpoint is done (rule State1)
-		default:
-			l.read(r, req)
-		}
-	})
+	l.readCold(job, func(l *Lane, job *state.ReadJob) { l.back(r, req, job, wall) })
+}
+
+// back goes on with req when its job is back.
+func (l *Lane) back(r *replica, req *Request, job *state.ReadJob, wall int64) {
+	switch {
+	case l.fetchedBytes >= fetchedBytesMax && !l.s.stopped.Load(): // else there is no next turn
+		l.box.putCall(func(l *Lane) { l.back(r, req, job, wall) })
+	case r.removed || r.machine == nil:
+		l.answer(req, shard.ErrShardNotFound)
+	case l.jobUsable(r, job):
+		l.fetched(r, req, job, wall)
+		l.fetchedBytes += len(req.Answer)
+	case job.Err != nil && !errors.Is(job.Err, state.ErrMoved):
+		l.answer(req, &shard.UnavailableError{Reason: "the state cannot be read"})
+	case r.machine.Freezing() && r.machine.Current(job):
+		q := r.waits()
+		q.moved = append(q.moved, req) // until the checkpoint is done (rule State1)
+	default:
+		l.read(r, req)
+	}
 }
 
 // fetched answers req with what the job brought.

@@ -27,6 +27,7 @@ const (
 // zero means never.
 func (l *Lane) Turn() engine.Instant {
 	l.box.take(&l.mail)
+	l.fetchedBytes = 0
 	l.now = l.s.clock.Now() // after the mailbox was taken (rule Engine2)
 	l.wall = l.s.clock.Wall()
 	if l.s.clockAhead.Load() || l.s.clockUnknown.Load() || l.wall-int64(l.now)/1e6-l.s.wallJudged.Load() > int64(l.s.cfg.ClockAheadMax/1e6) {

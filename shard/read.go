@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/mp"
@@ -173,6 +174,11 @@ type Page struct {
 
 // AppendPage appends [done, completeTo, [key, version, expire, value, …]].
 func AppendPage(b []byte, p *Page) []byte {
+	size := 32 + len(p.CompleteTo)
+	for i := range p.Entries {
+		size += len(p.Entries[i].Key) + len(p.Entries[i].Value) + 32
+	}
+	b = slices.Grow(b, size) // once: it may be megabytes
 	b = mp.AppendBin(mp.AppendBool(mp.AppendArray(b, 3), p.Done), p.CompleteTo)
 	b = mp.AppendArray(b, 4*len(p.Entries))
 	for i := range p.Entries {
