@@ -242,6 +242,74 @@ func TestTrapLateAnswerOfAnEarlierTermDoesNotCount(t *testing.T) {
 	want(t, play(t, s, "append-response from=2 vote=3:1! stream=1 seq=2 ok match=3.5"), "SaveCommitted id=3.5")
 }
 
+// A resignation of an earlier term comes late: it says nothing of the leader that there is now, whose promise stays (FAULTS N4).
+func TestTrapLateResignationEndsNoPromise(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1!", "tick at=10", "append-request at=2000 from=3 vote=4:3! prev=1.1 runs=4.2-2 seq=1 sent=2000", "flush")
+	if !s.e.bound() {
+		t.Fatal("no promise was given")
+	}
+	for _, late := range []string{"from=1 vote=3:1!", "from=3 vote=3:3!", "from=1 vote=4:3!"} {
+		if out := play(t, s, "heartbeat sent=1900 resigned "+late); len(out) != 0 || !s.e.bound() || s.e.leader != peer(3) {
+			t.Errorf("%s: bound %v, leader %v, %q", late, s.e.bound(), s.e.leader, out)
+		}
+	}
+	if play(t, s, "heartbeat from=3 vote=4:3! sent=2100 resigned"); s.e.bound() {
+		t.Error("the promise outlives the office")
+	}
+}
+
+// A pre-vote that was given for an earlier term comes late: much may have happened since (FAULTS N4).
+func TestTrapLatePreVoteDoesNotCount(t *testing.T) {
+	s := &script{}
+	play(t, s, "new self=1 voters=1,2,3 applied=1.1 purged=1.1", "tick at=10", "tick at=2000", "vote-response from=2 pre request=1:1 vote=7:3", "flush", "tick at=6000")
+	if s.e.role != RolePreCandidate || s.e.vote.Term != 7 {
+		t.Fatalf("role %v, vote %v", s.e.role, s.e.vote)
+	}
+	if out := play(t, s, "vote-response from=3 pre granted request=1:1 vote=0:0"); len(out) != 0 {
+		t.Errorf("a pre-vote for term 1 caused %q", out)
+	}
+	want(t, play(t, s, "vote-response from=3 pre granted request=8:1 vote=7:3"), "SaveVote vote=8:1")
+}
+
+// An append from before a snapshot comes late: it takes nothing back, and its answer says what is held (FAULTS N4, RedisLabs/raft #49).
+func TestTrapAppendFromBeforeTheSnapshot(t *testing.T) {
+	s := &script{}
+	play(t, s, follower3+"vote=3:1!", "tick at=10", "snapshot token=1 from=1 vote=3:1! stream=2 last=3.9 membat=1.1 voters=1,2,3",
+		"installed token=1 last=3.9 membat=1.1 voters=1,2,3", "flush", "append-request from=1 vote=3:1! prev=3.9 runs=3.10-11 commit=3.11 seq=2", "flush")
+	for _, late := range []string{"prev=0.0 runs=1.1-1,3.2-4", "prev=1.1 runs=3.2-4", "prev=3.8 runs=3.9-10", "prev=1.1"} {
+		out := play(t, s, "append-request from=1 vote=3:1! seq=1 "+late)
+		wantNot(t, out, "TruncateLog")
+		wantNot(t, out, "AppendInputEntries")
+		want(t, out, "Respond to=n1 append{ok=true match=3.")
+		if last := s.e.log.last(); last != (LogID{3, 11}) {
+			t.Errorf("%s: the log ends at %v", late, last)
+		}
+	}
+}
+
+// Who cannot reach a quorum gives others a time-out's start, for it is the one that is cut off (FAULTS N5).
+func TestTrapWhoResignsLetsOthersGoFirst(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "tick at=11500", "tick at=12100")
+	if wait := s.e.Deadline() - s.now; s.e.IsLeader() || wait < 2*Instant(s.e.cfg.ElectionTimeoutMin) {
+		t.Errorf("it leads: %v, and campaigns after %d", s.e.IsLeader(), wait)
+	}
+}
+
+// A follower that was started again holds what the leader knows, and does not know that it is the leader's log: it says so, and is asked again, or it would apply
+// nothing until the next write (FAULTS N6).
+func TestTrapFollowerBehindIsAskedAgain(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	f := s.e.lead.find(peer(2))
+	if f.state != ProgressPipeline || f.inflight() != 0 {
+		t.Fatalf("%+v", f)
+	}
+	want(t, play(t, s, "heartbeat-response at=11200 from=2 vote=1:1! round=1 sent=11150 behind last=1.2 promise=1000"), "Replicate to=n2")
+}
+
 func TestTrapVoteIsDurableBeforeAnswer(t *testing.T) {
 	s := &script{}
 	play(t, s, follower3, "tick at=10")
