@@ -178,6 +178,9 @@ var mutants = []mutant{
 	{name: "quorumless-shard-pins-the-log", rule: "Log5", file: "scheduler/checkpoint.go", old: "(r.stopped || left.First > r.machine.Applied().Index)", new: "r.stopped", pkg: "./scheduler", run: "TestUncommittedTail"},
 	{name: "link-goes-by-a-child", rule: "Merge3, Split1", file: "scheduler/merge.go", old: "s.takeCovered(0, desc, dead, then) }", new: "s.takeCovered(lane, desc, dead, then) }", pkg: "./scheduler", run: "TestChildOfCovered"},
 	{name: "link-beside-the-unborn", rule: "Merge3, Log7", file: "scheduler/merge.go", old: "\t\tif l.bearing() {", new: "\t\tif false {", pkg: "./scheduler", run: "TestOrphansAreAwaited"},
+	{name: "missing-records-are-not-missed", rule: "D12, D13", file: "store/state/records.go", old: "if err := checkMetas(tx, records); err != nil {", new: "if err := error(nil); err != nil {", pkg: "./store/state", run: "TestShrunkPages"},
+	{name: "late-resignation-counts", rule: "Engine2, N4", file: "engine/heartbeat.go", old: "|| m.Vote != e.vote || m.From != e.vote.Peer {", new: "{", pkg: "./engine", run: engineAll},
+	{name: "late-pre-vote-counts", rule: "N4", file: "engine/election.go", old: "if e.role != RolePreCandidate || m.Request != (Vote{Term: e.vote.Term + 1, Peer: e.self}) {", new: "if e.role != RolePreCandidate {", pkg: "./engine", run: engineAll},
 	// Sessions of nodes
 	{name: "lost-session-is-held", rule: "Cluster8, N7", file: "transport/peer.go", old: "case h.held != cur.id:", new: "case false:", pkg: "./transport", run: "TestGreeting"},
 	{name: "both-sessions-stay", rule: "Cluster8, N15", file: "transport/peer.go", old: "case !t.stays(s.dialled, s.info.Identity):", new: "case false:", pkg: "./transport", run: "TestWhichSessionStays"},

@@ -49,5 +49,8 @@
 // caller bounds it. A range in the store is read in pages, each as of its own transaction: pages of one scan see one
 // state only while the record stays the same, which each page checks.
 //
+// bbolt's pages have no checksums. An item that has changed is found by its own, and records that are missing by the start. Items that are missing because their
+// page says that it has fewer are found by Verify, and by a comparison of replicas, but not by a read.
+//
 // It may import engine and store for their types, internal/mp, bbolt, compress/s2 and xxhash.
 package state

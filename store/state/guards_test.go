@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -186,6 +187,74 @@ func TestRotWhileOpen(t *testing.T) {
 	rot(appendHead(nil, &r))
 	if db.RunJob(job); !errors.Is(job.Err, ErrCorrupt) {
 		t.Errorf("the record: %v", job.Err)
+	}
+}
+
+// TestShrunkPages: bbolt believes a page that says that it has fewer items than it has. Verify does not, nor does the start if it is records that are missing (FAULTS
+// D12, D13).
+func TestShrunkPages(t *testing.T) {
+	const leaf, branch = 2, 1
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	db := openTest(t, path, Options{})
+	var changes []Change
+	for i := range 100 {
+		r := wholeRecord(uint64(i+1), 2, TabletID(i+1))
+		r.Meta = make([]byte, 100)
+		changes = append(changes, Change{Record: r, NewTablet: true})
+	}
+	changes[0].Overlay = numbered(0, 3000, 100)
+	check(t, db.Write(changes, 0))
+	used := db.Stats().UsedBytes
+	check(t, db.Close())
+	if _, err := Verify(path); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	check(t, err)
+	ro, err := openOffline(path)
+	check(t, err)
+	shrunk, records := 0, 0
+	check(t, ro.view(func(tx kvTx) error {
+		size := int(ro.db.Info().PageSize)
+		for id := 2; id*size < int(used); id++ {
+			p, err := tx.(*boltTx).tx.Page(id)
+			if err != nil {
+				return err
+			}
+			id += p.OverflowCount
+			if p.Type != "leaf" && p.Type != "branch" || p.Count < 2 {
+				continue
+			}
+			shrunk++
+			bad := bytes.Clone(whole)
+			at := (id - p.OverflowCount) * size
+			if kind := binary.NativeEndian.Uint16(bad[at+8:]); kind != leaf && kind != branch {
+				t.Fatalf("page %d is of kind %d", id, kind)
+			}
+			binary.NativeEndian.PutUint16(bad[at+10:], uint16(p.Count-1))
+			damaged := filepath.Join(dir, fmt.Sprint("damaged", id))
+			check(t, os.WriteFile(damaged, bad, 0o600))
+			if _, err := Verify(damaged); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("page %d has lost one of %d items: %v", id, p.Count, err)
+			}
+			db, err := Open(damaged, Options{GrowBytes: 64 << 10, ReserveBytes: 1})
+			if err != nil {
+				continue
+			}
+			if list, err := db.Records(); err == nil && len(list) != len(changes) {
+				t.Errorf("page %d has lost one of %d items, and %d of %d records are found", id, p.Count, len(list), len(changes))
+			} else if err != nil {
+				records++
+			}
+			check(t, db.Close())
+			check(t, os.Remove(damaged))
+		}
+		return nil
+	}))
+	check(t, ro.close())
+	if shrunk < 10 || records == 0 {
+		t.Errorf("%d pages were shrunk, %d were found by the start", shrunk, records)
 	}
 }
 

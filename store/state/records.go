@@ -42,6 +42,22 @@ func readRecords(tx kvTx, meta bool) ([]Record, error) {
 	return records, nil
 }
 
+// checkMetas checks that each Meta has its record: bbolt does not notice that a page has lost its last items, and what a record names, that is not there, would
+// be removed as if it belonged to nobody.
+func checkMetas(tx kvTx, records []Record) error {
+	c, n := tx.space(spaceMeta).Cursor(), 0
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		if n >= len(records) || !bytes.Equal(k, recordKey(records[n].Key)) {
+			return &CorruptError{Key: bytes.Clone(k), What: "the record of this replica is missing"}
+		}
+		n++
+	}
+	if n < len(records) {
+		return &CorruptError{Key: recordKey(records[n].Key), What: "the meta of this replica is missing"}
+	}
+	return nil
+}
+
 func readGarbage(tx kvTx) ([]Extent, error) {
 	var garbage []Extent
 	c := tx.space(spaceGarbage).Cursor()
@@ -99,6 +115,9 @@ func checkPartition(tx kvTx, skip map[TabletID]*unlinked) (partition, error) {
 	}
 	all, err := readGarbage(tx)
 	if err != nil {
+		return p, err
+	}
+	if err := checkMetas(tx, records); err != nil {
 		return p, err
 	}
 	p.garbage = len(all)
