@@ -235,12 +235,12 @@ func (s *Server) accept(nc net.Conn) {
 	go func() {
 		defer s.wg.Done()
 		c.writeLoop()
+		c.lifeEnds()
+		c.held.Close() // before it is not counted any more
 		s.mu.Lock()
 		delete(s.conns, c.id)
 		s.mu.Unlock()
 		s.stranger(c, false)
-		c.lifeEnds()
-		c.held.Close()
 	}()
 }
 

@@ -121,7 +121,7 @@ func TestSeeds(t *testing.T) {
 	}
 	must := rare
 	switch {
-	case len(seeds) >= 100:
+	case len(seeds) >= 500:
 		must = append(slices.Clone(rare), rarest)
 	case !standard || testing.Short():
 		must = nil
@@ -154,7 +154,7 @@ var rare = []string{
 	"split meets a child that has voted", "split: applied", "tombstone", "wall clock jumps", "write across shards refused",
 }
 
-// rarest is what a hundred seeds or more must meet besides: no aim brings it about. simrt.TestLateSplitMeetsFilledChild does what it names.
+// rarest is what five hundred seeds or more must meet besides: no aim brings it about. simrt.TestLateSplitMeetsFilledChild does what it names.
 const rarest = "split on a lagging replica after a snapshot"
 
 // TestSameSeedSameRun is what makes a failing seed worth anything.
