@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/demo"
 	"github.com/kiloraft/kiloraft/internal/fault"
+	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -103,8 +105,11 @@ func (w *walker) walk(kind, label string, every bool) {
 			t.Fatal(err)
 		}
 	}
-	for !w.provoke(kind) { // on a fast machine a learner has often caught up before the driver looks
-		if time.Since(begin) > time.Minute {
+	if strings.HasSuffix(label, placement.StepCatchUp) {
+		kind = "late move"
+	}
+	for try := 0; !w.provoke(kind); try++ {
+		if try == 10 || time.Since(begin) > time.Minute {
 			for _, f := range files {
 				os.Remove(f)
 			}
@@ -159,9 +164,13 @@ func (w *walker) provoke(kind string) (met bool) {
 	}
 	spec := w.spec(ctx, kind)
 	admin := w.admin()
-	if kind == "abort" {
-		var resume func()
+	var resume func()
+	switch kind {
+	case "abort":
 		admin, resume = w.hinder(ctx, &spec)
+		defer resume()
+	case "late move":
+		admin, resume = w.delay(ctx, &spec)
 		defer resume()
 	}
 	started := make(chan client.Op, 1)
@@ -237,11 +246,7 @@ func (w *walker) spec(ctx context.Context, kind string) client.OpSpec {
 // without names a node that holds no replica of s.
 func (w *walker) without(ctx context.Context, s client.Shard) uint64 {
 	w.t.Helper()
-	nodes, err := w.kv.Nodes(ctx)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, n := range nodes {
+	for _, n := range w.nodes(ctx) {
 		if !slices.ContainsFunc(s.Replicas, func(r client.Replica) bool { return r.Node == n.ID }) {
 			return n.ID
 		}
@@ -307,22 +312,50 @@ func (w *walker) hinder(ctx context.Context, merge *client.OpSpec) (admin client
 		}
 		return nil
 	})
-	nodes, err := w.kv.Nodes(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leader := nodes[slices.IndexFunc(nodes, func(n client.Node) bool { return n.ID == left.Leader })]
-	kv := w.dial(leader.Address)
-	for _, n := range nodes {
-		if n.ID == left.Leader || n.ID == meta.Leader || !slices.Contains(nodesOf(left), n.ID) {
-			continue
+	for _, n := range w.nodes(ctx) {
+		if n.ID != left.Leader && n.ID != meta.Leader && slices.Contains(nodesOf(left), n.ID) {
+			return w.pause(ctx, n.ID, left.Leader)
 		}
-		p := w.Nodes[slices.IndexFunc(w.Nodes, func(p *demo.Process) bool { return p.Name == n.Name })]
-		if err := p.Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		time.AfterFunc(1500*time.Millisecond, func() { _ = p.Signal(syscall.SIGCONT) })
-		return kv.(client.Admin), func() { _ = errors.Join(p.Signal(syscall.SIGCONT), kv.Close()) }
 	}
 	panic("of two followers one does not lead the meta shard")
+}
+
+// delay stops the node that a move is to fill: else its learner has often caught up before the driver looks. The move is to be ordered by admin.
+func (w *walker) delay(ctx context.Context, move *client.OpSpec) (admin client.Admin, resume func()) {
+	w.t.Helper()
+	var meta client.Shard
+	eventually(w.t, 10*time.Second, func() (err error) {
+		if meta, err = w.kv.Shard(ctx, uint64(shard.MetaShardID)); err == nil && meta.Leader == 0 {
+			return errors.New("the meta shard has no leader")
+		}
+		return err
+	})
+	for move.To == meta.Leader { // which drives the move
+		*move = w.spec(ctx, "move")
+	}
+	return w.pause(ctx, move.To, meta.Leader)
+}
+
+func (w *walker) nodes(ctx context.Context) []client.Node {
+	w.t.Helper()
+	nodes, err := w.kv.Nodes(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return nodes
+}
+
+// pause stops a node until resume, or for a while, and gives a connection to another one.
+func (w *walker) pause(ctx context.Context, stopped, asked uint64) (admin client.Admin, resume func()) {
+	t := w.t
+	t.Helper()
+	nodes := w.nodes(ctx)
+	kv := w.dial(nodes[slices.IndexFunc(nodes, func(n client.Node) bool { return n.ID == asked })].Address)
+	name := nodes[slices.IndexFunc(nodes, func(n client.Node) bool { return n.ID == stopped })].Name
+	p := w.Nodes[slices.IndexFunc(w.Nodes, func(p *demo.Process) bool { return p.Name == name })]
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(1500*time.Millisecond, func() { _ = p.Signal(syscall.SIGCONT) })
+	return kv.(client.Admin), func() { _ = errors.Join(p.Signal(syscall.SIGCONT), kv.Close()) }
 }
