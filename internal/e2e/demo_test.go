@@ -22,7 +22,7 @@ import (
 	"github.com/kiloraft/kiloraft/transport"
 )
 
-// screen is what a person sees.
+// screen is what a person, or a test, sees of a process.
 type screen struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -40,6 +40,8 @@ func (s *screen) String() string {
 	defer s.mu.Unlock()
 	return s.text.String()
 }
+
+func (s *screen) has(text string) bool { return strings.Contains(s.String(), text) }
 
 // person is somebody at the demo's prompt.
 type person struct {

@@ -112,7 +112,7 @@ func (f *flooded) usersMeanwhile(t *testing.T, d time.Duration, task string) (m 
 	stopWatch := f.watchMemory(t, &m.rss)
 	stopFlooder := func() float64 { return 0 }
 	if task != "" {
-		var said *heard
+		var said *screen
 		stopFlooder, said = f.startFlooder(t, task)
 		time.Sleep(d / 4) // it has begun
 		for end := time.Now().Add(30 * time.Second); task == idleClients && !said.has(connected) && time.Now().Before(end); {
@@ -140,30 +140,8 @@ func (f *flooded) usersMeanwhile(t *testing.T, d time.Duration, task string) (m 
 	return m
 }
 
-// heard is what a process says.
-type heard struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-// Write implements io.Writer.
-func (h *heard) Write(b []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.b.Write(b)
-}
-
-func (h *heard) has(text string) bool { return strings.Contains(h.String(), text) }
-
-// String is all of it.
-func (h *heard) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.b.String()
-}
-
 // startFlooder starts the process. The function returned ends it and tells how many cores it has used.
-func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64, said *heard) {
+func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64, said *screen) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestFlooder$")
 	cmd.Env = append(os.Environ(), flooderVar+"="+strings.Join([]string{task, f.redis[0], f.Servers[0], f.Nodes[0].HTTP}, "|"))
@@ -171,7 +149,7 @@ func (f *flooded) startFlooder(t *testing.T, task string) (stop func() float64, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	said = new(heard)
+	said = new(screen)
 	cmd.Stdout, cmd.Stderr = said, said
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
