@@ -323,7 +323,7 @@ var cluster = ID{1, 2, 3}
 
 // limits that make things happen soon.
 func quick() Limits {
-	return Limits{HandshakeTimeout: 2 * time.Second, SilenceMax: 3 * time.Second, PingInterval: 50 * time.Millisecond,
+	return Limits{HandshakeTimeout: time.Minute, SilenceMax: 3 * time.Second, PingInterval: 50 * time.Millisecond,
 		BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, AttestMax: 200 * time.Millisecond}
 }
 

@@ -287,7 +287,7 @@ func TestSlowReaderIsServed(t *testing.T) {
 	a := n.server(t, l, func(q Request) { q.Reply(StatusOK, answer) })
 	c := n.client(t, a.addr, l)
 	n.mu.Lock()
-	wire := n.conns[len(n.conns)-1]
+	wire := n.conns[len(n.conns)-2] // the client's end
 	n.mu.Unlock()
 	wire.in.set(func() { wire.in.paused = true })
 	const requests = 200
@@ -295,7 +295,7 @@ func TestSlowReaderIsServed(t *testing.T) {
 	for range requests {
 		c.Go(1, time.Now().Add(time.Minute), 0, nil, func(_ []byte, err error) { got <- err })
 	}
-	until(t, "answers to wait", func() bool { s := a.Conns(); return len(s) == 0 || s[0].AnswerBytes > l.AnswerBytesMax/2 })
+	until(t, "answers to wait", func() bool { s := a.Conns(); return len(s) == 1 && s[0].AnswerBytes > l.AnswerBytesMax/2 })
 	wire.in.set(func() { wire.in.paused = false })
 	for range requests {
 		if err := <-got; err != nil {
@@ -620,10 +620,11 @@ func TestUnreadAnswersKeepTheirCredits(t *testing.T) {
 
 // While others wait for these credits, a client that takes nothing is cut off after a while.
 func TestUnreadAnswersCutOff(t *testing.T) {
-	first, answers, _ := unreadBig(t, time.Millisecond)
+	first, answers, read := unreadBig(t, time.Millisecond)
 	if err := <-answers[1]; err != nil {
 		t.Fatal(err)
 	}
+	read() // else it cannot see that its connection has ended
 	<-first.Done()
 }
 
