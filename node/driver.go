@@ -415,12 +415,15 @@ func (d *driver) stepDead(ctx context.Context, o *placement.Op, err error) (bool
 }
 
 func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
-	c := d.c
-	l, err := c.findLead(ctx, o.Shard)
+	l, err := d.c.findLead(ctx, o.Shard)
 	if err != nil {
 		return false, err
 	}
-	act := o.Next(d.viewOf(o, l))
+	return d.take(ctx, o, l, o.Next(d.viewOf(o, l)))
+}
+
+// take takes the next step, which is act. One that fails is no advance: it is tried again ever more seldom, and given up if it always fails.
+func (d *driver) take(ctx context.Context, o *placement.Op, l *lead, act placement.Action) (bool, error) {
 	if act.Step != "" {
 		o.Step = act.Step
 	}
@@ -455,7 +458,8 @@ func (d *driver) stepShard(ctx context.Context, o *placement.Op) (bool, error) {
 		return true, nil
 	}
 	o.Reason = ""
-	return true, d.act(ctx, o, l, &act)
+	err := d.act(ctx, o, l, &act)
+	return err == nil, err
 }
 
 // viewOf is what the leader's answer means for an operation.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/kiloraft/kiloraft/internal/durable"
 )
 
 // Store keeps files by name. A name has letters, digits, and "/", ".", "-" and "_" in it. It is used by many goroutines.
@@ -82,18 +84,10 @@ func (d directory) put(name string, data []byte, finish func(from, to string) er
 	}
 	// The entries of the directories up to the root, which this may have made.
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-		if err := syncDir(dir); err != nil || dir == filepath.Clean(string(d)) || dir == filepath.Dir(dir) {
+		if err := durable.SyncDir(dir); err != nil || dir == filepath.Clean(string(d)) || dir == filepath.Dir(dir) {
 			return err
 		}
 	}
-}
-
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // Get implements Store.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/durable"
 )
 
 // Dir is a directory of certificates as kiloraft cert makes it: the authority's ca.crt and ca.key, and of each node and user a certificate
@@ -91,7 +93,7 @@ func replaceFile(name string, b []byte, mode os.FileMode) error {
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), name)
+		err = durable.Replace(f.Name(), name)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())

@@ -9,5 +9,5 @@
 // authorities take effect for the connections that begin then, and those that exist go on. Files that do not fit together, as in
 // the middle of a swap, change nothing. Sessions are never resumed, so every connection shows its certificate.
 //
-// Keys are ECDSA P-256. It imports the standard library.
+// Keys are ECDSA P-256. It imports the standard library and internal/durable.
 package certs

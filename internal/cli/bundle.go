@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/internal/durable"
 )
 
 // bundleNodesMax is how many nodes are asked at a time.
@@ -119,7 +120,7 @@ func (a *app) bundle(ctx context.Context, name string, cpu time.Duration) error 
 		b.addJSON("manifest.json", &b.man, nil)
 		err = errors.Join(b.err, b.tar.Close(), z.Close())
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	for _, m := range b.man.Missing {
@@ -128,7 +129,7 @@ func (a *app) bundle(ctx context.Context, name string, cpu time.Duration) error 
 	if answered == 0 {
 		return fmt.Errorf("no node answered, so there is no bundle: %w", client.ErrUnavailable)
 	}
-	if err := os.Rename(f.Name(), name); err != nil {
+	if err := durable.Replace(f.Name(), name); err != nil {
 		return err
 	}
 	return a.emit(&b.man, func(w io.Writer) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/internal/durable"
 	"github.com/kiloraft/kiloraft/internal/escape"
 )
 
@@ -98,7 +99,7 @@ func exportFile(ctx context.Context, kv client.KV, path string, opt ExportOption
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	return os.Rename(tmp, path)
+	return durable.Replace(tmp, path)
 }
 
 func exportDevice(ctx context.Context, kv client.KV, path string, opt ExportOptions, t *tally) error {

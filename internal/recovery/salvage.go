@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/durable"
 	"github.com/kiloraft/kiloraft/internal/escape"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
@@ -113,14 +114,7 @@ func writeDurably(path string, b []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Replace(path+".tmp", path)
 }
 
 // ReadSalvage calls f with each entry of a salvage file. It fails where the file is not as it was written.
