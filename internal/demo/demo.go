@@ -14,6 +14,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/certs"
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/internal/ports"
 )
 
 // Options of a demo.
@@ -154,7 +155,7 @@ func addresses(o Options) (listen, http, link []string, err error) {
 }
 
 func freeAddresses(nodes int) (listen, http, link []string, err error) {
-	free, err := FreeAddrs(3 * nodes)
+	free, err := ports.Free(3 * nodes)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -197,18 +196,4 @@ func (p *Process) waitHTTP(ctx context.Context, path string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-// FreeAddrs gives n addresses of this machine that nobody listens on now.
-func FreeAddrs(n int) ([]string, error) {
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // all stay taken until all are chosen
-		out = append(out, l.Addr().String())
-	}
-	return out, nil
 }

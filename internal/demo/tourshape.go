@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/internal/client"
+	"github.com/kiloraft/kiloraft/internal/ports"
 )
 
 const tourParts = 4
@@ -76,7 +77,7 @@ func (g *guide) reshape(ctx context.Context) error {
 
 // addNode starts one more node and returns its id.
 func (g *guide) addNode(ctx context.Context) (uint64, error) {
-	free, err := FreeAddrs(2)
+	free, err := ports.Free(2)
 	if err != nil {
 		return 0, err
 	}

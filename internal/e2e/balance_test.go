@@ -14,6 +14,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/demo"
+	"github.com/kiloraft/kiloraft/internal/ports"
 )
 
 // nodes gives what the live nodes say of themselves, by id.
@@ -110,7 +111,7 @@ func TestEvacuate(t *testing.T) {
 // grow starts more nodes that join the cluster.
 func (c *cluster) grow(n int, args ...string) {
 	c.t.Helper()
-	addrs, err := demo.FreeAddrs(2 * n)
+	addrs, err := ports.Free(2 * n)
 	if err != nil {
 		c.t.Fatal(err)
 	}

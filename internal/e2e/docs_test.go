@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kiloraft/kiloraft/internal/demo"
+	"github.com/kiloraft/kiloraft/internal/ports"
 )
 
 // block is a fenced block of commands of a page: "sh" holds what a reader pastes, "console" what one sees: commands behind "$ ", and their output.
@@ -111,8 +111,8 @@ var (
 	port   = regexp.MustCompile(`(127\.0\.0\.1:|-p )(\d{4,5})\b`)
 )
 
-// ports replaces the ports of a page by free ones, the same by the same.
-func ports(t *testing.T, script string, known map[string]string) string {
+// ownPorts replaces the ports of a page by free ones, the same by the same.
+func ownPorts(t *testing.T, script string, known map[string]string) string {
 	t.Helper()
 	var missing []string
 	for _, m := range port.FindAllStringSubmatch(script, -1) {
@@ -120,7 +120,7 @@ func ports(t *testing.T, script string, known map[string]string) string {
 			missing = append(missing, m[2])
 		}
 	}
-	free, err := demo.FreeAddrs(len(missing))
+	free, err := ports.Free(len(missing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func runPage(t *testing.T, page string, blocks []block) {
 	defer cancel()
 	// The nodes that a page starts are the jobs of this shell.
 	prelude := "set -xeuo pipefail\ntrap '{ kill $(jobs -p) || true; wait || true; } 2>/dev/null' EXIT\n"
-	cmd := exec.CommandContext(ctx, "bash", "-c", prelude+ports(t, script.String(), known))
+	cmd := exec.CommandContext(ctx, "bash", "-c", prelude+ownPorts(t, script.String(), known))
 	cmd.Dir, cmd.Env, cmd.WaitDelay = dir, env, 5*time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with the nodes

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/demo"
+	"github.com/kiloraft/kiloraft/internal/ports"
 	"github.com/kiloraft/kiloraft/transport"
 )
 
@@ -135,7 +136,7 @@ func behindHandshake(t *testing.T, c *cluster, random []byte) {
 // serveFails runs serve, which must end by itself with this code and say all of want.
 func serveFails(t *testing.T, code int, args []string, want ...string) {
 	t.Helper()
-	addrs, err := demo.FreeAddrs(2)
+	addrs, err := ports.Free(2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +390,7 @@ func stopServing(t *testing.T) {
 }
 
 func stopWaiting(t *testing.T) {
-	addrs, err := demo.FreeAddrs(2)
+	addrs, err := ports.Free(2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/internal/ports"
 	"github.com/kiloraft/kiloraft/node"
 )
 
@@ -44,7 +45,7 @@ func Start(tb testing.TB, n int, opt Options) *Cluster {
 	root := tb.TempDir()
 	var listeners []net.Listener
 	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := ports.Listen()
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -110,7 +111,7 @@ func (c *Cluster) Init(i, shards, replicas int) node.InitResult {
 // Add starts one more node, which joins the cluster through the others, and returns its number. Its directory is new.
 func (c *Cluster) Add() int {
 	c.tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := ports.Listen()
 	if err != nil {
 		c.tb.Fatal(err)
 	}
