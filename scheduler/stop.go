@@ -32,8 +32,10 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 		s.run.readers.Close()
 	}
 	// From here on nobody else calls anything.
-	for _, l := range s.lanes {
-		l.Turn()
+	for range 2 { // the readers have failed at once what the first turn has asked them for, and the second one answers that
+		for _, l := range s.lanes {
+			l.Turn()
+		}
 	}
 	if s.drainLog() {
 		s.finalCheckpoint(ctx)
