@@ -20,7 +20,7 @@ func (s sender) Send(node engine.NodeID, addr string, method api.Method, flags u
 		return
 	}
 	n.serve(incoming{method: method, flags: flags, deadline: deadline, body: body, reply: func(status uint16, b []byte) {
-		b = append([]byte(nil), b...)
+		b = kept(b)
 		err := shard.DecodeError(shard.Status(status), b)
 		if err == nil && method == api.MethodWrite {
 			done(b, nil)

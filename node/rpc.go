@@ -24,8 +24,16 @@ const (
 	methodSync    api.Method = 67 // syncRequest → array with the number of replicas made: look into meta now
 )
 
-// reply answers a request, once, from any goroutine. The body is not kept.
+// reply answers a request, once, from any goroutine. A body of more than transport.ReplyKept bytes must not be changed any more; a shorter one is not kept.
 type reply func(status uint16, body []byte)
+
+// kept returns the body given to a reply, to be kept.
+func kept(b []byte) []byte {
+	if len(b) > transport.ReplyKept {
+		return b
+	}
+	return append([]byte(nil), b...)
+}
 
 func (r reply) err(err error) {
 	status, body := shard.EncodeError(nil, err)
@@ -227,7 +235,7 @@ func shardDone(req *scheduler.Request) {
 	}
 	answer := req.Answer
 	call.c, call.q, call.req = nil, incoming{}, scheduler.Request{}
-	if cap(answer) <= 64<<10 {
+	if cap(answer) <= transport.ReplyKept {
 		call.req.Answer = answer[:0]
 	}
 	shardCalls.Put(call)
@@ -297,7 +305,7 @@ func (n *Node) call(ctx context.Context, node engine.NodeID, method uint16, flag
 	deadline, _ := ctx.Deadline()
 	if c := n.core.Load(); c != nil && node == c.node {
 		n.serve(incoming{method: method, flags: flags, deadline: deadline, body: body, reply: func(status uint16, b []byte) {
-			b = append([]byte(nil), b...)
+			b = kept(b)
 			ch <- result{b, shard.DecodeError(shard.Status(status), b)}
 		}})
 	} else {

@@ -30,6 +30,9 @@ type conn struct {
 	held  int // bytes of a yamux header at the start of buf, not yet written
 	buf   []byte
 
+	// failed, if set, is called when a read or a write has failed, before yamux is told.
+	failed func()
+
 	// arrived, if set, is told how many bytes of streams have come in, which frames finds. One goroutine of yamux reads.
 	arrived func(n int)
 	frames  muxReader
@@ -119,7 +122,14 @@ func (c *conn) Read(p []byte) (int, error) {
 			c.arrived(c.frames.bodies(p[:n]))
 		}
 	}
+	c.check(err)
 	return n, err
+}
+
+func (c *conn) check(err error) {
+	if err != nil && c.failed != nil {
+		c.failed()
+	}
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -144,6 +154,7 @@ func (c *conn) join(p []byte) (int, error) {
 		bufs := net.Buffers{head, p}
 		n, err := bufs.WriteTo(c.Conn) // one system call on a TCP connection
 		c.out.Add(uint64(n))
+		c.check(err)
 		return max(0, int(n)-yamuxHeader), err
 	}
 	c.buf = append(head, p...)
@@ -154,6 +165,7 @@ func (c *conn) join(p []byte) (int, error) {
 func (c *conn) send(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.out.Add(uint64(n))
+	c.check(err)
 	return n, err
 }
 

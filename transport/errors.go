@@ -32,6 +32,7 @@ var (
 	errIdle       = errors.New("there are too many clients, and this one has been silent for longest")
 	errNotReading = errors.New("the other side does not read its answers")
 	errExpired    = errors.New("the client's credentials have expired")
+	errGone       = errors.New("the client has closed the connection")
 )
 
 // Reason tells why a connection was refused. It is on the wire: never renumber.

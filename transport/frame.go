@@ -14,18 +14,18 @@ const frameHeader = 8
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// sealFrame fills in the header of a frame whose first frameHeader bytes were left free.
-func sealFrame(b []byte) {
+// sealFrame fills in the header of a frame whose first frameHeader bytes were left free, and whose body goes on with tail.
+func sealFrame(b, tail []byte) {
 	body := b[frameHeader:]
-	binary.BigEndian.PutUint32(b, uint32(len(body)))
-	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(body, castagnoli))
+	binary.BigEndian.PutUint32(b, uint32(len(body)+len(tail)))
+	binary.BigEndian.PutUint32(b[4:], crc32.Update(crc32.Checksum(body, castagnoli), castagnoli, tail))
 }
 
 func appendFrame(b, body []byte) []byte {
 	off := len(b)
 	b = append(b, make([]byte, frameHeader)...)
 	b = append(b, body...)
-	sealFrame(b[off:])
+	sealFrame(b[off:], nil)
 	return b
 }
 
@@ -109,13 +109,13 @@ type outbox struct {
 	// waits for one big one at most.
 	apart     []apartFrame
 	apartTurn bool
-	// writing is the credit of the frame that is being written, and credits that of all that wait, too. They are given back by give.
-	writing, credits int64
-	give             func(n int64)
-	spare            [][]byte
-	bytes            int   // of bodies: filled, queued, and being written
-	big              int   // of them those of frames larger than target, which hold one large message each
-	err              error // set once it is closed
+	writing   apartFrame // that is being written, if one is
+	credits   int64      // of it and of those that wait, to be given back by give
+	give      func(n int64)
+	spare     [][]byte
+	bytes     int   // of bodies: filled, queued, and being written
+	big       int   // of them those of frames larger than target, which hold one large message each
+	err       error // set once it is closed
 
 	// bytesMax bounds the messages that are large, and also those that are not: the ones do not keep the others out. A single message may
 	// exceed the bound if no other of its kind waits.
@@ -179,18 +179,22 @@ func (o *outbox) added(n int) {
 
 // apartFrame has one message, and perhaps credits that others get when it was taken.
 type apartFrame struct {
-	b      []byte
+	b      []byte // header and body, but for
+	tail   []byte // its rest, which is not the frame's own and not changed any more
 	credit int64
 }
 
+// bytes is the length of its body.
+func (f *apartFrame) bytes() int { return len(f.b) - frameHeader + len(f.tail) }
+
 // putApart queues a frame of one message that may be overtaken. The lock is held.
-func (o *outbox) putApart(frame []byte, credit int64) {
-	n := len(frame) - frameHeader
+func (o *outbox) putApart(f apartFrame) {
+	n := f.bytes()
 	if o.bytes += n; o.large(n) {
 		o.big += n
 	}
-	o.credits += credit
-	o.apart = append(o.apart, apartFrame{frame, credit})
+	o.credits += f.credit
+	o.apart = append(o.apart, f)
 }
 
 // add queues a message, or says why not.
@@ -222,7 +226,7 @@ func (o *outbox) take() []byte {
 		f := o.apart[0]
 		o.apart[0] = apartFrame{}
 		o.apart, o.apartTurn = o.apart[1:], false
-		o.writing = f.credit
+		o.writing = f
 		return f.b
 	}
 	o.apartTurn = true
@@ -241,18 +245,18 @@ func (o *outbox) take() []byte {
 // done gives back what take returned, once it was written.
 func (o *outbox) done(b []byte) {
 	o.mu.Lock()
-	n := len(b) - frameHeader
+	n := len(b) - frameHeader + len(o.writing.tail)
 	if o.bytes -= n; o.large(n) {
 		o.big -= n
 	}
 	if o.hold != nil {
 		o.hold(-n)
 	}
-	if o.writing > 0 {
-		o.give(o.writing)
-		o.credits -= o.writing
-		o.writing = 0
+	if n := o.writing.credit; n > 0 {
+		o.give(n)
+		o.credits -= n
 	}
+	o.writing = apartFrame{}
 	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
 		o.spare = append(o.spare, b[:frameHeader])
 	}
@@ -277,7 +281,7 @@ func (o *outbox) close(err error) {
 	o.cur, o.queue, o.spare, o.apart = nil, nil, nil, nil
 	if o.credits > 0 {
 		o.give(o.credits)
-		o.writing, o.credits = 0, 0
+		o.writing.credit, o.credits = 0, 0
 	}
 	if o.cond != nil {
 		o.cond.Broadcast()

@@ -49,7 +49,7 @@ func TestOutboxKinds(t *testing.T) {
 func TestOutboxApart(t *testing.T) {
 	o := newOutbox(1<<20, 16<<20, 64)
 	apart := func(name string, n int) {
-		o.putApart(append(make([]byte, frameHeader, frameHeader+n), strings.Repeat(name, n)...), 0)
+		o.putApart(apartFrame{b: append(make([]byte, frameHeader, frameHeader+n), strings.Repeat(name, n)...)})
 	}
 	small := func(name string) {
 		if err := o.add([]byte(strings.Repeat(name, 40))); err != nil { // two of them are no frame
@@ -146,7 +146,7 @@ func TestOutboxCredits(t *testing.T) {
 	put := func(credit int64) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.putApart(make([]byte, frameHeader+10), credit)
+		o.putApart(apartFrame{make([]byte, frameHeader+4), make([]byte, 6), credit})
 	}
 	for credit := range int64(4) {
 		put(1 << credit)

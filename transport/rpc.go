@@ -26,6 +26,9 @@ const (
 	envelopeMax = 48
 )
 
+// ReplyKept is the size over which the body of an answer is not copied.
+const ReplyKept = 64 << 10
+
 // FlagForwarded marks a request that must not be forwarded again (rule Cluster3).
 const FlagForwarded uint8 = 1
 
@@ -302,8 +305,8 @@ func (q *Request) Identity() any { return q.srv.s.identity }
 // Forwarded tells that the request must not be forwarded again (rule Cluster3).
 func (q *Request) Forwarded() bool { return q.Flags&FlagForwarded != 0 }
 
-// Reply answers. The body is copied. A second answer, or one that comes after the deadline or the end of the connection, is
-// dropped.
+// Reply answers. A body of ReplyKept bytes or less is copied; a longer one is kept, and must not be changed any more. A second answer, or one that
+// comes after the deadline or the end of the connection, is dropped.
 func (q *Request) Reply(status uint16, body []byte) {
 	if q.srv != nil {
 		q.srv.reply(q.id, status, body)
@@ -358,6 +361,9 @@ func (v *server) admit(f flight, expect int, left time.Duration) (uint64, bool) 
 		v.mu.Unlock()
 		f.credit = v.s.core.big.Take(v.s.host, int64(n), v.s.done)
 		v.mu.Lock()
+		if f.credit == 0 {
+			return 0, false // the connection has ended: nobody would take the answer
+		}
 	}
 	if v.err != nil {
 		v.s.core.big.Give(f.credit)
@@ -374,7 +380,7 @@ func (v *server) admit(f flight, expect int, left time.Duration) (uint64, bool) 
 const (
 	// bigAnswer is the size of answers over which a client's requests need credits, over which an answer may be refused to a busy peer, and over
 	// which smaller ones overtake it.
-	bigAnswer = 64 << 10
+	bigAnswer = ReplyKept
 	// quickMin is how many quick requests a client may have in flight before it has had an answer. Each answer adds two, so that what its requests
 	// cost is known before there are many.
 	quickMin = 4
@@ -436,7 +442,8 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	}
 	before := v.bytes
 	if n > bigAnswer {
-		v.putApart(appendAnswer(make([]byte, frameHeader, frameHeader+n), f.theirs, status, body), f.credit)
+		b := appendAnswerHeader(make([]byte, frameHeader, frameHeader+envelopeMax), f.theirs, status, len(body))
+		v.putApart(apartFrame{b, body, f.credit})
 		f.credit = 0 // until the client has taken it: answers that nobody reads are not made one after the other
 	} else {
 		v.open(n)
@@ -450,10 +457,15 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 }
 
 func appendAnswer(b []byte, id uint64, status uint16, body []byte) []byte {
+	return append(appendAnswerHeader(b, id, status, len(body)), body...)
+}
+
+// appendAnswerHeader appends an answer but for its body.
+func appendAnswerHeader(b []byte, id uint64, status uint16, bodyBytes int) []byte {
 	b = mp.AppendArray(b, answerFields)
 	b = mp.AppendUint(b, id)
 	b = mp.AppendUint(b, uint64(status))
-	return mp.AppendBin(b, body)
+	return mp.AppendBinHeader(b, bodyBytes)
 }
 
 func (v *server) expire(now int64) {

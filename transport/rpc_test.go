@@ -493,6 +493,43 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// The body of a big answer is sent as it is, and not copied.
+func TestBigAnswersAreNotCopied(t *testing.T) {
+	for _, size := range []int{ReplyKept - envelopeMax, ReplyKept + 1, 300 << 10, 4 << 20} {
+		var metrics Metrics
+		c := newCore(Limits{}, nil, &metrics)
+		answer := make([]byte, size)
+		for i := range answer {
+			answer[i] = byte(i * 7)
+		}
+		v := newServer(&session{core: c}, handlerFunc(func(q Request) { q.Reply(StatusOK, answer) }))
+		k := newCaller(c)
+		var got []byte
+		if _, err := k.start(1, time.Now().Add(time.Minute), 0, nil, func(b []byte, err error) { got = b }); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.frame(k.take()[frameHeader:]); err != nil {
+			t.Fatal(err)
+		}
+		b := v.take()
+		tail := v.writing.tail
+		if big := size > ReplyKept; big != (len(tail) > 0) || big && &tail[0] != &answer[0] {
+			t.Errorf("%d bytes: %d of them are sent as they are", size, len(tail))
+		}
+		sealFrame(b, tail)
+		body, err := newFrameReader(bytes.NewReader(slices.Concat(b, tail)), 64<<20, 64<<20).next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.frame(body); err != nil || !bytes.Equal(got, answer) {
+			t.Errorf("%d bytes came, not the %d of the answer: %v", len(got), size, err)
+		}
+		if v.outbox.done(b); v.bytes != 0 || v.writing.tail != nil {
+			t.Errorf("%d bytes are left", v.bytes)
+		}
+	}
+}
+
 // What a client has sent and the node has not read counts, though it lies in yamux, and counts no more once it was read and answered.
 func TestUnreadIsHeld(t *testing.T) {
 	var mu sync.Mutex
@@ -565,6 +602,65 @@ func TestCreditsOfTheGoneComeBack(t *testing.T) {
 	}
 	if err := <-answered; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A session that has ended while its request waited for credits has the request served no more, though the rest of it is still there: the answer would be
+// made for nobody, and without credits.
+func TestTheEndedHaveNoTurn(t *testing.T) {
+	var m Metrics
+	c := newCore(Limits{BigBytesMax: 1 << 20}, nil, &m)
+	c.expect = func(uint16) int { return 1 << 20 }
+	s := &session{core: c, done: make(chan struct{}), held: c.held.Open("", func() {})}
+	served := 0
+	v := newServer(s, handlerFunc(func(Request) { served++ }))
+	k := newCaller(c)
+	for range 2 {
+		if _, err := k.start(1, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.frame(k.take()[frameHeader:]); err != nil {
+			t.Fatal(err)
+		}
+		if served == 1 && s.alive() {
+			close(s.done)
+		}
+	}
+	if served != 1 {
+		t.Errorf("%d requests were served, of which one had credits", served)
+	}
+}
+
+// Who goes while its request waits for a turn is out of the way, and the request is not served.
+func TestTheGoneHaveNoTurn(t *testing.T) {
+	n := newNet()
+	cfg := n.config(1)
+	cfg.Limits = quick()
+	cfg.Limits.BigBytesMax = 1 << 20
+	cfg.Limits.RequestDeadlineMax = time.Minute
+	cfg.Expect = func(uint16) int { return 1 << 20 }
+	r := newRecorder()
+	var served atomic.Int32
+	r.onRequest = func(Request) { served.Add(1) }
+	a := n.start(t, cfg, r)
+	ask := func() *ClientConn {
+		c := n.client(t, a.addr, quick())
+		c.Go(1, time.Now().Add(time.Minute), 0, nil, func([]byte, error) {})
+		return c
+	}
+	ask()
+	until(t, "the first request", func() bool { return served.Load() == 1 })
+	var waiting []*ClientConn
+	for range 20 {
+		waiting = append(waiting, ask())
+	}
+	until(t, "the others to wait", func() bool { return a.metrics.FramesIn.Load() == 21 })
+	for _, c := range waiting {
+		c.Close()
+	}
+	until(t, "one client to be left", func() bool { return len(a.Conns()) == 1 })
+	if n := served.Load(); n != 1 {
+		t.Errorf("%d requests were served, of which all but one were of those who have gone", n)
 	}
 }
 

@@ -114,6 +114,7 @@ func (s *session) kill(err error) {
 	s.once.Do(func() {
 		s.err = err
 		close(s.done)
+		s.release()
 		s.conn.Close()
 		switch {
 		case errors.Is(err, ErrMalformed):
@@ -132,6 +133,17 @@ func (s *session) kill(err error) {
 		}
 		s.core.log.Log(context.Background(), level, "connection ended", "node", s.info.Node, "client", s.client, "remote", s.info.RemoteAddr, "reason", err)
 	})
+}
+
+// release has those return who read from the long-lived streams, once they have read all that is there, or write to them. It comes before yamux closes
+// them: between the end of a session and that of its streams yamux (v0.1.2) has them all ask again and again whether it is over, and when a hundred
+// sessions end at once those keep the processors from who would close them.
+func (s *session) release() {
+	if s.ready.Load() {
+		for _, st := range s.streams {
+			_ = st.SetDeadline(time.Unix(1, 0))
+		}
+	}
 }
 
 // spawn runs f on a goroutine that run waits for; false if the session is over.
@@ -175,7 +187,7 @@ func (s *session) run() {
 		for _, f := range loops {
 			s.spawn(f)
 		}
-		<-s.done
+		s.wait()
 	}
 	s.mu.Lock()
 	s.closing = true
@@ -202,6 +214,19 @@ func (s *session) run() {
 	}
 }
 
+// wait returns when the session is over.
+func (s *session) wait() {
+	if s.held == nil {
+		<-s.done // what a peer has sent before it went is still read
+		return
+	}
+	select {
+	case <-s.done:
+	case <-s.mux.CloseChan(): // its reader does not see it while it waits for room for a request
+		s.kill(errGone)
+	}
+}
+
 // setup starts yamux and opens or accepts the long-lived streams. It returns the loops that serve them. It cannot hang:
 // tick kills a session that is not ready in time.
 func (s *session) setup() ([]func(), error) {
@@ -221,7 +246,7 @@ func (s *session) setup() ([]func(), error) {
 		s.held = s.core.held.Open(s.host, func() { s.kill(errGreedy) })
 		s.conn.arrived = s.hold
 	}
-	s.conn.muxed = true
+	s.conn.muxed, s.conn.failed = true, s.release
 	var err error
 	if s.dialled {
 		s.mux, err = yamux.Client(s.conn, cfg)
@@ -334,6 +359,9 @@ type unheld struct {
 func (u unheld) Read(b []byte) (int, error) {
 	n, err := u.st.Read(b)
 	u.s.hold(-n)
+	if err == yamux.ErrTimeout {
+		err = io.EOF // see release
+	}
 	return n, err
 }
 
@@ -353,14 +381,19 @@ func (s *session) writeLoop(st *yamux.Stream, o *outbox, w *atomic.Int64) {
 		case <-o.wake:
 		}
 		for b := o.take(); b != nil; b = o.take() {
-			sealFrame(b)
-			if err := s.write(st, b, w); err != nil {
+			tail := o.writing.tail // only this goroutine sets it
+			sealFrame(b, tail)
+			err := s.write(st, b, w)
+			if err == nil {
+				err = s.write(st, tail, w)
+			}
+			if err != nil {
 				// A stream on which a write failed is of no more use, and yamux does not close the session by itself.
 				s.kill(fmt.Errorf("write: %w", err))
 				return
 			}
 			s.core.metrics.FramesOut.Add(1)
-			s.core.metrics.BytesOut.Add(uint64(len(b) - frameHeader))
+			s.core.metrics.BytesOut.Add(uint64(len(b) - frameHeader + len(tail)))
 			o.done(b)
 		}
 	}
@@ -373,6 +406,9 @@ func (s *session) write(st *yamux.Stream, b []byte, w *atomic.Int64) error {
 		w.Store(s.core.clock.now())
 		_, err := st.Write(b[:n])
 		w.Store(0)
+		if err == yamux.ErrTimeout {
+			err = yamux.ErrSessionShutdown // see release
+		}
 		if err != nil {
 			return err
 		}

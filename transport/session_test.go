@@ -2,8 +2,10 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -349,6 +351,40 @@ func BenchmarkSendRaft(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)/float64(x.Metrics().FramesOut.Load()), "msgs/frame")
+}
+
+// stuckConn is a connection that is slow to close.
+type stuckConn struct {
+	net.Conn
+	released chan struct{}
+}
+
+func (c stuckConn) Close() error {
+	<-c.released
+	return c.Conn.Close()
+}
+
+// Who reads from a connection that the other side has closed is told, and does not ask again and again until yamux has closed its streams.
+func TestReaderEndsBeforeStreams(t *testing.T) {
+	n := newNet()
+	a := n.server(t, quick(), func(Request) {})
+	released := make(chan struct{})
+	c, err := DialClient(t.Context(), a.addr, ClientConfig{Limits: quick(), Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		nc, err := n.dial(ctx, addr)
+		return stuckConn{nc, released}, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the client", func() bool { return len(a.Conns()) == 1 && c.s.ready.Load() })
+	a.Close()
+	select {
+	case <-c.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("its reader has not come back")
+	}
+	close(released)
+	c.Close()
 }
 
 // TestShrink: after a big message memory is given back, and messages of any size go on to arrive.

@@ -256,7 +256,7 @@ func (w *SnapshotWriter) fragment(ctx context.Context, kind byte, b []byte) erro
 func (w *SnapshotWriter) frame(kind byte, b []byte) {
 	w.buf = append(append(w.buf[:0], make([]byte, frameHeader)...), kind)
 	w.buf = append(w.buf, b...)
-	sealFrame(w.buf)
+	sealFrame(w.buf, nil)
 }
 
 // Finish tells the receiver that this was all, and waits until it says how it ended.

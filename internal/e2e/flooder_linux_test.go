@@ -345,7 +345,8 @@ func (f *abused) clients(n int, stop <-chan struct{}, do func(*slowConn, *transp
 		wg.Go(func() {
 			var raw *slowConn
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			c, err := transport.DialClient(ctx, f.client, transport.ClientConfig{Limits: transport.Limits{WriteTimeout: time.Minute}, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			limits := transport.Limits{WriteTimeout: time.Minute, HandshakeTimeout: time.Minute} // after less of it yamux gives up itself who reads nothing
+			c, err := transport.DialClient(ctx, f.client, transport.ClientConfig{Limits: limits, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 				c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 				if err == nil {
 					distant(c)
