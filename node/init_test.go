@@ -30,12 +30,15 @@ func shards(t *testing.T, c *nodetest.Cluster, i int) []api.ShardInfo {
 	return page.Shards
 }
 
-// checkEven checks that n shards have leaders, spread over all nodes.
+// checkEven waits until n shards have leaders, spread over all nodes: at once, or by the balancer where a busy machine has let others win.
 func checkEven(t *testing.T, c *nodetest.Cluster, nodes, n int) {
 	t.Helper()
-	list := shards(t, c, 0)
+	nodetest.Eventually(t, 30*time.Second, func() error { return even(shards(t, c, 0), nodes, n) })
+}
+
+func even(list []api.ShardInfo, nodes, n int) error {
 	if len(list) != n {
-		t.Fatalf("%d shards, want %d", len(list), n)
+		return fmt.Errorf("%d shards, want %d", len(list), n)
 	}
 	leaders, replicas := map[engine.NodeID]int{}, map[engine.NodeID]int{}
 	for _, s := range list {
@@ -45,17 +48,17 @@ func checkEven(t *testing.T, c *nodetest.Cluster, nodes, n int) {
 		}
 	}
 	if leaders[0] != 0 {
-		t.Errorf("%d shards without a leader", leaders[0])
+		return fmt.Errorf("%d shards without a leader", leaders[0])
 	}
 	for id := range engine.NodeID(nodes) {
-		// A busy machine may let another replica win here and there.
 		if got, want := leaders[id+1], n/nodes; got < want*8/10 || got > want*12/10+1 {
-			t.Errorf("node %d leads %d of %d shards: %v", id+1, got, n, leaders)
+			return fmt.Errorf("node %d leads %d of %d shards: %v", id+1, got, n, leaders)
 		}
 		if got, want := replicas[id+1], n*3/nodes; got < want || got > want+1 {
-			t.Errorf("node %d has %d replicas, want %d: %v", id+1, got, want, replicas)
+			return fmt.Errorf("node %d has %d replicas, want %d: %v", id+1, got, want, replicas)
 		}
 	}
+	return nil
 }
 
 func TestInitConcurrently(t *testing.T) {

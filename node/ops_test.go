@@ -222,7 +222,13 @@ func TestBusyAndCancel(t *testing.T) {
 	id := startOp(t, c, 1, op)
 	c.Kill(four) // the move cannot end, or has ended already
 	second := placement.Op{Kind: placement.OpTransfer, Shard: 2, To: c.Node(2).ID()}
-	err := c.Node(2).StartOp(ctx, &second)
+	var err error
+	for { // until the shard has a leader that says yes or no
+		again := second
+		if err = c.Node(2).StartOp(ctx, &again); !errors.Is(err, shard.ErrUnavailable) {
+			break
+		}
+	}
 	first, rerr := c.Node(2).ReadOp(ctx, id)
 	if rerr != nil {
 		t.Fatal(rerr)

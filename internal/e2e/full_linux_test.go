@@ -126,22 +126,34 @@ func (c *cluster) press() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// refuses fills the disks of most nodes until no shard takes writes, and clients hear that within their deadline.
+// refuses fills the disks of most nodes until no shard takes writes, and clients hear that within their deadline. The writes are large, for a state has free pages in
+// its file, and a log whose entries are in there makes room: all of that is to be used up, on a slow machine too.
 func (c *cluster) refuses(most []string) {
 	c.t.Helper()
-	n := 0
-	eventually(c.t, time.Minute, func() error {
+	n, taken := 0, 0
+	defer func() { c.t.Logf("with most disks full %d writes were taken before none was", taken) }()
+	eventually(c.t, 2*time.Minute, func() error {
 		for _, d := range most {
 			fill(c.t, d) // also what was freed since: a log has room for a few writes then, and takes them
 		}
+		before := taken
 		for i := range 6 {
-			n++
-			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
-			_, err := c.kv.Put(ctx, fmt.Appendf([]byte{byte(i * 43)}, "refuse/%d", n), bytes.Repeat([]byte("w"), 64<<10))
-			cancel()
-			if !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrUnknown) {
-				return fmt.Errorf("a write with most disks full: %v", err)
+			for range 20 { // until this shard refuses one
+				n++
+				ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
+				_, err := c.kv.Put(ctx, fmt.Appendf([]byte{byte(i * 43)}, "refuse/%d", n), bytes.Repeat([]byte("w"), 512<<10))
+				cancel()
+				if err != nil {
+					if !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrUnknown) {
+						return fmt.Errorf("a write with most disks full: %w", err)
+					}
+					break
+				}
+				taken++
 			}
+		}
+		if taken > before {
+			return fmt.Errorf("%d writes were taken with most disks full", taken-before)
 		}
 		return nil
 	})
