@@ -179,6 +179,10 @@ func (n *Node) openStores() error {
 		MustExist:    started != nil,
 		Background:   true,
 		Logger:       n.log,
+		FreeBytes: func() int64 {
+			free, _ := diskSpace(LogPath(n.cfg.DataDir))
+			return int64(free)
+		},
 	})
 	if err != nil {
 		n.rlog = nil

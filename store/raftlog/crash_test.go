@@ -13,7 +13,11 @@ import (
 const segmentBytes = 16 << 10
 
 func options(r *rand.Rand) raftlog.Options {
-	return raftlog.Options{SegmentBytes: segmentBytes, CacheBytes: 4 << 10, Salt: r.Uint64}
+	opt := raftlog.Options{SegmentBytes: segmentBytes, CacheBytes: 4 << 10, Salt: r.Uint64}
+	if r.IntN(2) == 0 {
+		opt.FreeBytes = func() int64 { return 1 << 40 } // it keeps all segments that it frees until it rests
+	}
+	return opt
 }
 
 var policies = []vfs.CrashPolicy{

@@ -56,6 +56,7 @@ type Log struct {
 	taken       []pendingBatch
 	done        []Completion
 	spares      []spare
+	trimmed     time.Time // when it was last looked for spares to remove
 	spareNumber atomic.Uint64
 	preparing   chan prepared
 }
@@ -325,18 +326,24 @@ func (l *Log) Maintain() error {
 	if err := l.freeSegments(); err != nil {
 		return err
 	}
+	if err := l.trimSpares(false); err != nil {
+		return err
+	}
 	return l.prepareNext()
 }
 
 // Seal writes a seal, if the last frame is not one (rule Log3): when the log was idle for a second, and at shutdown. A seal is a
-// frame without records; that it is there proves that all before it was synced.
+// frame without records; that it is there proves that all before it was synced. Of what was kept for the next load the log gives most back.
 func (l *Log) Seal() error {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if l.err != nil {
 		return l.err
 	}
-	return l.seal()
+	if err := l.seal(); err != nil {
+		return err
+	}
+	return l.trimSpares(true)
 }
 
 func (l *Log) seal() error {

@@ -350,7 +350,7 @@ func (l *Log) collectSpares(names []string) error {
 		}
 		// Allocate makes the file long before it is written: only a file that was freed or wholly allocated is known to be full,
 		// and a hole costs no more than a slower first sync.
-		if size != l.opt.SegmentBytes || len(l.spares) >= sparesMax {
+		if size != l.opt.SegmentBytes || len(l.spares) >= sparesMin {
 			if err := errors.Join(f.Close(), l.fs.Remove(path)); err != nil {
 				return err
 			}

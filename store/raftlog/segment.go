@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/kiloraft/kiloraft/store/vfs"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,20 @@ import (
 const (
 	segmentSuffix = ".seg"
 	spareSuffix   = ".spare"
-	sparesMax     = 2
+)
+
+// How many segments that were freed are kept. A log that fills segments faster than it frees them, many at a time, would else have most
+// removed, and write zeros into new ones a moment later: as much again as it writes itself. What is kept was a segment before, so the log takes
+// no more of the disk than it has taken at its longest.
+const (
+	// sparesMin are kept for ever.
+	sparesMin = 2
+	// spareAge is how long a further one waits to be used again.
+	spareAge = 30 * time.Second
+	// spareShare: further ones take at most this part of what is free on the disk.
+	spareShare = 8
+	// trimEvery is how often it is looked for ones to remove while the log is busy. At rest it has sparesMin.
+	trimEvery = time.Second
 )
 
 // segment is one life of a segment file.
@@ -47,6 +61,8 @@ type spare struct {
 	file vfs.File
 	path string
 	size int64
+	// since is when it was made, or freed. The last one is the first to be used.
+	since time.Time
 }
 
 // isNoSpace tells whether an allocation failed because there is no room, which may change.
@@ -56,7 +72,7 @@ func isNoSpace(err error) bool {
 
 // makeSpare allocates a file.
 func (l *Log) makeSpare(size int64) (spare, error) {
-	s := spare{path: filepath.Join(l.dir, fileName(l.spareNumber.Add(1), spareSuffix)), size: size}
+	s := spare{path: filepath.Join(l.dir, fileName(l.spareNumber.Add(1), spareSuffix)), size: size, since: l.opt.Now()}
 	f, err := l.fs.Create(s.path)
 	if err == nil {
 		s.file = f
@@ -203,8 +219,8 @@ func (l *Log) freeSegment(seg *segment) error {
 	rest := append([]*segment(nil), (*l.segments.Load())[1:]...)
 	l.segments.Store(&rest)
 	seg.freed.Store(true)
-	s := spare{file: seg.file, size: int64(seg.size)}
-	keep := s.size == l.opt.SegmentBytes && len(l.spares) < sparesMax
+	s := spare{file: seg.file, size: int64(seg.size), since: l.opt.Now()}
+	keep := s.size == l.opt.SegmentBytes && (len(l.spares) < sparesMin || l.roomFor(len(l.spares)+1))
 	var err error
 	if keep {
 		s.path = filepath.Join(l.dir, fileName(l.spareNumber.Add(1), spareSuffix))
@@ -220,6 +236,40 @@ func (l *Log) freeSegment(seg *segment) error {
 	}
 	if keep {
 		l.addSpare(s)
+	}
+	return nil
+}
+
+// roomFor tells whether there is room on the disk for n spares: not where it is not known how much is free.
+func (l *Log) roomFor(n int) bool {
+	return l.opt.FreeBytes != nil && int64(n)*l.opt.SegmentBytes <= l.opt.FreeBytes()/spareShare
+}
+
+// trimSpares removes the spares for which there is no room any more, and one that has waited for too long; all but sparesMin of a log at rest.
+// Larger ones wait for a rewrite.
+func (l *Log) trimSpares(rest bool) error {
+	now := l.opt.Now()
+	if !rest && (len(l.spares) <= sparesMin || now.Sub(l.trimmed) < trimEvery) {
+		return nil
+	}
+	l.trimmed = now
+	n := len(l.spares)
+	for n > 0 && l.spares[n-1].size > l.opt.SegmentBytes {
+		n--
+	}
+	for aged := false; n > sparesMin; n-- {
+		s := l.spares[n-1]
+		if !rest && l.roomFor(n) {
+			if aged || now.Sub(s.since) < spareAge {
+				break
+			}
+			aged = true
+		}
+		l.spares = slices.Delete(l.spares, n-1, n)
+		l.noteSpares()
+		if err := errors.Join(s.file.Close(), l.fs.Remove(s.path)); err != nil {
+			return l.poison("remove spare segment", err)
+		}
 	}
 	return nil
 }

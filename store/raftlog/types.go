@@ -53,7 +53,9 @@ type Options struct {
 	// is prepared by Maintain or by the Flush that needs it.
 	Background bool
 	Logger     *slog.Logger
-	// Now is used for metrics only. Default time.Now.
+	// FreeBytes tells what is free on the disk, for more freed segments to be kept than two. Default: that is not known.
+	FreeBytes func() int64
+	// Now is used for metrics, and to judge which of these have waited for too long. Default time.Now.
 	Now func() time.Time
 	// Salt makes the salts of segments; tests may make it deterministic. Default: crypto/rand.
 	Salt func() uint64
