@@ -83,13 +83,13 @@ func (n *Node) serveRouted(q incoming) {
 			fail(err)
 			return
 		}
-		n.client.GoScan(ctx, s, func(page *shard.Page, err error) {
+		n.client.GoScanBytes(ctx, s, func(page []byte, err error) {
 			if err != nil {
 				fail(err)
 				return
 			}
 			cancel()
-			q.reply(uint16(shard.StatusOK), shard.AppendPage(nil, page))
+			q.reply(uint16(shard.StatusOK), page)
 		})
 	default:
 		fail(errNoMethod(q.method))

@@ -242,15 +242,7 @@ func (c *Client) GoScan(ctx context.Context, q *shard.Scan, done func(*shard.Pag
 
 // GoScanIn is GoScan in a shard named by id; 0 finds it by the range.
 func (c *Client) GoScanIn(ctx context.Context, id engine.ShardID, q *shard.Scan, done func(*shard.Page, error)) {
-	if err := shard.CheckBounds(q.Start, q.End); err != nil {
-		done(nil, err)
-		return
-	}
-	if len(q.End) > 0 && bytes.Compare(q.Start, q.End) >= 0 {
-		done(&shard.Page{Done: true}, nil)
-		return
-	}
-	c.start(&call{ctx: ctx, method: api.MethodScan, shard: id, s: q, stale: q.StaleMs > 0, done: func(b []byte, err error) {
+	c.goScan(ctx, id, q, func(b []byte, err error) {
 		if err != nil {
 			done(nil, err)
 			return
@@ -261,7 +253,24 @@ func (c *Client) GoScanIn(ctx context.Context, id engine.ShardID, q *shard.Scan,
 			return
 		}
 		done(&p, nil)
-	}})
+	})
+}
+
+// GoScanBytes is GoScan for who passes the page on: it gets the page as shard.AppendPage makes it, and need not copy what may be megabytes.
+func (c *Client) GoScanBytes(ctx context.Context, q *shard.Scan, done func([]byte, error)) {
+	c.goScan(ctx, 0, q, done)
+}
+
+func (c *Client) goScan(ctx context.Context, id engine.ShardID, q *shard.Scan, done func([]byte, error)) {
+	if err := shard.CheckBounds(q.Start, q.End); err != nil {
+		done(nil, err)
+		return
+	}
+	if len(q.End) > 0 && bytes.Compare(q.Start, q.End) >= 0 {
+		done(shard.AppendPage(nil, &shard.Page{Done: true}), nil)
+		return
+	}
+	c.start(&call{ctx: ctx, method: api.MethodScan, shard: id, s: q, stale: q.StaleMs > 0, done: done})
 }
 
 // Scan yields the entries from start up to, not including, end (empty: plus infinity), in order. It ends with an error if there is one;

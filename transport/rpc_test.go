@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -722,6 +723,50 @@ func TestUnreadAnswersCutOff(t *testing.T) {
 	}
 	read() // else it cannot see that its connection has ended
 	<-first.Done()
+}
+
+// Those who are to be cut off go one after the other: all that wait for them would be made at once.
+func TestCutOffOneAfterTheOther(t *testing.T) {
+	var m Metrics
+	c := newCore(Limits{}, nil, &m)
+	c.big.Take("", int64(c.limits.BigBytesMax), nil)
+	gone := make(chan struct{})
+	waited := make(chan struct{})
+	go func() {
+		c.big.Take("another", 1, gone)
+		close(waited)
+	}()
+	until(t, "somebody to wait", c.big.Waiting)
+	var all []*session
+	for range 3 {
+		near, far := net.Pipe()
+		defer far.Close()
+		s := newSession(c, newConn(near, c.clock), nil)
+		s.held = c.held.Open("", func() {})
+		s.srv = newServer(s, handlerFunc(func(Request) {}))
+		s.srv.putApart(apartFrame{b: make([]byte, frameHeader), credit: 1})
+		s.watches[0].Store(1)
+		s.ready.Store(true)
+		all = append(all, s)
+	}
+	at := int64(c.limits.BigPatience)
+	for want, now := range []int64{at, at + 2, at + 3, at + 2 + at/cutOffs, at + 2 + 2*at/cutOffs} {
+		want = []int{0, 1, 1, 2, 3}[want]
+		for _, s := range all {
+			s.tick(now)
+		}
+		alive := 0
+		for _, s := range all {
+			if s.alive() {
+				alive++
+			}
+		}
+		if alive != len(all)-want {
+			t.Errorf("after %v %d are there, want %d", time.Duration(now), alive, len(all)-want)
+		}
+	}
+	close(gone)
+	<-waited
 }
 
 // Over the bound of all clients a client goes whose requests lie in yamux unread.

@@ -26,7 +26,18 @@ type core struct {
 	held    *budget.Budget  // what clients hold
 	big     *budget.Credits // for big answers to clients
 	expect  func(method uint16) int
+	cutOff  atomic.Int64 // when somebody was cut off last who did not take a big answer
 }
+
+// mayCutOff tells whether a client may be cut off now so that others have their big answers made, and notes it: not all at once, for then those are made
+// at once.
+func (c *core) mayCutOff(now int64) bool {
+	last := c.cutOff.Load()
+	return (last == 0 || now-last >= int64(c.limits.BigPatience/cutOffs)) && c.cutOff.CompareAndSwap(last, now)
+}
+
+// cutOffs is how many clients are cut off within Limits.BigPatience at most.
+const cutOffs = 16
 
 // The streams of a session. The dialler opens one of each of the first four, in this order, and writes its kind as the first
 // byte; a client opens the third alone. Snapshots are opened by either side.
@@ -426,12 +437,12 @@ func (s *session) tick(now int64) {
 		}
 		return
 	}
-	patience := l.WriteTimeout
-	if s.held != nil && s.srv.owes() && s.core.big.Waiting() {
-		patience = min(patience, l.BigPatience)
-	}
 	for i := range s.watches {
-		if since := s.watches[i].Load(); since != 0 && now-since > int64(patience) {
+		since := s.watches[i].Load()
+		if since == 0 || now-since <= int64(min(l.WriteTimeout, l.BigPatience)) {
+			continue
+		}
+		if now-since > int64(l.WriteTimeout) || s.held != nil && s.srv.owes() && s.core.big.Waiting() && s.alive() && s.core.mayCutOff(now) {
 			s.kill(errSlow)
 			return
 		}
@@ -457,7 +468,7 @@ func (s *session) tick(now int64) {
 
 // busy tells whether something is under way whose time may be over soon.
 func (s *session) busy() bool {
-	return !s.ready.Load() || s.calls.inFlight() > 0 || s.srv != nil && s.srv.inFlight() > 0
+	return !s.ready.Load() || s.calls.inFlight() > 0 || s.srv != nil && (s.srv.inFlight() > 0 || s.srv.owes())
 }
 
 // idleInterval is fine enough for every time-out in limits, tickInterval for those of requests too.
