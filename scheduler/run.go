@@ -116,6 +116,8 @@ func (s *Scheduler) writerLoop() {
 			}
 			if s.log.Metrics().OutOfSpace.Load() {
 				idle.Reset(fullRetry) // writes are refused, so nothing else would notice that there is space again
+			} else if s.log.Kept() {
+				idle.Reset(time.Second)
 			}
 		}
 	}

@@ -337,7 +337,7 @@ func (s *session) serve(kind byte, st *yamux.Stream, w *atomic.Int64) []func() {
 
 func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 	l := &s.core.limits
-	bytesMax, eager := l.FrameBytesMax, 2*l.FrameBytesTarget
+	bytesMax, eager := l.FrameBytesMax, 16*l.FrameBytesTarget // what a peer announces comes, and to grow with it costs another copy of big values
 	if s.client && !s.dialled {
 		bytesMax, eager = l.ClientFrameMax, 64<<10
 	}

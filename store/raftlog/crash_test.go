@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/kiloraft/kiloraft/store/raftlog"
 	"github.com/kiloraft/kiloraft/store/storetest"
@@ -15,7 +16,14 @@ const segmentBytes = 16 << 10
 func options(r *rand.Rand) raftlog.Options {
 	opt := raftlog.Options{SegmentBytes: segmentBytes, CacheBytes: 4 << 10, Salt: r.Uint64}
 	if r.IntN(2) == 0 {
-		opt.FreeBytes = func() int64 { return 1 << 40 } // it keeps all segments that it frees until it rests
+		now, n := time.Unix(1e9, 0), 0 // it keeps all segments that it frees, but for a moment now and then
+		opt.Now = func() time.Time { now = now.Add(time.Second); return now }
+		opt.FreeBytes = func() int64 {
+			if n++; n%64 == 0 {
+				return 0
+			}
+			return 1 << 40
+		}
 	}
 	return opt
 }

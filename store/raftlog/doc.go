@@ -65,8 +65,8 @@
 // larger than a segment gets a segment of its own size, which is removed instead of used again. At half of a segment the next one is
 // allocated, if no freed one waits; and the larger one that a rewrite needs is, before there is a batch that needs it.
 //
-// Freed files wait to be used again: two for ever, and more while the log uses them and the disk has room, which are removed when the log
-// rests for a second, when one was not used for half a minute, and when they take more than an eighth of what is free. So a busy log writes zeros
+// Freed files wait to be used again: two for ever, and more while the log uses them and the disk has room, which are removed, one each
+// second, when they were not used for half a minute, and all at once when they take more than an eighth of what is free. So a busy log writes zeros
 // only while it grows.
 //
 // # Freeing (rule Log5)

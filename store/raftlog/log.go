@@ -57,6 +57,7 @@ type Log struct {
 	done        []Completion
 	spares      []spare
 	trimmed     time.Time // when it was last looked for spares to remove
+	kept        atomic.Bool
 	spareNumber atomic.Uint64
 	preparing   chan prepared
 }
@@ -326,24 +327,24 @@ func (l *Log) Maintain() error {
 	if err := l.freeSegments(); err != nil {
 		return err
 	}
-	if err := l.trimSpares(false); err != nil {
+	if err := l.trimSpares(); err != nil {
 		return err
 	}
 	return l.prepareNext()
 }
 
+// Kept tells that there are freed segments for which Maintain must be called again, each second or so, even if nothing is written.
+func (l *Log) Kept() bool { return l.kept.Load() }
+
 // Seal writes a seal, if the last frame is not one (rule Log3): when the log was idle for a second, and at shutdown. A seal is a
-// frame without records; that it is there proves that all before it was synced. Of what was kept for the next load the log gives most back.
+// frame without records; that it is there proves that all before it was synced.
 func (l *Log) Seal() error {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if l.err != nil {
 		return l.err
 	}
-	if err := l.seal(); err != nil {
-		return err
-	}
-	return l.trimSpares(true)
+	return l.seal()
 }
 
 func (l *Log) seal() error {

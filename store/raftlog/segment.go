@@ -30,7 +30,7 @@ const (
 	spareAge = 30 * time.Second
 	// spareShare: further ones take at most this part of what is free on the disk.
 	spareShare = 8
-	// trimEvery is how often it is looked for ones to remove while the log is busy. At rest it has sparesMin.
+	// trimEvery is how often it is looked for ones to remove.
 	trimEvery = time.Second
 )
 
@@ -245,21 +245,21 @@ func (l *Log) roomFor(n int) bool {
 	return l.opt.FreeBytes != nil && int64(n)*l.opt.SegmentBytes <= l.opt.FreeBytes()/spareShare
 }
 
-// trimSpares removes the spares for which there is no room any more, and one that has waited for too long; all but sparesMin of a log at rest.
-// Larger ones wait for a rewrite.
-func (l *Log) trimSpares(rest bool) error {
-	now := l.opt.Now()
-	if !rest && (len(l.spares) <= sparesMin || now.Sub(l.trimmed) < trimEvery) {
-		return nil
-	}
-	l.trimmed = now
+// trimSpares removes the spares for which there is no room any more, and one that has waited for too long. Larger ones wait for a rewrite.
+func (l *Log) trimSpares() error {
 	n := len(l.spares)
 	for n > 0 && l.spares[n-1].size > l.opt.SegmentBytes {
 		n--
 	}
+	l.kept.Store(n > sparesMin)
+	now := l.opt.Now()
+	if n <= sparesMin || now.Sub(l.trimmed) < trimEvery {
+		return nil
+	}
+	l.trimmed = now
 	for aged := false; n > sparesMin; n-- {
 		s := l.spares[n-1]
-		if !rest && l.roomFor(n) {
+		if l.roomFor(n) {
 			if aged || now.Sub(s.since) < spareAge {
 				break
 			}
@@ -271,6 +271,7 @@ func (l *Log) trimSpares(rest bool) error {
 			return l.poison("remove spare segment", err)
 		}
 	}
+	l.kept.Store(n > sparesMin)
 	return nil
 }
 

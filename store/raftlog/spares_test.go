@@ -128,8 +128,8 @@ func TestSparesOfABusyLog(t *testing.T) {
 	}
 }
 
-// TestSparesAreGivenBack: at rest two spares are left; of those that were not used for a while one goes each second, and all for which the disk
-// has no room at once; and they are none where it has none, or it is not known.
+// TestSparesAreGivenBack: of spares that were not used for a while one goes each second, of a log at rest, too, until two are left; those for which
+// the disk has no room go at once, and where it has none two are kept.
 func TestSparesAreGivenBack(t *testing.T) {
 	t.Run("rest", func(t *testing.T) {
 		s := newSparing(t, 1<<40)
@@ -137,8 +137,11 @@ func TestSparesAreGivenBack(t *testing.T) {
 		if _, n := s.files(); n < 10 {
 			t.Fatalf("%d spares are kept", n)
 		}
-		if err := s.Seal(); err != nil {
-			t.Fatal(err)
+		for n := 0; s.Kept(); n++ { // what the writer of an idle log does
+			s.now = s.now.Add(time.Second)
+			if err := s.Maintain(); err != nil || n > 60 {
+				t.Fatalf("%d s: %v", n, err)
+			}
 		}
 		s.want(2, "at rest")
 	})
@@ -177,8 +180,9 @@ func TestSparesAreGivenBack(t *testing.T) {
 	t.Run("failure", func(t *testing.T) {
 		s := newSparing(t, 1<<40)
 		s.fill(20, true)
-		s.removeErr = unix.EIO
-		if err := s.Seal(); !errors.Is(err, raftlog.ErrPoisoned) || !errors.Is(err, unix.EIO) {
+		s.removeErr, s.free = unix.EIO, 0
+		s.now = s.now.Add(time.Second)
+		if err := s.Maintain(); !errors.Is(err, raftlog.ErrPoisoned) || !errors.Is(err, unix.EIO) {
 			t.Fatalf("a spare can not be removed: %v", err)
 		}
 	})
