@@ -110,7 +110,7 @@ func (e *Engine) truncate(first uint64) {
 	e.log.truncate(first)
 	e.io.truncate(first)
 	if e.memb.LogID.Index >= first {
-		e.memb, e.prev = e.prev, MembershipAt{}
+		e.memb, e.prev = e.previous(), nil
 	}
 	e.dropBarriers(func(b uint64) bool { return b < first })
 	e.verified = min(e.verified, first-1)

@@ -185,7 +185,7 @@ func (s *sim) fatalf(format string, args ...any) {
 	s.t.Helper()
 	for _, n := range s.nodes {
 		if n.eng != nil {
-			s.t.Logf("%v %+v memb %+v prev %+v progress %+v", n.self, n.eng.Status(), n.eng.memb.Membership, n.eng.prev.Membership, n.eng.Progress(nil))
+			s.t.Logf("%v %+v memb %+v prev %+v progress %+v", n.self, n.eng.Status(), n.eng.memb.Membership, n.eng.prev, n.eng.Progress(nil))
 		}
 	}
 	for _, l := range s.trace[max(0, len(s.trace)-120):] {

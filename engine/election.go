@@ -57,7 +57,7 @@ func (e *Engine) tickElection() {
 
 // campaign asks for pre-votes. The sole voter needs none.
 func (e *Engine) campaign() {
-	e.leader = Peer{}
+	e.knows = false
 	e.race = &race{granted: []Peer{e.self}}
 	e.role = RolePreCandidate
 	e.electionAt = e.now + e.electionTimeout()
@@ -171,7 +171,7 @@ func (e *Engine) handleLead() {
 // handleTimeoutNow campaigns at once, without a pre-vote: the leader has ordered it, and the request names its vote, which breaks
 // exactly the promises that were given to it (rule Engine2).
 func (e *Engine) handleTimeoutNow(m *TimeoutNow) {
-	if m.Vote != e.vote || m.From != e.leader || e.role != RoleFollower || e.now < e.leaseStart() {
+	if m.Vote != e.vote || m.From != e.Leader() || e.role != RoleFollower || e.now < e.leaseStart() {
 		return
 	}
 	e.quiesced = false

@@ -544,7 +544,7 @@ func (s *exState) hash() uint64 {
 			vote(op.vote)
 		}
 		vote(e.vote)
-		u(uint64(e.role), uint64(e.leader.Node), e.committed.Index, e.applied.Index, e.applyTo, e.announced, e.verified, e.io.flushed, e.memb.LogID.Index, e.prev.LogID.Index,
+		u(uint64(e.role), uint64(e.Leader().Node), e.committed.Index, e.applied.Index, e.applyTo, e.announced, e.verified, e.io.flushed, e.memb.LogID.Index, e.previous().LogID.Index,
 			uint64(len(e.io.held)))
 		for _, h := range e.io.held {
 			u(h.after-e.io.flushedSeq(), uint64(h.kind), uint64(h.flag), h.match.Index, h.seq, h.stream, uint64(h.to.Node))

@@ -72,7 +72,7 @@ func (e *Engine) handleResigned(m *Heartbeat) {
 		return
 	}
 	e.quiesced = false
-	e.leader = Peer{}
+	e.knows = false
 	e.grant = grant{}
 	if e.race == nil {
 		e.campaignInOrder(m.From)

@@ -53,7 +53,7 @@ func (e *Engine) becomeLeader() {
 	v.Committed = true
 	e.race = nil
 	e.saveVote(v)
-	e.role, e.leader = RoleLeader, e.self
+	e.role, e.knows = RoleLeader, true
 	e.lead = &leadership{blank: e.log.lastIndex() + 1, busyAt: e.now, heartbeatAt: e.now + Instant(e.cfg.HeartbeatInterval)}
 	e.rebuildStreams()
 	e.appendOwn(EntryBlank, 1, 0, nil)

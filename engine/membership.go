@@ -2,8 +2,24 @@ package engine
 
 // setMembership puts at in force: a membership counts from its append on, committed or not.
 func (e *Engine) setMembership(at MembershipAt) {
-	e.prev, e.memb = e.memb, at
+	e.prev, e.memb = some(e.memb), at
 	e.addBarrier(at.LogID.Index)
+}
+
+// previous is the membership that comes back if that in force is truncated; none is zero.
+func (e *Engine) previous() MembershipAt {
+	if e.prev == nil {
+		return MembershipAt{}
+	}
+	return *e.prev
+}
+
+// some returns at, or nil if that is none.
+func some(at MembershipAt) *MembershipAt {
+	if at.Membership == nil {
+		return nil
+	}
+	return &at
 }
 
 // appendMembership appends m as an entry of the own term.
@@ -84,12 +100,7 @@ func (e *Engine) advanceMembership() {
 // NamedVoter tells whether the membership in force, or the one before it, names this replica as a voter: somebody may have counted on what it has
 // acknowledged, whether it has applied that membership or not.
 func (e *Engine) NamedVoter() bool {
-	for _, at := range [...]MembershipAt{e.memb, e.prev} {
-		if at.Membership != nil && at.Membership.IsVoter(e.self) {
-			return true
-		}
-	}
-	return false
+	return e.memb.Membership != nil && e.memb.Membership.IsVoter(e.self) || e.prev != nil && e.prev.Membership.IsVoter(e.self)
 }
 
 func sameSet(a, b []Peer) bool {

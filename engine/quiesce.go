@@ -159,10 +159,10 @@ func (e *Engine) handleWake() { e.provoke() }
 func (e *Engine) handlePeerDown(m *PeerDown) {
 	e.refusals = 0
 	if e.lead == nil {
-		if e.leader.Node == m.Node && e.leader != (Peer{}) {
-			lost := e.leader
+		if e.knows && e.vote.Peer.Node == m.Node {
+			lost := e.vote.Peer
 			e.quiesced = false
-			e.leader = Peer{}
+			e.knows = false
 			if e.race == nil {
 				e.campaignInOrder(lost)
 			}
@@ -184,10 +184,10 @@ func (e *Engine) handlePeerDown(m *PeerDown) {
 func (e *Engine) handlePeerUp(m *PeerUp) {
 	e.refusals = 0
 	if e.lead == nil {
-		if e.quiesced && e.leader.Node == m.Node && e.grant.incarnation != m.Incarnation {
-			lost := e.leader
+		if e.quiesced && e.Leader().Node == m.Node && e.grant.incarnation != m.Incarnation {
+			lost := e.vote.Peer
 			e.quiesced = false
-			e.leader = Peer{}
+			e.knows = false
 			e.campaignInOrder(lost)
 		}
 		return

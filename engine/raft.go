@@ -15,16 +15,17 @@ type Engine struct {
 	started  bool // the first event has set the timers (rule Live5)
 	quiesced bool // asleep: Deadline is zero
 	unbound  bool // no promise of an earlier life keeps it from voting: see leaseStart
+	knows    bool // the leader, which is the peer of vote then
 	refusals uint8
 
 	// vote is what was accepted; it is durable once voteSeq <= flushedSeq().
-	vote   Vote
-	leader Peer // zero if unknown. As a leader: self
+	vote Vote
 
 	log termRuns
 	// memb is the newest membership in the log and in force; prev is the one that comes back if memb is truncated. At most one
 	// membership of a log is not committed, so one step back is enough.
-	memb, prev MembershipAt
+	memb MembershipAt
+	prev *MembershipAt // nil: none
 
 	// applied <= committed <= last. applyTo is the end of the Apply that is outstanding, zero if none is.
 	committed, applied LogID
@@ -50,7 +51,7 @@ type Engine struct {
 // seed makes its random choices; the same seed and events give the same commands. All replicas of a shard get the same one (a hash of the
 // shard): it also orders who campaigns first after the loss of a leader (rule Live5).
 func New(cfg *Config, self Peer, seed uint64, rec Recovered) *Engine {
-	e := &Engine{cfg: cfg, self: self, seed: seed, vote: rec.Vote, memb: rec.Membership, prev: rec.Previous, applied: rec.Applied,
+	e := &Engine{cfg: cfg, self: self, seed: seed, vote: rec.Vote, memb: rec.Membership, prev: some(rec.Previous), applied: rec.Applied,
 		grant: grant{until: rec.GrantUntil}}
 	e.rng = mix(seed ^ mix(uint64(self.Node)) ^ mix(uint64(self.Replica)<<1) ^ mix(rec.Incarnation<<2))
 	e.log.purged = rec.Purged
@@ -88,7 +89,7 @@ func (e *Engine) recoverCursors(rec Recovered) {
 	for _, b := range rec.Barriers {
 		e.addBarrier(b)
 	}
-	if e.prev.Membership != nil {
+	if e.prev != nil {
 		e.addBarrier(e.prev.LogID.Index)
 	}
 	if e.memb.Membership != nil {
@@ -118,7 +119,7 @@ func (e *Engine) restingRole() Role {
 // leaving tells whether this replica was a voter until an entry that is not committed yet. It may still be needed: it may hold
 // the only log that is recent enough to win, and to commit that very entry (Raft thesis 4.2.2). Its own vote does not count then.
 func (e *Engine) leaving() bool {
-	return e.memb.LogID.Index > e.committed.Index && e.prev.Membership != nil && e.prev.Membership.IsVoter(e.self)
+	return e.memb.LogID.Index > e.committed.Index && e.prev != nil && e.prev.Membership.IsVoter(e.self)
 }
 
 // Handle feeds one event and appends to out what is to be done about it, in order.
@@ -230,7 +231,7 @@ func (e *Engine) emit(kind CommandKind) *Command {
 
 func (e *Engine) refuse(token uint64, reason Reason) {
 	c := e.emit(Refuse)
-	c.Token, c.Reason, c.To = token, reason, e.leader
+	c.Token, c.Reason, c.To = token, reason, e.Leader()
 }
 
 // Deadline tells when a Tick is wanted next. Zero: never, as long as nothing else happens.
@@ -251,7 +252,7 @@ func (e *Engine) Deadline() Instant {
 // Status returns a copy of what the engine is now.
 func (e *Engine) Status() Status {
 	s := Status{
-		Role: e.role, Vote: e.vote, Leader: e.leader, Last: e.log.last(), Flushed: e.log.id(e.io.flushed),
+		Role: e.role, Vote: e.vote, Leader: e.Leader(), Last: e.log.last(), Flushed: e.log.id(e.io.flushed),
 		Committed: e.committed, Applied: e.applied, Purged: e.log.purged, Membership: e.memb, Quiesced: e.quiesced,
 		Deadline: e.Deadline(),
 	}
@@ -270,8 +271,13 @@ func (e *Engine) Quiesced() bool { return e.quiesced }
 // Committed returns the newest entry that is known to be committed.
 func (e *Engine) Committed() LogID { return e.committed }
 
-// Leader names the leader, if it is known.
-func (e *Engine) Leader() Peer { return e.leader }
+// Leader names the leader, if it is known; zero if not.
+func (e *Engine) Leader() Peer {
+	if !e.knows {
+		return Peer{}
+	}
+	return e.vote.Peer
+}
 
 // IsLeader tells whether this replica leads.
 func (e *Engine) IsLeader() bool { return e.lead != nil }

@@ -46,7 +46,7 @@ func (e *Engine) handleSnapshotInstalled(m *SnapshotInstalled) {
 	if !m.Superseded && last.Index > e.applied.Index {
 		e.takeSnapshot(m.Meta)
 	}
-	if e.leader == s.from {
+	if e.Leader() == s.from {
 		a := answer{after: e.io.voteSeq, to: s.from, kind: RespondSnapshot, stream: s.stream}
 		if e.memb.Membership != nil && e.applied.Index >= last.Index {
 			a.flag, a.match = flagOK, last
@@ -61,9 +61,9 @@ func (e *Engine) takeSnapshot(meta SnapshotMeta) {
 		e.log.purge(last)
 		e.io.flushed = max(e.io.flushed, last.Index)
 		if e.memb.LogID.Index <= last.Index {
-			e.memb, e.prev = meta.Membership, MembershipAt{} // the snapshot's, not the log's (openraft #1808)
+			e.memb, e.prev = meta.Membership, nil // the snapshot's, not the log's (openraft #1808)
 		} else {
-			e.prev = meta.Membership
+			e.prev = some(meta.Membership)
 		}
 	} else {
 		if e.log.lastIndex() > e.log.purged.Index {
@@ -77,7 +77,7 @@ func (e *Engine) takeSnapshot(meta SnapshotMeta) {
 			e.log.purge(last)
 			e.io.reset(last.Index)
 		}
-		e.memb, e.prev = meta.Membership, MembershipAt{}
+		e.memb, e.prev = meta.Membership, nil
 		e.dropHeld() // what they attest is gone
 	}
 	e.emit(PurgeLog).LogID = last

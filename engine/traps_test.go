@@ -134,7 +134,7 @@ func TestTrapMembershipCoveredBySnapshot(t *testing.T) {
 	if got := memb(s.e.memb.Membership); got != "1,2,5+" {
 		t.Error(got)
 	}
-	if s.e.prev.Membership != nil {
+	if s.e.prev != nil {
 		t.Error("a membership before the snapshot survived it")
 	}
 }
@@ -250,8 +250,8 @@ func TestTrapLateResignationEndsNoPromise(t *testing.T) {
 		t.Fatal("no promise was given")
 	}
 	for _, late := range []string{"from=1 vote=3:1!", "from=3 vote=3:3!", "from=1 vote=4:3!"} {
-		if out := play(t, s, "heartbeat sent=1900 resigned "+late); len(out) != 0 || !s.e.bound() || s.e.leader != peer(3) {
-			t.Errorf("%s: bound %v, leader %v, %q", late, s.e.bound(), s.e.leader, out)
+		if out := play(t, s, "heartbeat sent=1900 resigned "+late); len(out) != 0 || !s.e.bound() || s.e.Leader() != peer(3) {
+			t.Errorf("%s: bound %v, leader %v, %q", late, s.e.bound(), s.e.Leader(), out)
 		}
 	}
 	if play(t, s, "heartbeat from=3 vote=4:3! sent=2100 resigned"); s.e.bound() {

@@ -16,7 +16,7 @@ func (v Vote) supersedes(w Vote) bool {
 func (e *Engine) follow(v Vote) {
 	e.leaveOffice()
 	e.grant = grant{}
-	e.leader = Peer{}
+	e.knows = false
 	e.saveVote(v)
 	e.verified = e.committed.Index // all that is committed is in every later leader's log
 }
@@ -27,7 +27,7 @@ func (e *Engine) leaveOffice() {
 		e.emit(FailPendingReads).Token = e.lead.reads.last
 		e.emit(CloseReplicationStreams)
 		e.lead = nil
-		e.leader = Peer{}
+		e.knows = false
 	}
 	e.race = nil
 	e.quiesced = false
@@ -63,7 +63,7 @@ func (e *Engine) acceptLeader(v Vote, from Peer) bool {
 	if e.race != nil {
 		e.leaveOffice()
 	}
-	e.leader = from
+	e.knows = true
 	return true
 }
 
@@ -75,7 +75,7 @@ func (e *Engine) handleVoteRequest(m *VoteRequest) {
 	if e.vote.Committed && m.From == e.vote.Peer && m.Vote.Term > e.vote.Term {
 		// Who led this term asks for a later one: it leads no more, and releases our promise.
 		e.wake()
-		e.grant, e.leader = grant{}, Peer{}
+		e.grant, e.knows = grant{}, false
 	}
 	e.provoke()
 	if m.Pre {
