@@ -44,7 +44,9 @@ type Machine struct {
 	desc *Descriptor // replaced, never changed
 
 	applied engine.LogID
-	base    Base // what the store holds (rule State1)
+	// The store holds what was applied up to persisted (rule State1), unless base says otherwise: between a split and its checkpoint.
+	persisted engine.LogID
+	base      *Base
 
 	membership engine.MembershipAt
 	previous   engine.MembershipAt
@@ -90,7 +92,7 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 		return nil, fmt.Errorf("%w: replica %v was removed", ErrBadRecord, rec.Key)
 	}
 	m := &Machine{env: env, key: rec.Key, applied: rec.Applied,
-		base:       Base{Key: rec.Key, Extents: rec.Extents, Applied: rec.Applied},
+		persisted:  rec.Applied,
 		membership: rec.Membership, previous: rec.Previous, extents: rec.Extents}
 	r := mp.NewReader(rec.Meta)
 	merging := r.Array() == 7
@@ -197,7 +199,7 @@ func (m *Machine) Desc() *Descriptor { return m.desc }
 func (m *Machine) Applied() engine.LogID { return m.applied }
 
 // Persisted returns the applied entry of the record that the store holds.
-func (m *Machine) Persisted() engine.LogID { return m.base.Applied }
+func (m *Machine) Persisted() engine.LogID { return m.below().Applied }
 
 // Membership returns the newest applied membership.
 func (m *Machine) Membership() engine.MembershipAt { return m.membership }
@@ -231,7 +233,7 @@ func (m *Machine) SessionsExpireAt() int64 {
 }
 
 // Dirty tells whether something was applied that is in no checkpoint yet.
-func (m *Machine) Dirty() bool { return m.applied != m.base.Applied }
+func (m *Machine) Dirty() bool { return m.applied != m.Persisted() }
 
 // LiveBytes and FrozenBytes return the memory that the overlays hold; LiveKeys the keys of the live one.
 func (m *Machine) LiveBytes() int { return overlayBytes(m.live) }
@@ -312,7 +314,7 @@ func (m *Machine) Release() {
 	if !m.freezing {
 		return
 	}
-	m.base = Base{Key: m.key, Extents: m.extents, Applied: m.frozenAt}
+	m.persisted, m.base = m.frozenAt, nil
 	m.freezing = false
 	if m.frozen != nil && !m.shared {
 		m.frozen.Release()
@@ -336,7 +338,16 @@ func (m *Machine) Close() {
 
 // FillJob names this replica, as the store holds it, in a read job.
 func (m *Machine) FillJob(job *state.ReadJob) {
-	job.Key, job.Extents, job.Applied = m.base.Key, m.base.Extents, m.base.Applied
+	b := m.below()
+	job.Key, job.Extents, job.Applied = b.Key, b.Extents, b.Applied
+}
+
+// below is what the store holds below the overlays.
+func (m *Machine) below() Base {
+	if m.base != nil {
+		return *m.base
+	}
+	return Base{Key: m.key, Extents: m.extents, Applied: m.persisted}
 }
 
 // Valid tells whether a job that has come back was read from what the overlays lie upon now (rule State1). If not, read
@@ -346,7 +357,7 @@ func (m *Machine) Valid(job *state.ReadJob) bool { return job.Err == nil && m.Cu
 // Current tells whether a job names what the overlays lie upon now. If it has come back moved nevertheless, the store is ahead: the cut was
 // committed, and is about to be released.
 func (m *Machine) Current(job *state.ReadJob) bool {
-	b := &m.base
+	b := m.below()
 	return job.Key == b.Key && job.Applied == b.Applied &&
 		(len(job.Extents) == len(b.Extents) && (len(job.Extents) == 0 || &job.Extents[0] == &b.Extents[0]) ||
 			slices.EqualFunc(job.Extents, b.Extents, equalExtents))

@@ -271,7 +271,7 @@ func (m *Machine) Absorbed(a *Absorption, ans *Answer) {
 		m.frozen.Release()
 	}
 	*m = a.next
-	m.base = Base{Key: m.key, Extents: m.extents, Applied: m.applied}
+	m.persisted, m.base = m.applied, nil
 	m.live, m.frozen, m.freezing, m.shared, m.borrowed = nil, nil, false, false, false
 }
 

@@ -212,8 +212,8 @@ func (m *Machine) ApplySplit(id engine.LogID, payload []byte, ans *Answer) (*Bir
 // split divides everything but the data.
 func (m *Machine) split(s *Split) *Birth {
 	n := len(s.Children)
-	b := &Birth{Base: m.base, Children: make([]Child, n), Leader: s.Leader}
-	m.freezing, m.frozenAt, m.shared = true, m.applied, true
+	b := &Birth{Base: m.below(), Children: make([]Child, n), Leader: s.Leader}
+	m.base, m.freezing, m.frozenAt, m.shared = &b.Base, true, m.applied, true
 	m.frozen, m.live = m.live, nil
 	if m.frozen != nil {
 		m.frozen.Freeze()
@@ -280,7 +280,7 @@ func (m *Machine) childDesc(c *SplitChild, end []byte) *Descriptor {
 // until Release, after the split checkpoint. It is called once for each child.
 func OpenChild(env *Env, c *Child, b *Birth) *Machine {
 	m := c.born
-	m.env, m.base, m.frozen = env, b.Base, b.Frozen
+	m.env, m.base, m.frozen = env, &b.Base, b.Frozen
 	m.freezing, m.frozenAt, m.shared, m.borrowed = true, m.applied, true, true
 	return &m
 }
