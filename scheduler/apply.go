@@ -28,7 +28,7 @@ type applyState struct {
 	parked bool
 	held   Stage // what its entries had waited for until began
 	// gen moves when an apply is given up, so that a read that comes back later is not taken for one of the next.
-	gen     uint64
+	gen     uint32
 	applied engine.LogID
 	job     *state.ReadJob // prefetched values; used as long as they are valid
 	began   engine.Instant // when the Apply came
@@ -206,7 +206,7 @@ func (l *Lane) applied(r *replica) {
 }
 
 // resume goes on with an apply that was suspended, and tells the engine if it is complete now.
-func (l *Lane) resume(r *replica, gen uint64, cold []raftlog.Run) {
+func (l *Lane) resume(r *replica, gen uint32, cold []raftlog.Run) {
 	if r.removed || !r.apply.active || r.apply.gen != gen {
 		return
 	}

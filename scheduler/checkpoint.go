@@ -26,12 +26,11 @@ type ckptState struct {
 	handed     uint8 // of the holders: merges, which write the cut themselves
 	holders    int32
 	dirtySince engine.Instant
-	cut        *cutState // nil: none stands. Apart, for most replicas have none
-	gen        uint64    // of the cut: a holder of an abandoned one lets go of nothing
-	failed     int32     // snapshots in a row that did not arrive (rule State3)
-	abandoned  int32     // of them those that were abandoned for what was written meanwhile
-	// after are called on the lane when the cut was written.
-	after []func(*Lane)
+	cut        *cutState      // nil: none stands. Apart, for most replicas have none
+	gen        uint64         // of the cut: a holder of an abandoned one lets go of nothing
+	failed     int32          // snapshots in a row that did not arrive (rule State3)
+	abandoned  int32          // of them those that were abandoned for what was written meanwhile
+	after      *[]func(*Lane) // are called on the lane when the cut was written; nil: none
 }
 
 // cutState is what a cut consists of.
@@ -40,6 +39,23 @@ type cutState struct {
 	base    state.Record // as the store has it while the cut stands
 	at      engine.Instant
 	streams []context.CancelFunc // end the snapshots that hold it, if it stands for too long (rule State3)
+}
+
+// then has f called after those that are to be called already.
+func (c *ckptState) then(f func(*Lane)) {
+	if c.after == nil {
+		c.after = new([]func(*Lane))
+	}
+	*c.after = append(*c.after, f)
+}
+
+// takeAfter returns what is to be called, and forgets it.
+func (c *ckptState) takeAfter() (after []func(*Lane)) {
+	if c.after != nil {
+		after = *c.after
+	}
+	c.after = nil
+	return after
 }
 
 // streaming tells whether snapshots hold the cut.
@@ -592,7 +608,7 @@ func (l *Lane) letGo(r *replica, gen uint64) {
 		return
 	}
 	c.queued = true
-	l.s.ckpt.put(ckptItem{r: r, change: c.cut.change}, len(c.after) > 0)
+	l.s.ckpt.put(ckptItem{r: r, change: c.cut.change}, c.after != nil)
 }
 
 // ckptDone takes cuts that were committed.

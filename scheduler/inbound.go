@@ -105,7 +105,7 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 		ev = &l.ev.appendReq
 	case wire.KindAppendResponse:
 		err = m.AppendResponse(from, &l.ev.appendRes)
-		if s := r.slot(l.ev.appendRes.From); s != nil && !s.voter {
+		if r.learner(l.ev.appendRes.From) {
 			l.ev.appendRes.Waiting = false // a learner is somebody new, who waits for nothing but a snapshot (rule Split4)
 		}
 		ev = &l.ev.appendRes

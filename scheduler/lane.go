@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -91,6 +92,7 @@ type Lane struct {
 	ownBatch uint64
 	ownSince engine.Instant
 	proposed bool           // in this turn
+	proposal *Request       // a barrier entry that is just being handed to its shard's engine
 	hintAt   engine.Instant // when hints alone are handed to the log; 0: there are none
 	token    uint64
 	enc      arena
@@ -241,6 +243,18 @@ func (l *Lane) add(r *replica) error {
 	l.list = append(l.list, r)
 	l.s.replicas.Add(1)
 	return nil
+}
+
+// shrink gives back the room of what was under way when the lane had more to do.
+func (l *Lane) shrink() {
+	l.log.Shrink()
+	l.env.Arena.Shrink()
+	l.enc = arena{}
+	for _, list := range []*[]*replica{&l.stirred, &l.news.touched, &l.timers.heap} {
+		if cap(*list) > 2*len(*list) {
+			*list = slices.Clone(*list)
+		}
+	}
 }
 
 // drop forgets r, and what was to become of it.

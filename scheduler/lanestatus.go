@@ -59,8 +59,8 @@ func (l *Lane) transfer(id engine.ShardID, to engine.NodeID) error {
 	if l.s.live.diskBad(to) {
 		return &shard.UnavailableError{RetryAfter: retryAfter, Reason: fmt.Sprintf("the disk of node %d is slow or full", to)}
 	}
-	for i := range r.peers {
-		if p := &r.peers[i]; p.peer.Node == to && p.voter {
+	for _, p := range r.otherVoters() {
+		if p.peer.Node == to {
 			l.token++
 			l.transferRefused = 0
 			l.feed(r, &engine.TransferLeader{Token: l.token, To: p.peer})

@@ -19,6 +19,8 @@ func (l *Lane) leaderWait() engine.Instant { return engine.Instant(l.s.cfg.Elect
 type leaderless struct {
 	// queue says, for each request that began to wait, for which replica and until when, in this order. It may wait no more.
 	queue []leaderlessAt
+	// of has them by replica; until of one's never falls.
+	of map[*replica][]awaiting
 	// led are the replicas of which a leader is known by now.
 	led   []*replica
 	count int
@@ -56,14 +58,17 @@ func (l *Lane) awaitLeader(r *replica, req *Request) bool {
 	}
 	req.awaited = true
 	l.leaderless.queue = append(l.leaderless.queue, leaderlessAt{r, until})
-	r.awaiting = append(r.awaiting, awaiting{req, until})
+	if l.leaderless.of == nil {
+		l.leaderless.of = map[*replica][]awaiting{}
+	}
+	l.leaderless.of[r] = append(l.leaderless.of[r], awaiting{req, until})
 	l.leaderless.count++
 	return true
 }
 
 // leaderKnown is called when another leader of r is known than before, and when its node can be reached again.
 func (l *Lane) leaderKnown(r *replica) {
-	if len(r.awaiting) > 0 {
+	if len(l.leaderless.of[r]) > 0 {
 		l.leaderless.led = append(l.leaderless.led, r)
 	}
 }
@@ -93,16 +98,20 @@ const maxInstant = engine.Instant(1<<63 - 1)
 
 // takeAwaiting calls f with the requests that wait for a leader of r until upTo at most, and wait no more.
 func (l *Lane) takeAwaiting(r *replica, upTo engine.Instant, f func(*Request)) {
-	n := 0
-	for n < len(r.awaiting) && r.awaiting[n].until <= upTo {
+	list, n := l.leaderless.of[r], 0
+	for n < len(list) && list[n].until <= upTo {
 		n++
 	}
-	list := r.awaiting[:n]
-	if r.awaiting = r.awaiting[n:]; len(r.awaiting) == 0 {
-		r.awaiting = nil
+	switch {
+	case n == 0:
+		return
+	case n == len(list):
+		delete(l.leaderless.of, r)
+	default:
+		l.leaderless.of[r] = list[n:]
 	}
 	l.leaderless.count -= n
-	for _, a := range list {
+	for _, a := range list[:n] {
 		f(a.req)
 	}
 }

@@ -120,8 +120,8 @@ func (l *Lane) survey() (out Survey) {
 			continue
 		}
 		out.Leaders++
-		for i := range r.peers {
-			if p := &r.peers[i]; p.voter && !nodes[p.peer.Node].Up {
+		for _, p := range r.otherVoters() {
+			if !nodes[p.peer.Node].Up {
 				out.UnderReplicated++
 				break
 			}

@@ -330,9 +330,10 @@ func (l *Lane) heir(r *replica, avoid []engine.NodeID) (last engine.Peer) {
 	start := int(uint64(r.key.Shard) * 0x9e3779b97f4a7c15 >> 33)
 	need := r.eng.Status().Last.Index
 	progress := r.eng.Progress(nil)
-	for i := range r.peers {
-		p := &r.peers[(start+i)%len(r.peers)]
-		if !p.voter || !l.s.live.reachable(p.peer.Node) || slices.Contains(avoid, p.peer.Node) {
+	voters := r.otherVoters()
+	for i := range voters {
+		p := &voters[(start+i)%len(voters)]
+		if !l.s.live.reachable(p.peer.Node) || slices.Contains(avoid, p.peer.Node) {
 			continue
 		}
 		if !l.s.live.diskBad(p.peer.Node) && slices.ContainsFunc(progress, func(f engine.Progress) bool {

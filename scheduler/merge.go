@@ -559,9 +559,7 @@ func (l *Lane) buried(r *replica) {
 	}
 	l.log.Drop(r.key)
 	l.step(r.key.Shard, "merge: right buried")
-	after := r.ckpt.after // whoever waited for it to settle finds it gone
-	r.ckpt.after = nil
-	for _, f := range after {
+	for _, f := range r.ckpt.takeAfter() { // whoever waited for it to settle finds it gone
 		f(l)
 	}
 }

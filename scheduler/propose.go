@@ -187,8 +187,8 @@ func (l *Lane) refused(r *replica, c *engine.Command) {
 	if l.readRefused(r, c) {
 		return
 	}
-	if req := r.proposal; req != nil && c.Token == l.ev.write.Token {
-		r.proposal = nil
+	if req := l.proposal; req != nil && c.Token == l.ev.write.Token {
+		l.proposal = nil
 		l.answer(req, l.reason(r, c.Reason))
 		return
 	}

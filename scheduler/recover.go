@@ -301,7 +301,7 @@ func (l *Lane) startEngine(r *replica, rec engine.Recovered) {
 	// The seed is the same on all nodes: by it the replicas of a shard agree who campaigns first (rule Live5). The engine mixes in node and
 	// incarnation where it rolls dice.
 	r.eng = engine.New(l.engines, r.self(), uint64(r.key.Shard)*0x9e3779b97f4a7c15, rec)
-	r.peers, r.memberAt = nil, engine.LogID{}
+	r.peers, r.voters, r.memberAt = nil, 0, engine.LogID{}
 	r.refreshPeers()
 	l.timers.set(r, r.eng.Deadline())
 }

@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"slices"
+
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
@@ -20,7 +22,7 @@ type replica struct {
 	timerAt  int32 // its place in the heap; -1: none
 	listed   int32 // its place in Lane.list
 
-	// peers are the others in the membership in force, with what they were last told to be committed.
+	// peers are the others in the membership in force, the voters first, with what they were last told to be committed.
 	peers    []peerSlot
 	memberAt engine.LogID
 
@@ -35,9 +37,7 @@ type replica struct {
 
 	waiters waiters
 	reads   *readQueue // nil: no read has waited since it last fell asleep
-	// awaiting wait for a leader to be known (see leaderless.go).
-	awaiting []awaiting
-	apply    applyState
+	apply   applyState
 
 	// commitAt is the place in Lane.commits of what waits to be told to the followers, ioAt that in Lane.ios of what the log batch in the
 	// making holds, each counted from 1; 0: nothing.
@@ -46,6 +46,7 @@ type replica struct {
 	ioPending int32
 	// ordered is how many splits and merges were ordered and are neither proposed nor refused yet: they wait for this or the other shard to settle.
 	ordered int16
+	voters  int16 // how many of peers are
 
 	// The flags are together, for each of them alone would take eight bytes.
 	timeWrite    bool  // a time entry goes with the writes of the turn (rule State8)
@@ -64,9 +65,8 @@ type replica struct {
 	provoked     bool
 	handingOver  bool
 
-	ckpt     ckptState
-	birth    *birth   // a split of this replica, or that made it, whose checkpoint is not written yet
-	proposal *Request // a barrier entry that is just being handed to the engine
+	ckpt  ckptState
+	birth *birth // a split of this replica, or that made it, whose checkpoint is not written yet
 
 	// As L in a merge: the Merge being applied; as its leader: the merge that it drives.
 	merge     *absorb
@@ -104,7 +104,6 @@ func (r *replica) self() engine.Peer {
 // peerSlot is one other member.
 type peerSlot struct {
 	peer   engine.Peer
-	voter  bool
 	commit engine.LogID // the newest commit index sent to it with entries
 }
 
@@ -122,22 +121,23 @@ func (r *replica) refreshPeers() {
 	}
 	st := r.eng.Status()
 	r.memberAt = st.Membership.LogID
-	r.peers = r.peers[:0]
+	r.peers, r.voters = r.peers[:0], 0
 	m := st.Membership.Membership
 	if m == nil {
 		return
 	}
 	for _, set := range m.Voters {
 		for _, p := range set {
-			r.addPeer(p, true)
+			r.addPeer(p)
 		}
 	}
+	r.voters = int16(len(r.peers))
 	for _, p := range m.Learners {
-		r.addPeer(p, false)
+		r.addPeer(p)
 	}
 }
 
-func (r *replica) addPeer(p engine.Peer, voter bool) {
+func (r *replica) addPeer(p engine.Peer) {
 	if p == r.self() {
 		return
 	}
@@ -146,7 +146,15 @@ func (r *replica) addPeer(p engine.Peer, voter bool) {
 			return
 		}
 	}
-	r.peers = append(r.peers, peerSlot{peer: p, voter: voter})
+	r.peers = append(r.peers, peerSlot{peer: p})
+}
+
+// otherVoters are the voters among its peers.
+func (r *replica) otherVoters() []peerSlot { return r.peers[:r.voters] }
+
+// learner tells whether p is another member, and no voter.
+func (r *replica) learner(p engine.Peer) bool {
+	return slices.ContainsFunc(r.peers[r.voters:], func(s peerSlot) bool { return s.peer == p })
 }
 
 // stranger tells whether r leads its shard and p is no member, as of the membership in force: p was removed and has not heard of it.

@@ -322,11 +322,8 @@ func (l *Lane) broadcastHeartbeat(r *replica, c *engine.Command) {
 func (l *Lane) sendVote(r *replica, c *engine.Command) {
 	r.refreshPeers()
 	l.ev.voteReq = engine.VoteRequest{From: r.self(), Pre: c.Kind == engine.SendPreVote, Vote: c.Vote, LastLog: c.LogID, TransferOf: c.TransferOf}
-	for j := range r.peers {
-		if !r.peers[j].voter {
-			continue
-		}
-		p := r.peers[j].peer
+	for _, v := range r.otherVoters() {
+		p := v.peer
 		o := l.out(p.Node)
 		o.msgs = wire.AppendVoteRequest(o.msgs, r.header(p), &l.ev.voteReq)
 		l.message(o)

@@ -207,7 +207,7 @@ func (l *Lane) propose(r *replica, payload []byte, done func(error)) {
 		r.barrier = false
 		done(req.Err)
 	}}
-	r.proposal = req
+	l.proposal = req
 	l.token++
 	l.ev.write = engine.Write{Token: l.token, Count: 1, Bytes: len(payload), Kind: engine.EntryBarrier}
 	l.feed(r, &l.ev.write)
@@ -215,8 +215,8 @@ func (l *Lane) propose(r *replica, payload []byte, done func(error)) {
 
 // appendBarrier encodes the proposal of r.
 func (l *Lane) appendBarrier(r *replica, c *engine.Command) {
-	req := r.proposal
-	r.proposal = nil
+	req := l.proposal
+	l.proposal = nil
 	r.waiters.push(waiter{c.IO.Last.Term, c.First, req})
 	l.appendOwn(r, c, raftlog.AppendEntry(nil, engine.EntryBarrier, req.Body))
 }
@@ -250,7 +250,7 @@ func (l *Lane) whenSettled(r *replica, f func(*Lane)) {
 		if r.ckpt.queued {
 			l.s.ckpt.expedite(r)
 		}
-		r.ckpt.after = append(r.ckpt.after, f)
+		r.ckpt.then(f)
 		return
 	}
 	f(l)
@@ -477,8 +477,7 @@ func (l *Lane) settled(r *replica, at engine.LogID) {
 
 // runAfter goes on with what waited for the record of r to be replaced.
 func (l *Lane) runAfter(r *replica) {
-	after := r.ckpt.after
-	r.ckpt.after = nil
+	after := r.ckpt.takeAfter()
 	l.recordReplaced(r)
 	for _, f := range after {
 		f(l)

@@ -64,9 +64,7 @@ func ask[T any](ctx context.Context, s *Scheduler, l *Lane, f func(*Lane) T) (T,
 func (s *Scheduler) Shrink(ctx context.Context) error {
 	for _, l := range s.lanes {
 		if _, err := ask(ctx, s, l, func(l *Lane) struct{} {
-			l.log.Shrink()
-			l.env.Arena.Shrink()
-			l.enc = arena{}
+			l.shrink()
 			return struct{}{}
 		}); err != nil {
 			return err

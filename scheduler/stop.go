@@ -84,9 +84,10 @@ func (l *Lane) handOver() int {
 			continue
 		}
 		start := int(r.key.Shard)
-		for i := range r.peers {
-			p := &r.peers[(start+i)%len(r.peers)]
-			if p.voter && l.s.live.reachable(p.peer.Node) {
+		voters := r.otherVoters()
+		for i := range voters {
+			p := &voters[(start+i)%len(voters)]
+			if l.s.live.reachable(p.peer.Node) {
 				led++
 				if !r.handingOver {
 					r.handingOver = true
