@@ -64,7 +64,7 @@ type DB struct {
 	buf       txBuffer
 	items     itemCodec
 	loaded    bool
-	live      map[TabletID]int       // number of live extents of each tablet that has some
+	live      liveTablets
 	unlinked  map[TabletID]*unlinked // tablets made by ingests of this process that no record names yet
 	dead      []TabletID             // tablets that no record will name, to be removed when there is space
 	tabletsAt TabletID               // next id, and
@@ -99,7 +99,7 @@ func NewMem(opt Options) *DB {
 }
 
 func newDB(kv backend, opt Options) *DB {
-	return &DB{kv: kv, log: opt.Logger, bad: opt.Failed, live: make(map[TabletID]int), unlinked: make(map[TabletID]*unlinked)}
+	return &DB{kv: kv, log: opt.Logger, bad: opt.Failed, unlinked: make(map[TabletID]*unlinked)}
 }
 
 // Clone returns a copy of a store made by NewMem, as if it had been opened again after a crash at this moment.

@@ -76,7 +76,7 @@ func (db *DB) collect(tx kvTx, garbage []Extent, budget int) (int64, error) {
 			n++
 		}
 		dead := garbage[i : i+n]
-		if db.live[dead[0].Tablet] == 0 {
+		if !db.live.has(dead[0].Tablet) {
 			if err := dropTablet(tx, dead); err != nil {
 				return left, err
 			}

@@ -73,7 +73,7 @@ func readGarbage(tx kvTx) ([]Extent, error) {
 
 // partition is what load finds.
 type partition struct {
-	live     map[TabletID]int
+	live     liveTablets
 	garbage  int
 	unlinked []TabletID
 }
@@ -100,7 +100,7 @@ func (db *DB) load() error {
 	}
 	db.live = p.live
 	db.garbageN.Store(int64(p.garbage))
-	db.liveTabletsN.Store(int64(len(p.live)))
+	db.liveTabletsN.Store(int64(p.live.n))
 	db.loaded = true
 	return nil
 }
@@ -108,7 +108,7 @@ func (db *DB) load() error {
 // checkPartition checks that no two extents overlap, live or garbage, that their tablets exist, and that between them lies
 // nothing. Tablets in which nothing is named are unlinked; skip leaves some out of all this.
 func checkPartition(tx kvTx, skip map[TabletID]*unlinked) (partition, error) {
-	p := partition{live: make(map[TabletID]int)}
+	var p partition
 	records, err := readRecords(tx, false)
 	if err != nil {
 		return p, err
@@ -126,7 +126,7 @@ func checkPartition(tx kvTx, skip map[TabletID]*unlinked) (partition, error) {
 			return p, fmt.Errorf("replica %v: %w", records[i].Key, err)
 		}
 		for _, e := range records[i].Extents {
-			p.live[e.Tablet]++
+			p.live.add(e.Tablet)
 		}
 		all = append(all, records[i].Extents...)
 	}

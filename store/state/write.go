@@ -271,16 +271,14 @@ func (w *write) place(i int, key []byte) (TabletID, bool, error) {
 func (w *write) committed() {
 	db := w.db
 	for _, e := range w.before {
-		if db.live[e.Tablet]--; db.live[e.Tablet] == 0 {
-			delete(db.live, e.Tablet)
-		}
+		db.live.remove(e.Tablet)
 	}
 	for _, e := range w.after {
-		db.live[e.Tablet]++
+		db.live.add(e.Tablet)
 	}
 	for _, t := range w.linked {
 		delete(db.unlinked, t)
 	}
 	db.garbageN.Add(int64(len(w.garbage)))
-	db.liveTabletsN.Store(int64(len(db.live)))
+	db.liveTabletsN.Store(int64(db.live.n))
 }
