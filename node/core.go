@@ -35,7 +35,7 @@ type core struct {
 
 	making   sync.Mutex // held while replicas are made
 	createMu sync.Mutex
-	created  map[engine.ShardID]bool // replicas that this process has asked for, or found
+	created  shardSet // with replicas that this process has asked for, or found
 }
 
 // becomeMember makes the core, once. It is called at start if the node has started in a cluster before, else when it does; and
@@ -74,7 +74,7 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 
 func (n *Node) newCore(s startedFact) (*core, error) {
 	c := &core{n: n, clock: n.cfg.clock, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
-		created: map[engine.ShardID]bool{}}
+		created: shardSet{}}
 	c.reports, c.strays, c.driver = newReporter(c), newStrays(c), newDriver(c)
 	c.book = newLoadBook(n.facts.incarnations[len(n.facts.incarnations)-1], smoothing*n.cfg.loadsEvery())
 	cfg := scheduler.Config{
@@ -115,7 +115,9 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 		return nil, fmt.Errorf("node: scheduler: %w", err)
 	}
 	for i := range list {
-		c.created[list[i].Shard] = list[i].Descriptor != nil
+		if list[i].Descriptor != nil {
+			c.created.add(list[i].Shard)
+		}
 	}
 	return c, nil
 }

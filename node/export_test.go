@@ -238,9 +238,10 @@ func (n *Node) ForgetShards() {
 	v := n.core.Load().view
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for id := range v.shards {
+	for id, s := range v.shards {
 		if id != shard.MetaShardID {
-			delete(v.shards, id)
+			s.desc = nil
+			v.shards[id] = s
 		}
 	}
 	v.sorted = nil

@@ -17,16 +17,20 @@ import (
 // requests, routes requests, and is never the truth: every replica checks what it is asked (DESIGN 7).
 type view struct {
 	mu      sync.RWMutex
-	shards  map[engine.ShardID]*shard.Descriptor // descriptors are immutable
-	leaders map[engine.ShardID]engine.NodeID     // as last heard; 0 or absent: unknown
+	shards  map[engine.ShardID]viewShard
 	nodes   map[engine.NodeID]placement.NodeRecord
 	sorted  []*shard.Descriptor // user shards by start key; nil: to be made
 	changes uint64              // of shards and nodes, counted
 }
 
+// viewShard is what is known of one shard. They are together for there are thousands.
+type viewShard struct {
+	desc   *shard.Descriptor // immutable; nil: unknown
+	leader engine.NodeID     // as last heard; 0: unknown
+}
+
 func newView() *view {
-	return &view{shards: map[engine.ShardID]*shard.Descriptor{}, leaders: map[engine.ShardID]engine.NodeID{},
-		nodes: map[engine.NodeID]placement.NodeRecord{}}
+	return &view{shards: map[engine.ShardID]viewShard{}, nodes: map[engine.NodeID]placement.NodeRecord{}}
 }
 
 // learn takes a descriptor if it is newer than the known one.
@@ -37,8 +41,9 @@ func (v *view) learn(d *shard.Descriptor) {
 }
 
 func (v *view) learnLocked(d *shard.Descriptor) {
-	if old := v.shards[d.Shard]; old == nil || d.Newer(old) {
-		v.shards[d.Shard] = d
+	if s := v.shards[d.Shard]; s.desc == nil || d.Newer(s.desc) {
+		s.desc = d
+		v.shards[d.Shard] = s
 		v.sorted = nil
 		v.changes++
 	}
@@ -49,19 +54,20 @@ func (v *view) onDescriptor(ev scheduler.DescriptorEvent) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if d := ev.Descriptor; d != nil {
-		if old := v.shards[d.Shard]; old != nil && old != d && sameVersion(old, d) {
-			v.shards[d.Shard], v.sorted = d, nil // the replica holds it in any case
+		if s := v.shards[d.Shard]; s.desc != nil && s.desc != d && sameVersion(s.desc, d) {
+			s.desc = d // the replica holds it in any case
+			v.shards[d.Shard], v.sorted = s, nil
 		}
 		v.learnLocked(d)
 	}
-	v.leaders[ev.Shard] = ev.Leader
+	v.setLeaderLocked(ev.Shard, ev.Leader)
 }
 
 // known returns what is already in memory and says the same as d, or d: thousands of shards are named in several places.
 func (v *view) known(d *shard.Descriptor) *shard.Descriptor {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if old := v.shards[d.Shard]; old != nil && sameVersion(old, d) {
+	if old := v.shards[d.Shard].desc; old != nil && sameVersion(old, d) {
 		return old
 	}
 	return d
@@ -75,25 +81,31 @@ func sameVersion(a, b *shard.Descriptor) bool {
 func (v *view) leader(id engine.ShardID) engine.NodeID {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	l := v.leaders[id]
-	if d := v.shards[id]; d != nil && l != 0 {
-		if _, ok := d.OnNode(l); !ok {
+	s := v.shards[id]
+	if s.desc != nil && s.leader != 0 {
+		if _, ok := s.desc.OnNode(s.leader); !ok {
 			return 0 // it led once, and its replica has moved away
 		}
 	}
-	return l
+	return s.leader
 }
 
 func (v *view) setLeader(id engine.ShardID, node engine.NodeID) {
 	v.mu.Lock()
-	v.leaders[id] = node
-	v.mu.Unlock()
+	defer v.mu.Unlock()
+	v.setLeaderLocked(id, node)
+}
+
+func (v *view) setLeaderLocked(id engine.ShardID, node engine.NodeID) {
+	s := v.shards[id]
+	s.leader = node
+	v.shards[id] = s
 }
 
 func (v *view) shard(id engine.ShardID) *shard.Descriptor {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.shards[id]
+	return v.shards[id].desc
 }
 
 // find returns a shard that lives as far as is known: one that was absorbed is not found, and the error says by whom.
@@ -152,9 +164,9 @@ func (v *view) byStart() []*shard.Descriptor {
 		return v.sorted
 	}
 	list = make([]*shard.Descriptor, 0, len(v.shards))
-	for id, d := range v.shards {
-		if id != shard.MetaShardID {
-			list = append(list, d)
+	for id, s := range v.shards {
+		if s.desc != nil && id != shard.MetaShardID {
+			list = append(list, s.desc)
 		}
 	}
 	slices.SortFunc(list, func(a, b *shard.Descriptor) int {
@@ -211,7 +223,7 @@ func (v *view) leading(node engine.NodeID) (known int, led []*shard.Descriptor) 
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	for _, d := range list {
-		l := v.leaders[d.Shard]
+		l := v.shards[d.Shard].leader
 		if l != 0 {
 			known++
 		}
