@@ -390,8 +390,8 @@ func (h handler) PeerDisconnected(node engine.NodeID, incarnation uint64) {
 // network is the transport as the scheduler wants it.
 type network struct{ tr *transport.Transport }
 
-func (w network) SendRaft(node engine.NodeID, lane int, msgs []byte) bool {
-	return w.tr.SendRaft(node, lane, msgs)
+func (w network) SendRaft(node engine.NodeID, lane int, msgs []byte, bulk bool) bool {
+	return w.tr.SendRaft(node, lane, msgs, bulk)
 }
 
 func (w network) SendHeartbeat(node engine.NodeID, body []byte) bool {

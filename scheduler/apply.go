@@ -418,6 +418,7 @@ func (l *Lane) announceAll(events []DescriptorEvent) {
 // leadershipChanged is called when this replica won or lost its office.
 func (l *Lane) leadershipChanged(r *replica) {
 	r.run = nil
+	l.bulkForget(r)
 	if r.eng.IsLeader() {
 		l.s.metrics.LeadersWon.Add(1)
 		if r.stuck() {

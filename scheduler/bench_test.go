@@ -62,7 +62,7 @@ type benchNode struct {
 	s  *Scheduler
 }
 
-func (n *benchNode) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
+func (n *benchNode) SendRaft(to engine.NodeID, _ int, msgs []byte, _ bool) bool {
 	d := n.c.nodes[to-1]
 	var b []byte
 	if len(msgs) < 512 { // as the transport does: entries alias what they came in

@@ -162,8 +162,8 @@ func (SystemClock) Wall() int64 { return time.Now().UnixMilli() }
 
 // Network is what the scheduler needs of the transport. Methods must not block, OpenSnapshot and what it returns excepted.
 type Network interface {
-	// SendRaft queues messages, which are copied; false if they were dropped.
-	SendRaft(node engine.NodeID, lane int, msgs []byte) bool
+	// SendRaft queues messages, which are copied; false if they were dropped. Those that are bulk are overtaken by others, but not by each other.
+	SendRaft(node engine.NodeID, lane int, msgs []byte, bulk bool) bool
 	SendHeartbeat(node engine.NodeID, body []byte) bool
 	OpenSnapshot(ctx context.Context, node engine.NodeID, header []byte) (SnapshotWriter, error)
 }

@@ -108,6 +108,9 @@ func (l *Lane) message1(r *replica, from engine.NodeID, m *wire.Message) error {
 		if r.learner(l.ev.appendRes.From) {
 			l.ev.appendRes.Waiting = false // a learner is somebody new, who waits for nothing but a snapshot (rule Split4)
 		}
+		if err == nil && len(l.bulk) > 0 {
+			l.bulkConfirmed(r, &l.ev.appendRes)
+		}
 		ev = &l.ev.appendRes
 	case wire.KindHeartbeat:
 		err = m.Heartbeat(from, &l.ev.hb)

@@ -75,6 +75,7 @@ type Lane struct {
 	lastBatch, syncedBatch uint64
 
 	outs      map[engine.NodeID]*outbox
+	bulk      map[bulkKey]bulkSent // big append requests under way
 	dirtyOuts []*outbox
 	dropped   []outStream
 	droppedAt engine.Instant

@@ -1,7 +1,10 @@
 package scheduler
 
 import (
+	"maps"
+
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store"
 )
 
 // outbox gathers what a lane has to say to one peer until the end of the turn: one frame for all shards.
@@ -15,6 +18,9 @@ type outbox struct {
 	awake      []byte
 	awakeCount int
 	queued     bool // is in Lane.dirtyOuts
+	// bulk is for big messages and what must stay behind them: what is in the outbox itself overtakes it.
+	bulk   *outbox
+	isBulk bool
 }
 
 type outStream struct {
@@ -31,6 +37,54 @@ func (l *Lane) out(node engine.NodeID) *outbox {
 		l.outs[node] = o
 	}
 	return o
+}
+
+// bulkBytes is from when on an append request is a big one: on its way to a peer others overtake it.
+const bulkBytes = 256 << 10
+
+// bulkKey names a follower of a replica on this lane, and bulkSent the last big append request to it that it has not confirmed.
+type (
+	bulkKey struct {
+		leader store.Key
+		to     engine.Peer
+	}
+	bulkSent struct{ stream, last uint64 }
+)
+
+// outAppend returns the outbox for an append request of size bytes up to the entry last. One that overtook another of its stream would
+// find a gap, and have the big one sent again: so what follows a big one goes the same way, until that is confirmed.
+func (l *Lane) outAppend(r *replica, to engine.Peer, stream, last uint64, size int) *outbox {
+	o := l.out(to.Node)
+	if size < bulkBytes && len(l.bulk) == 0 {
+		return o
+	}
+	k := bulkKey{r.key, to}
+	if size >= bulkBytes {
+		if l.bulk == nil {
+			l.bulk = map[bulkKey]bulkSent{}
+		}
+		l.bulk[k] = bulkSent{stream, last}
+	} else if b, ok := l.bulk[k]; !ok || b.stream != stream {
+		delete(l.bulk, k)
+		return o
+	}
+	if o.bulk == nil {
+		o.bulk = &outbox{node: o.node, isBulk: true}
+	}
+	return o.bulk
+}
+
+// bulkConfirmed notes that a follower has what it says that it has.
+func (l *Lane) bulkConfirmed(r *replica, res *engine.AppendResponse) {
+	k := bulkKey{r.key, res.From}
+	if b, ok := l.bulk[k]; ok && res.Success && res.Stream == b.stream && res.Match.Index >= b.last {
+		delete(l.bulk, k)
+	}
+}
+
+// bulkForget forgets what r had sent as a leader.
+func (l *Lane) bulkForget(r *replica) {
+	maps.DeleteFunc(l.bulk, func(k bulkKey, _ bulkSent) bool { return k.leader == r.key })
 }
 
 // dirty notes that o has something in it.
@@ -58,7 +112,7 @@ func (l *Lane) message(o *outbox) {
 func (l *Lane) sendOut(o *outbox) {
 	if o.count > 0 {
 		m := &l.s.metrics
-		if l.s.net.SendRaft(o.node, l.id, o.msgs) {
+		if l.s.net.SendRaft(o.node, l.id, o.msgs, o.isBulk) {
 			m.Frames.Add(1)
 			m.FrameBytes.Add(uint64(len(o.msgs)))
 			m.FrameMessages.Add(uint64(o.count))

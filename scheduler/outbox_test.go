@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store"
 	"github.com/kiloraft/kiloraft/store/raftlog"
 )
 
@@ -13,7 +14,7 @@ type fullNet struct {
 	sent int
 }
 
-func (n *fullNet) SendRaft(_ engine.NodeID, _ int, msgs []byte) bool {
+func (n *fullNet) SendRaft(_ engine.NodeID, _ int, msgs []byte, _ bool) bool {
 	if len(msgs) > frameBytesMax {
 		return false
 	}
@@ -28,7 +29,7 @@ func TestLargeMessageIsDroppedAlone(t *testing.T) {
 	to := engine.Peer{Node: 2, Replica: 2}
 	send := func(r *replica, size int) {
 		run := raftlog.Run{Term: 1, First: 1, Count: 1, Body: make([]byte, size)}
-		l.sendRuns(r, l.out(to.Node), to, &engine.AppendRequest{Stream: 1}, []raftlog.Run{run})
+		l.sendRuns(r, to, &engine.AppendRequest{Stream: 1}, []raftlog.Run{run})
 	}
 	small, large := &replica{}, &replica{}
 	send(small, 100)
@@ -40,5 +41,44 @@ func TestLargeMessageIsDroppedAlone(t *testing.T) {
 	}
 	if net.sent < 200 {
 		t.Errorf("%d bytes were sent", net.sent)
+	}
+}
+
+// TestBulkKeepsOrder: what follows a big append request of its stream goes behind it until the follower has confirmed it; what other shards say, to
+// other followers or in later streams, overtakes it.
+func TestBulkKeepsOrder(t *testing.T) {
+	l := &Lane{s: &Scheduler{net: &fullNet{}}, outs: map[engine.NodeID]*outbox{}}
+	one, two := &replica{key: store.Key{Shard: 1, Replica: 1}}, &replica{key: store.Key{Shard: 2, Replica: 1}}
+	to, other := engine.Peer{Node: 2, Replica: 2}, engine.Peer{Node: 3, Replica: 3}
+	next := uint64(0)
+	want := func(what string, bulk bool, r *replica, to engine.Peer, stream uint64, size int) {
+		t.Helper()
+		next++
+		if got := l.outAppend(r, to, stream, next, size).isBulk; got != bulk {
+			t.Errorf("%s: bulk %v, want %v", what, got, bulk)
+		}
+	}
+	res := engine.AppendResponse{From: to, Stream: 7, Success: true}
+	want("small", false, one, to, 7, 100)
+	want("big", true, one, to, 7, bulkBytes)
+	big := next
+	want("small behind it", true, one, to, 7, 100)
+	want("of another shard", false, two, to, 7, 100)
+	want("to another follower", false, one, other, 7, 100)
+	res.Match.Index = big - 1
+	l.bulkConfirmed(one, &res)
+	want("before it is confirmed", true, one, to, 7, 0)
+	res.Match.Index, res.Success = big, false
+	l.bulkConfirmed(one, &res)
+	want("after a rejection", true, one, to, 7, 0)
+	res.Success = true
+	l.bulkConfirmed(one, &res)
+	want("after it was confirmed", false, one, to, 7, 100)
+	want("big", true, one, to, 7, bulkBytes)
+	want("of the next stream", false, one, to, 8, 100)
+	want("big", true, one, to, 8, 8<<20)
+	l.bulkForget(one)
+	if len(l.bulk) != 0 {
+		t.Errorf("%d are remembered of a leader that is none any more", len(l.bulk))
 	}
 }

@@ -133,14 +133,15 @@ func (l *Lane) replicate(r *replica, c *engine.Command) {
 		Runs: l.ev.appendReq.Runs[:0], Memberships: l.ev.appendReq.Memberships[:0], Barriers: l.ev.appendReq.Barriers[:0],
 	}
 	m := &l.ev.appendReq
-	o := l.out(c.To.Node)
 	if c.Last < c.First {
+		o := l.outAppend(r, c.To, c.Stream, 0, 0)
 		o.msgs = wire.AppendAppendRequest(o.msgs, r.header(c.To), m, nil)
 		l.appended(r, o, c.To, c.Stream)
 		return
 	}
 	if own := r.run; own != nil && own.first == c.First && own.first+uint64(own.count) == c.Last+1 && len(own.body) <= messageBytesMax {
 		l.outRuns = append(l.outRuns[:0], wire.Run{Term: own.term, First: own.first, Count: int(own.count), Special: own.special, Body: own.body})
+		o := l.outAppend(r, c.To, c.Stream, c.Last, len(own.body))
 		o.msgs = wire.AppendAppendRequest(o.msgs, r.header(c.To), m, l.outRuns)
 		l.appended(r, o, c.To, c.Stream)
 		return
@@ -156,25 +157,25 @@ func (l *Lane) replicate(r *replica, c *engine.Command) {
 			l.lost(r, c.To, c.Stream) // purged meanwhile: the engine's next probe leads to a snapshot
 			return
 		}
-		l.sendRuns(r, o, c.To, m, l.logRuns)
+		l.sendRuns(r, c.To, m, l.logRuns)
 		first = m.Prev.Index + 1
 	}
 }
 
 // sendRuns sends one append request with these runs, and moves m.Prev behind them.
-func (l *Lane) sendRuns(r *replica, o *outbox, to engine.Peer, m *engine.AppendRequest, runs []raftlog.Run) {
+func (l *Lane) sendRuns(r *replica, to engine.Peer, m *engine.AppendRequest, runs []raftlog.Run) {
 	l.outRuns = l.outRuns[:0]
 	for i := range runs {
 		l.outRuns = append(l.outRuns, wire.Run(runs[i]))
 	}
-	size := wire.AppendRequestBytesMax(l.outRuns)
+	size, last := wire.AppendRequestBytesMax(l.outRuns), &runs[len(runs)-1]
+	o := l.outAppend(r, to, m.Stream, last.Last(), size)
 	if size > frameBytesMax/2 && o.count > 0 {
 		l.sendOut(o) // there may be no room for this one, which must not be the others' loss
 	}
 	o.msgs = wire.AppendAppendRequest(o.msgs, r.header(to), m, l.outRuns)
 	clear(l.outRuns)
 	l.appended(r, o, to, m.Stream)
-	last := &runs[len(runs)-1]
 	m.Prev = engine.LogID{Term: last.Term, Index: last.Last()}
 }
 
@@ -210,7 +211,7 @@ func (l *Lane) replicateCold(r *replica, to engine.Peer, m *engine.AppendRequest
 				l.lost(r, to, msg.Stream)
 				return
 			}
-			l.sendRuns(r, l.out(to.Node), to, &msg, runs)
+			l.sendRuns(r, to, &msg, runs)
 			if msg.Prev.Index < last {
 				l.replicateCold(r, to, &msg, msg.Prev.Index+1, last)
 			}

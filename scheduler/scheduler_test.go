@@ -33,7 +33,7 @@ func (d *directNet) peer(id engine.NodeID) *Scheduler {
 	return d.peers[id]
 }
 
-func (d *directNet) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
+func (d *directNet) SendRaft(to engine.NodeID, _ int, msgs []byte, _ bool) bool {
 	s := d.peer(to)
 	if s == nil {
 		return false
@@ -250,8 +250,8 @@ func (c *manualClock) Wall() int64         { return int64(c.now / 1e6) }
 
 type noNet struct{}
 
-func (noNet) SendRaft(engine.NodeID, int, []byte) bool { return true }
-func (noNet) SendHeartbeat(engine.NodeID, []byte) bool { return true }
+func (noNet) SendRaft(engine.NodeID, int, []byte, bool) bool { return true }
+func (noNet) SendHeartbeat(engine.NodeID, []byte) bool       { return true }
 func (noNet) OpenSnapshot(context.Context, engine.NodeID, []byte) (SnapshotWriter, error) {
 	return nil, ErrStopped
 }
@@ -383,7 +383,7 @@ type tapNet struct {
 	msgs []byte
 }
 
-func (n *tapNet) SendRaft(_ engine.NodeID, _ int, msgs []byte) bool {
+func (n *tapNet) SendRaft(_ engine.NodeID, _ int, msgs []byte, _ bool) bool {
 	n.msgs = append(n.msgs, msgs...)
 	return true
 }

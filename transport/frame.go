@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -14,10 +15,20 @@ const frameHeader = 8
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// sealFrame fills in the header of a frame whose first frameHeader bytes were left free, and whose body goes on with tail.
+// Between peers a big message that may be overtaken goes in parts, each of which is a frame with a mark in its length; other frames go between
+// them. The first part begins with the length of the message, and the parts of one message follow each other on its stream.
+const (
+	markPart  = 1 << 31
+	markFirst = 1 << 30
+	markBits  = markPart | markFirst
+	// partHeader is that length.
+	partHeader = 4
+)
+
+// sealFrame fills in the header of a frame whose first frameHeader bytes were left free, but for marks, and whose body goes on with tail.
 func sealFrame(b, tail []byte) {
 	body := b[frameHeader:]
-	binary.BigEndian.PutUint32(b, uint32(len(body)+len(tail)))
+	binary.BigEndian.PutUint32(b, binary.BigEndian.Uint32(b)&markBits|uint32(len(body)+len(tail)))
 	binary.BigEndian.PutUint32(b[4:], crc32.Update(crc32.Checksum(body, castagnoli), castagnoli, tail))
 }
 
@@ -37,6 +48,10 @@ type frameReader struct {
 	// header alone cannot make us hold much.
 	eager int
 	hdr   [frameHeader]byte
+	// parts: messages may come in parts. msg is what has come of one of total bytes.
+	parts bool
+	msg   []byte
+	total int
 	// hold, if set, is told of the bytes of a body as they are allocated.
 	hold func(n int)
 }
@@ -45,12 +60,64 @@ func newFrameReader(r io.Reader, max, eager int) *frameReader {
 	return &frameReader{r: bufio.NewReaderSize(r, 16<<10), max: max, eager: eager}
 }
 
-// next returns the body of the next frame, in memory of its own. io.EOF is returned only between frames.
+// next returns the next message, in memory of its own. io.EOF is returned only between frames.
 func (f *frameReader) next() ([]byte, error) {
-	if _, err := io.ReadFull(f.r, f.hdr[:]); err != nil {
+	for {
+		if _, err := io.ReadFull(f.r, f.hdr[:]); err != nil {
+			return nil, err
+		}
+		size := binary.BigEndian.Uint32(f.hdr[:])
+		if !f.parts || size&markPart == 0 {
+			return f.whole(size)
+		}
+		switch msg, err := f.part(size&markFirst != 0, int(size&^markBits)); {
+		case err == io.EOF:
+			return nil, io.ErrUnexpectedEOF
+		case err != nil || msg != nil:
+			return msg, err
+		}
+	}
+}
+
+// part reads a part of size bytes, and returns the message if that was the last of it.
+func (f *frameReader) part(first bool, size int) ([]byte, error) {
+	sum := uint32(0)
+	if first {
+		if size < partHeader {
+			return nil, fmt.Errorf("%w: first part of %d bytes, too short for a length", ErrMalformed, size)
+		}
+		var b [partHeader]byte
+		if _, err := io.ReadFull(f.r, b[:]); err != nil {
+			return nil, err
+		}
+		sum = crc32.Update(sum, castagnoli, b[:])
+		total := int(binary.BigEndian.Uint32(b[:]))
+		if size -= partHeader; f.msg != nil || total > f.max {
+			return nil, fmt.Errorf("%w: part of a message of %d bytes, at most %d are allowed, one at a time", ErrMalformed, total, f.max)
+		}
+		f.msg, f.total = make([]byte, 0, min(total, f.eager)), total
+	}
+	n := len(f.msg)
+	if size <= 0 || size > f.total-n {
+		return nil, fmt.Errorf("%w: part of %d bytes behind %d of %d", ErrMalformed, size, n, f.total)
+	}
+	f.msg = slices.Grow(f.msg, size)[:n+size]
+	if _, err := io.ReadFull(f.r, f.msg[n:]); err != nil {
 		return nil, err
 	}
-	size := binary.BigEndian.Uint32(f.hdr[:])
+	if got, want := crc32.Update(sum, castagnoli, f.msg[n:]), binary.BigEndian.Uint32(f.hdr[4:]); got != want {
+		return nil, fmt.Errorf("%w: checksum of a part of %d bytes is %08x, not %08x", ErrMalformed, size, got, want)
+	}
+	if len(f.msg) < f.total {
+		return nil, nil
+	}
+	msg := f.msg
+	f.msg, f.total = nil, 0
+	return msg, nil
+}
+
+// whole reads a message that is one frame.
+func (f *frameReader) whole(size uint32) ([]byte, error) {
 	if uint64(size) > uint64(f.max) {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrMalformed, size, f.max)
 	}
@@ -109,13 +176,18 @@ type outbox struct {
 	// waits for one big one at most.
 	apart     []apartFrame
 	apartTurn bool
-	writing   apartFrame // that is being written, if one is
-	credits   int64      // of it and of those that wait, to be given back by give
-	give      func(n int64)
-	spare     [][]byte
-	bytes     int   // of bodies: filled, queued, and being written
-	big       int   // of them those of frames larger than target, which hold one large message each
-	err       error // set once it is closed
+	// partMax, if not zero, is the size of the parts in which longer ones of them go, so that others wait for one part at most. part is the
+	// beginning of the frame of the one that is being written, and partOf, if one is, how much of the message is in it.
+	partMax int
+	part    []byte
+	partOf  int
+	writing apartFrame // that is being written, if one is
+	credits int64      // of it and of those that wait, to be given back by give
+	give    func(n int64)
+	spare   [][]byte
+	bytes   int   // of bodies: filled, queued, and being written
+	big     int   // of them those of frames larger than target, which hold one large message each
+	err     error // set once it is closed
 
 	// bytesMax bounds the messages that are large, and also those that are not: the ones do not keep the others out. A single message may
 	// exceed the bound if no other of its kind waits.
@@ -130,6 +202,15 @@ func newOutbox(bytesMax, frameMax, target int) outbox {
 
 // room makes cur ready to take a message of at most n bytes, or says why not. The lock is held.
 func (o *outbox) room(n int) error {
+	err := o.admits(n)
+	if err == nil {
+		o.open(n)
+	}
+	return err
+}
+
+// admits tells whether a message of at most n bytes is within the bounds. The lock is held.
+func (o *outbox) admits(n int) error {
 	switch {
 	case o.err != nil:
 		return o.err
@@ -140,7 +221,6 @@ func (o *outbox) room(n int) error {
 	case !o.large(n) && o.bytes > o.big && o.bytes-o.big+n > o.bytesMax:
 		return ErrOverloaded
 	}
-	o.open(n)
 	return nil
 }
 
@@ -182,6 +262,7 @@ type apartFrame struct {
 	b      []byte // header and body, but for
 	tail   []byte // its rest, which is not the frame's own and not changed any more
 	credit int64
+	sent   int // of the body, in parts
 }
 
 // bytes is the length of its body.
@@ -211,6 +292,20 @@ func (o *outbox) add(b []byte) error {
 	return err
 }
 
+// addApart is add for what may be overtaken by what is added, but not by what else is added apart.
+func (o *outbox) addApart(b []byte) error {
+	o.mu.Lock()
+	err := o.admits(len(b))
+	if err == nil {
+		o.putApart(apartFrame{b: append(make([]byte, frameHeader, frameHeader+len(b)), b...)})
+	}
+	o.mu.Unlock()
+	if err == nil {
+		o.signal()
+	}
+	return err
+}
+
 func (o *outbox) signal() {
 	select {
 	case o.wake <- struct{}{}:
@@ -224,6 +319,9 @@ func (o *outbox) take() []byte {
 	defer o.mu.Unlock()
 	if len(o.apart) > 0 && (o.apartTurn || o.cur == nil && len(o.queue) == 0) {
 		f := o.apart[0]
+		if o.partMax > 0 && f.bytes() > o.partMax {
+			return o.takePart()
+		}
 		o.apart[0] = apartFrame{}
 		o.apart, o.apartTurn = o.apart[1:], false
 		o.writing = f
@@ -242,13 +340,43 @@ func (o *outbox) take() []byte {
 	return b
 }
 
+// takePart returns the next part of what is first in apart. The lock is held.
+func (o *outbox) takePart() []byte {
+	f := &o.apart[0]
+	total, mark := f.bytes(), uint32(markPart)
+	o.part = append(o.part[:0], make([]byte, frameHeader)...)
+	if f.sent == 0 {
+		mark |= markFirst
+		o.part = binary.BigEndian.AppendUint32(o.part, uint32(total))
+	}
+	binary.BigEndian.PutUint32(o.part, mark)
+	o.partOf = min(o.partMax, total-f.sent)
+	own, end := f.b[frameHeader:], f.sent+o.partOf
+	o.writing = apartFrame{tail: f.tail[max(f.sent-len(own), 0):max(end-len(own), 0)]}
+	o.part = append(o.part, own[min(f.sent, len(own)):min(end, len(own))]...)
+	o.apartTurn = false
+	if f.sent = end; end == total {
+		o.writing.credit = f.credit
+		o.apart[0] = apartFrame{}
+		o.apart = o.apart[1:]
+	}
+	if o.large(total) {
+		o.big -= o.partOf // here, for it is no longer known when it was written
+	}
+	return o.part
+}
+
 // done gives back what take returned, once it was written.
 func (o *outbox) done(b []byte) {
 	o.mu.Lock()
-	n := len(b) - frameHeader + len(o.writing.tail)
-	if o.bytes -= n; o.large(n) {
+	n, part := len(b)-frameHeader+len(o.writing.tail), o.partOf > 0
+	switch {
+	case part:
+		n, o.partOf = o.partOf, 0
+	case o.large(n):
 		o.big -= n
 	}
+	o.bytes -= n
 	if o.hold != nil {
 		o.hold(-n)
 	}
@@ -257,7 +385,7 @@ func (o *outbox) done(b []byte) {
 		o.credits -= n
 	}
 	o.writing = apartFrame{}
-	if len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
+	if !part && len(o.spare) < 2 && cap(b) <= max(o.target, 4096)*2 {
 		o.spare = append(o.spare, b[:frameHeader])
 	}
 	if o.cond != nil {
@@ -270,6 +398,9 @@ func (o *outbox) done(b []byte) {
 func (o *outbox) shrink() {
 	o.mu.Lock()
 	o.spare = nil
+	if o.partOf == 0 {
+		o.part = nil
+	}
 	o.mu.Unlock()
 }
 

@@ -1,7 +1,11 @@
 package transport
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,7 +150,7 @@ func TestOutboxCredits(t *testing.T) {
 	put := func(credit int64) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.putApart(apartFrame{make([]byte, frameHeader+4), make([]byte, 6), credit})
+		o.putApart(apartFrame{b: make([]byte, frameHeader+4), tail: make([]byte, 6), credit: credit})
 	}
 	for credit := range int64(4) {
 		put(1 << credit)
@@ -165,6 +169,116 @@ func TestOutboxCredits(t *testing.T) {
 	for i, s := range steps {
 		if s.do(); given != s.given || o.owes() != s.owes {
 			t.Errorf("after step %d %d credits were given back, want %d; owes %v, want %v", i, given, s.given, o.owes(), s.owes)
+		}
+	}
+}
+
+// TestParts: what may be overtaken goes in parts, with what was added later between them, and comes out whole on the other side, whatever its size.
+func TestParts(t *testing.T) {
+	const partMax = 100
+	o := newOutbox(1<<20, 16<<20, 64)
+	o.partMax = partMax
+	credits := int64(0)
+	o.give = func(n int64) { credits += n }
+	fill := func(n int, seed byte) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = seed + byte(i)
+		}
+		return b
+	}
+	var want [][]byte // of those apart
+	for _, n := range []int{1, partMax, partMax + 1, 3 * partMax, 1234} {
+		for _, own := range []int{0, 1, n / 2, n} { // of it in the frame itself
+			m := fill(n, byte(len(want)))
+			want = append(want, m)
+			o.mu.Lock()
+			o.putApart(apartFrame{b: append(make([]byte, frameHeader), m[:own]...), tail: m[own:], credit: 1})
+			o.mu.Unlock()
+		}
+	}
+	var wire []byte
+	smalls, run := 0, 0
+	for {
+		if smalls < 1000 {
+			if err := o.add(fill(40, 0xf0)); err != nil {
+				t.Fatal(err)
+			}
+			smalls++
+		}
+		b := o.take()
+		if b == nil {
+			break
+		}
+		tail := o.writing.tail
+		if run += len(b) + len(tail); len(b)+len(tail) == frameHeader+40 {
+			run = 0
+		}
+		if run > partMax+frameHeader+partHeader {
+			t.Fatalf("%d bytes go before a small message that waits", run)
+		}
+		sealFrame(b, tail)
+		wire = append(append(wire, b...), tail...)
+		o.done(b)
+	}
+	if o.bytes != 0 || o.big != 0 || credits != int64(len(want)) {
+		t.Errorf("%d bytes, %d of them large, of nothing; %d credits for %d messages", o.bytes, o.big, credits, len(want))
+	}
+	f := newFrameReader(bytes.NewReader(wire), 1<<20, 500)
+	f.parts = true
+	var apart [][]byte
+	for {
+		m, err := f.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(m) == 40 && m[0] == 0xf0 {
+			smalls--
+			continue
+		}
+		apart = append(apart, m)
+	}
+	if smalls != 0 || !slices.EqualFunc(apart, want, bytes.Equal) {
+		t.Errorf("%d small messages are missing, and %d of %d others came, or came otherwise", smalls, len(apart), len(want))
+	}
+}
+
+// TestBadParts: parts that are none of a message end the session, as does all that is malformed; those who may not send any can not.
+func TestBadParts(t *testing.T) {
+	part := func(mark uint32, body string) []byte {
+		b := append(make([]byte, frameHeader), body...)
+		binary.BigEndian.PutUint32(b, mark)
+		sealFrame(b, nil)
+		return b
+	}
+	first, more := uint32(markPart|markFirst), uint32(markPart)
+	good := slices.Concat(part(first, "\x00\x00\x00\x05abc"), part(more, "de"))
+	broken := slices.Clone(good)
+	broken[len(broken)-1]++
+	for name, c := range map[string]struct {
+		b     []byte
+		parts bool
+		want  error
+	}{
+		"good":         {good, true, nil},
+		"of a client":  {good, false, ErrMalformed},
+		"no first":     {part(more, "abc"), true, ErrMalformed},
+		"two firsts":   {slices.Concat(part(first, "\x00\x00\x00\x05abc"), part(first, "\x00\x00\x00\x05abc")), true, ErrMalformed},
+		"too long":     {part(first, "\x00\x10\x00\x01abc"), true, ErrMalformed},
+		"over the end": {slices.Concat(part(first, "\x00\x00\x00\x05abc"), part(more, "def")), true, ErrMalformed},
+		"empty":        {slices.Concat(part(first, "\x00\x00\x00\x05abc"), part(more, "")), true, ErrMalformed},
+		"no length":    {part(first, "\x00\x00"), true, ErrMalformed},
+		"checksum":     {broken, true, ErrMalformed},
+		"cut":          {good[:len(good)-1], true, io.ErrUnexpectedEOF},
+	} {
+		f := newFrameReader(bytes.NewReader(c.b), 1<<20, 1<<20)
+		f.parts = c.parts
+		m, err := f.next()
+		if !errors.Is(err, c.want) || c.want == nil && string(m) != "abcde" {
+			t.Errorf("%s: %q, %v", name, m, err)
 		}
 	}
 }

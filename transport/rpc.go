@@ -124,19 +124,32 @@ func (c *caller) start(method uint16, deadline time.Time, flags uint8, body []by
 		return 0, ErrDeadline
 	}
 	c.mu.Lock()
-	if err := c.room(envelopeMax + len(body)); err != nil {
+	if err := c.admits(envelopeMax + len(body)); err != nil {
 		c.mu.Unlock()
 		return 0, err
 	}
 	id := c.w.add(c.core.clock.now()+int64(left), done)
-	before := len(c.cur)
-	b := mp.AppendArray(c.cur, requestFields)
+	apart := c.partMax > 0 && len(body) > c.partMax // others overtake it
+	var b []byte
+	if apart {
+		b = make([]byte, frameHeader, frameHeader+envelopeMax+len(body))
+	} else {
+		c.open(envelopeMax + len(body))
+		b = c.cur
+	}
+	before := len(b)
+	b = mp.AppendArray(b, requestFields)
 	b = mp.AppendUint(b, id)
 	b = mp.AppendUint(b, uint64(method))
 	b = mp.AppendUint(b, uint64((left+time.Millisecond-1)/time.Millisecond))
 	b = mp.AppendUint(b, uint64(flags))
-	c.cur = mp.AppendBin(b, body)
-	c.added(len(c.cur) - before)
+	b = mp.AppendBin(b, body)
+	if apart {
+		c.putApart(apartFrame{b: b})
+	} else {
+		c.cur = b
+		c.added(len(b) - before)
+	}
 	c.mu.Unlock()
 	c.signal()
 	c.core.metrics.Calls.Add(1)
@@ -443,7 +456,7 @@ func (v *server) reply(id uint64, status uint16, body []byte) {
 	before := v.bytes
 	if n > bigAnswer {
 		b := appendAnswerHeader(make([]byte, frameHeader, frameHeader+envelopeMax), f.theirs, status, len(body))
-		v.putApart(apartFrame{b, body, f.credit})
+		v.putApart(apartFrame{b: b, tail: body, credit: f.credit})
 		f.credit = 0 // until the client has taken it: answers that nobody reads are not made one after the other
 	} else {
 		v.open(n)

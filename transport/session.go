@@ -332,6 +332,11 @@ func (s *session) serve(kind byte, st *yamux.Stream, w *atomic.Int64) []func() {
 		s.srv = newServer(s, s.handler)
 		out, in = &s.srv.outbox, s.srv.frame
 	}
+	if !s.client {
+		out.mu.Lock()
+		out.partMax = s.core.limits.WriteBytesMax
+		out.mu.Unlock()
+	}
 	return []func(){func() { s.readLoop(st, in) }, func() { s.writeLoop(st, out, w) }}
 }
 
@@ -343,6 +348,7 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 	}
 	f := newFrameReader(unheld{st, s}, bytesMax, eager)
 	f.hold = s.hold
+	f.parts = !s.client
 	for {
 		b, err := f.next()
 		if err == nil {

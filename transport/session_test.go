@@ -18,7 +18,7 @@ func TestFramesArriveInOrder(t *testing.T) {
 	var want []byte
 	for i := range 2000 {
 		m := fmt.Appendf(nil, "%d;", i)
-		for !a.SendRaft(2, 0, m) {
+		for !a.SendRaft(2, 0, m, false) {
 			t.Fatal("not taken")
 		}
 		want = append(want, m...)
@@ -38,7 +38,7 @@ func TestFramesArriveInOrder(t *testing.T) {
 func TestBigMessage(t *testing.T) {
 	_, a, b := pair(t, nil)
 	big := bytes.Repeat([]byte("0123456789abcdef"), 9<<16) // 9 MiB
-	if !a.SendRaft(2, 0, big) {
+	if !a.SendRaft(2, 0, big, false) {
 		t.Fatal("not taken")
 	}
 	until(t, "the message", func() bool { return b.is(func() bool { return len(b.raft) == 1 && bytes.Equal(b.raft[0], big) }) })
@@ -55,7 +55,7 @@ func TestHeartbeatOvertakesBigMessage(t *testing.T) {
 	n.mu.Unlock()
 	wire.in.set(func() { wire.in.paused = true })
 	big := make([]byte, 4<<20) // the window of a stream takes all of it
-	if !a.SendRaft(2, 0, big) {
+	if !a.SendRaft(2, 0, big, false) {
 		t.Fatal("not taken")
 	}
 	s := a.session(2)
@@ -133,10 +133,10 @@ func exchange(t testing.TB, a, b *node) {
 	}
 	until(t, "exchange", func() bool {
 		if !got(b) {
-			a.SendRaft(2, 0, tag)
+			a.SendRaft(2, 0, tag, false)
 		}
 		if !got(a) {
-			b.SendRaft(1, 0, tag)
+			b.SendRaft(1, 0, tag, false)
 		}
 		return got(a) && got(b)
 	})
@@ -192,8 +192,8 @@ func TestDamagedFrame(t *testing.T) {
 	n, a, b := pair(t, nil)
 	n.each(func(c *memConn) { c.out.set(func() { c.out.flip = true }) })
 	until(t, "damage to be noticed", func() bool {
-		a.SendRaft(2, 0, bytes.Repeat([]byte{1}, 100))
-		b.SendRaft(1, 0, bytes.Repeat([]byte{1}, 100))
+		a.SendRaft(2, 0, bytes.Repeat([]byte{1}, 100), false)
+		b.SendRaft(1, 0, bytes.Repeat([]byte{1}, 100), false)
 		return a.Metrics().Malformed.Load()+b.Metrics().Malformed.Load() > 0
 	})
 	exchange(t, a, b)
@@ -220,7 +220,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	a.SetPeer(2, b.addr)
 	until(t, "connection", func() bool { return a.Connected(2) && b.Connected(1) })
 	msg := make([]byte, 64<<10)
-	until(t, "the bound", func() bool { return !a.SendRaft(2, 0, msg) })
+	until(t, "the bound", func() bool { return !a.SendRaft(2, 0, msg, false) })
 	if c := a.Conns(); len(c) == 1 && c[0].OutboxBytes > 1<<20+1<<16 {
 		t.Fatalf("%d bytes wait", c[0].OutboxBytes)
 	}
@@ -230,7 +230,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	a.SendHeartbeat(2, []byte("alive"))
 	until(t, "a heartbeat", func() bool { return b.is(func() bool { return len(b.beats) > 0 }) })
 	until(t, "the slow write to end the session", func() bool {
-		a.SendRaft(2, 0, msg) // what waited so far may fit into the stream's window
+		a.SendRaft(2, 0, msg, false) // what waited so far may fit into the stream's window
 		return a.Metrics().Slow.Load() > 0
 	})
 	release()
@@ -281,7 +281,7 @@ func TestCloseIsQuickAndEndsCalls(t *testing.T) {
 	if err := <-got; err != ErrNotConnected {
 		t.Fatal(err)
 	}
-	if a.SendRaft(2, 0, []byte{1}) || a.SendHeartbeat(2, nil) {
+	if a.SendRaft(2, 0, []byte{1}, false) || a.SendHeartbeat(2, nil) {
 		t.Fatal("taken after Close")
 	}
 }
@@ -346,7 +346,7 @@ func BenchmarkSendRaft(b *testing.B) {
 	b.SetBytes(200)
 	b.ReportAllocs()
 	for b.Loop() {
-		for !x.SendRaft(2, 0, msg) {
+		for !x.SendRaft(2, 0, msg, false) {
 			time.Sleep(100 * time.Microsecond)
 		}
 	}
@@ -392,7 +392,7 @@ func TestShrink(t *testing.T) {
 	_, a, b := pair(t, nil)
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<15) // within a frame that is kept for reuse
 	for round := 1; round <= 3; round++ {
-		if !a.SendRaft(2, 0, big) {
+		if !a.SendRaft(2, 0, big, false) {
 			t.Fatal("not taken")
 		}
 		until(t, "the message", func() bool {
@@ -416,4 +416,26 @@ func TestShrink(t *testing.T) {
 		}
 	}
 	exchange(t, a, b)
+}
+
+// TestBulkIsOvertaken: a raft message that is bulk comes whole, behind small ones that were sent later, and another that is bulk behind it.
+func TestBulkIsOvertaken(t *testing.T) {
+	n, a, b := pair(t, nil)
+	first, second := bytes.Repeat([]byte("bulk"), 4<<20), []byte("small, but bulk") // more than the window takes
+	n.each(func(c *memConn) { c.in.set(func() { c.in.paused = true }) })
+	for _, m := range []struct {
+		b    []byte
+		bulk bool
+	}{{first, true}, {second, true}, {[]byte("small"), false}} {
+		if !a.SendRaft(2, 0, m.b, m.bulk) {
+			t.Fatalf("%.10q was dropped", m.b)
+		}
+	}
+	n.each(func(c *memConn) { c.in.set(func() { c.in.paused = false }) })
+	until(t, "three frames", func() bool { return b.is(func() bool { return len(b.raft) == 3 }) })
+	for i, want := range [][]byte{[]byte("small"), first, second} {
+		if got := b.raft[i]; !bytes.Equal(got, want) {
+			t.Errorf("frame %d is %d bytes, %.10q; want %d, %.10q", i, len(got), got, len(want), want)
+		}
+	}
 }

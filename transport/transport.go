@@ -192,13 +192,19 @@ func (t *Transport) Connected(node engine.NodeID) bool { return t.session(node) 
 
 // SendRaft queues concatenated messages of package wire for a node. They are copied. It returns false, having queued nothing,
 // if there is no session or its outbox is full: the engine must then be told that the stream lost a message (rule Live6).
-// Messages of one lane arrive in order or not at all.
-func (t *Transport) SendRaft(node engine.NodeID, lane int, msgs []byte) bool {
+// Messages of one lane arrive in order or not at all: those that are bulk among themselves, and the others, which may overtake them, too.
+func (t *Transport) SendRaft(node engine.NodeID, lane int, msgs []byte, bulk bool) bool {
 	if len(msgs) == 0 {
 		return true
 	}
-	if s := t.session(node); s != nil && s.raft.add(msgs) == nil {
-		return true
+	if s := t.session(node); s != nil {
+		add := s.raft.add
+		if bulk {
+			add = s.raft.addApart
+		}
+		if add(msgs) == nil {
+			return true
+		}
 	}
 	t.metrics.RaftDropped.Add(1)
 	return false

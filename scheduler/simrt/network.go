@@ -59,7 +59,7 @@ type network struct {
 func (w network) alive() bool { return w.n.Up && w.n.life == w.life }
 
 // SendRaft implements scheduler.Network.
-func (w network) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
+func (w network) SendRaft(to engine.NodeID, _ int, msgs []byte, bulk bool) bool {
 	c := w.n.c
 	if c.Net.Refuse > 0 && c.Rand.Float64() < c.Net.Refuse {
 		return false
@@ -70,8 +70,12 @@ func (w network) SendRaft(to engine.NodeID, _ int, msgs []byte) bool {
 	} else if c.Rand.Float64() < c.Net.Dup {
 		copies = 2
 	}
+	stream := uint64(0)
+	if bulk {
+		stream = 2
+	}
 	for range copies {
-		w.send(to, 0, msgs, w.delay(to, 0, netDelay), func(s *scheduler.Scheduler, body []byte) {
+		w.send(to, stream, msgs, w.delay(to, stream, netDelay), func(s *scheduler.Scheduler, body []byte) {
 			s.RaftFrame(w.n.ID, w.n.incarnation, body)
 		})
 	}
