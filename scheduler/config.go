@@ -162,7 +162,8 @@ func (SystemClock) Wall() int64 { return time.Now().UnixMilli() }
 
 // Network is what the scheduler needs of the transport. Methods must not block, OpenSnapshot and what it returns excepted.
 type Network interface {
-	// SendRaft queues messages, which are copied; false if they were dropped. Those that are bulk are overtaken by others, but not by each other.
+	// SendRaft queues messages; false if they were dropped. Those that are bulk are overtaken by others, but not by each other, and are the
+	// network's from then on; others are copied.
 	SendRaft(node engine.NodeID, lane int, msgs []byte, bulk bool) bool
 	SendHeartbeat(node engine.NodeID, body []byte) bool
 	OpenSnapshot(ctx context.Context, node engine.NodeID, header []byte) (SnapshotWriter, error)

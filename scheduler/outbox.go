@@ -124,8 +124,8 @@ func (l *Lane) sendOut(o *outbox) {
 	clear(o.streams)
 	o.streams = o.streams[:0]
 	o.count = 0
-	if cap(o.msgs) > 2*frameBytesMax {
-		o.msgs = nil // one huge message should not be paid for for ever
+	if o.isBulk || cap(o.msgs) > 2*frameBytesMax {
+		o.msgs = nil // it is the network's now, or one huge message would be paid for for ever
 	}
 	o.msgs = o.msgs[:0]
 }

@@ -292,12 +292,12 @@ func (o *outbox) add(b []byte) error {
 	return err
 }
 
-// addApart is add for what may be overtaken by what is added, but not by what else is added apart.
+// addApart is add for what may be overtaken by what is added, but not by what else is added apart. b is not copied.
 func (o *outbox) addApart(b []byte) error {
 	o.mu.Lock()
 	err := o.admits(len(b))
 	if err == nil {
-		o.putApart(apartFrame{b: append(make([]byte, frameHeader, frameHeader+len(b)), b...)})
+		o.putApart(apartFrame{b: make([]byte, frameHeader), tail: b})
 	}
 	o.mu.Unlock()
 	if err == nil {

@@ -190,7 +190,7 @@ func (t *Transport) session(node engine.NodeID) *session {
 // Connected tells whether there is a session with the node.
 func (t *Transport) Connected(node engine.NodeID) bool { return t.session(node) != nil }
 
-// SendRaft queues concatenated messages of package wire for a node. They are copied. It returns false, having queued nothing,
+// SendRaft queues concatenated messages of package wire for a node. They are copied, unless they are bulk. It returns false, having queued nothing,
 // if there is no session or its outbox is full: the engine must then be told that the stream lost a message (rule Live6).
 // Messages of one lane arrive in order or not at all: those that are bulk among themselves, and the others, which may overtake them, too.
 func (t *Transport) SendRaft(node engine.NodeID, lane int, msgs []byte, bulk bool) bool {
