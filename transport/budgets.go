@@ -13,6 +13,7 @@ func (l Limits) Budgets() []budget.Line {
 		{What: "native clients: frames being read, requests in flight, answers not taken", Bytes: 2 * n(l.ClientsBytesMax),
 			Then: "from half of it on a connection of the host that holds most is closed; at it, whoever adds"},
 		{What: "native clients: big answers in the making and not taken, by what is expected", Bytes: n(l.BigBytesMax), Then: "hosts wait in turn; who takes nothing for 2 s is cut off", Within: true},
+		{What: "native clients: frames of over 2 MiB being read", Bytes: n(l.BigFramesMax), Then: "hosts wait in turn; who pauses for 2 s, or takes 30 s, is cut off", Within: true},
 		{What: "native clients: answers of a connection", Bytes: n(l.AnswerBytesMax), Per: "connection", Count: n(l.ClientsMax), Then: "the connection is closed", Within: true},
 		{What: "native clients: of that, what was received and waits to be read (yamux)", Bytes: n(l.ClientWindow), Per: "connection", Count: n(l.ClientsMax), Then: "the client sends no more", Within: true},
 		{What: "native clients: buffers and stacks", Bytes: clientBytes, Per: "connection", Count: n(l.ClientsMax), Then: "the longest silent connection is closed, or the new one refused"},

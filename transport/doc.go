@@ -14,6 +14,7 @@
 // go in parts of that size, a frame each, and small ones between them: a value of 8 MiB is 10 to 50 ms on its way where two cores have other work.
 // Every outbox, every table of requests and every frame is bounded in bytes, by a field of Limits, and so is what all clients hold together
 // (package budget). Of requests that are answered at once a client has few in flight until it is known how big its answers are.
+// Big answers to clients, and big frames of theirs, have credits of which there are so many: hosts have them in turn.
 //
 // # Guarantees
 //
@@ -28,8 +29,8 @@
 // # Who ends a session
 //
 // A write error, a write longer than WriteTimeout, a malformed frame, silence longer than SilenceMax (a peer to which nothing
-// is to be said gets an empty heartbeat every PingInterval), a client that does not take its answers, another session that
-// won. The reason is logged, and counted in Metrics. A dial loop per peer with an address makes a new one, after a random
+// is to be said gets an empty heartbeat every PingInterval), a client that does not take its answers, or pauses within
+// a big frame that others wait for, another session that won. The reason is logged, and counted in Metrics. A dial loop per peer with an address makes a new one, after a random
 // pause that grows with failures. Whether a silent peer is *dead* is not judged here: that is for the node's heartbeats (Live1).
 //
 // # Invariants

@@ -32,6 +32,7 @@ var (
 	errIdle       = errors.New("there are too many clients, and this one has been silent for longest")
 	errNotReading = errors.New("the other side does not read its answers")
 	errExpired    = errors.New("the client's credentials have expired")
+	errHalfSent   = errors.New("a big frame does not arrive, and others wait to send theirs")
 	errGone       = errors.New("the client has closed the connection")
 )
 

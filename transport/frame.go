@@ -54,6 +54,11 @@ type frameReader struct {
 	total int
 	// hold, if set, is told of the bytes of a body as they are allocated.
 	hold func(n int)
+	// room, if set, is asked for room for a body of more than roomMin bytes; false: there is none any more. What it has room for may be allocated
+	// before it has arrived, and is in the spares again if it does not arrive.
+	room    func(n int) bool
+	roomMin int
+	spares  *sync.Pool
 }
 
 func newFrameReader(r io.Reader, max, eager int) *frameReader {
@@ -135,6 +140,9 @@ func (f *frameReader) whole(size uint32) ([]byte, error) {
 }
 
 func (f *frameReader) body(size int) ([]byte, error) {
+	if f.room != nil && size > f.roomMin {
+		return f.big(size)
+	}
 	body := make([]byte, min(size, f.eager))
 	f.holds(len(body))
 	if _, err := io.ReadFull(f.r, body); err != nil {
@@ -149,6 +157,25 @@ func (f *frameReader) body(size int) ([]byte, error) {
 		if _, err := io.ReadFull(f.r, body[n:]); err != nil {
 			return nil, err
 		}
+	}
+	return body, nil
+}
+
+// big reads a body that there must be room for.
+func (f *frameReader) big(size int) ([]byte, error) {
+	if !f.room(size) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	f.holds(size)
+	spare, _ := f.spares.Get().(*[]byte)
+	if spare == nil || cap(*spare) < size {
+		b := make([]byte, size)
+		spare = &b
+	}
+	body := (*spare)[:size]
+	if _, err := io.ReadFull(f.r, body); err != nil {
+		f.spares.Put(spare)
+		return nil, err
 	}
 	return body, nil
 }

@@ -25,12 +25,14 @@ type core struct {
 	metrics *Metrics
 	held    *budget.Budget  // what clients hold
 	big     *budget.Credits // for big answers to clients
+	frames  *budget.Credits // for big frames of theirs
+	spares  sync.Pool       // of *[]byte: bodies of such frames that did not arrive
 	expect  func(method uint16) int
-	cutOff  atomic.Int64 // when somebody was cut off last who did not take a big answer
+	cutOff  atomic.Int64 // when somebody was cut off last who did not take or send his
 }
 
-// mayCutOff tells whether a client may be cut off now so that others have their big answers made, and notes it: not all at once, for then those are made
-// at once.
+// mayCutOff tells whether a client may be cut off now so that others have their big answers made, or send their big frames, and notes it: not all at
+// once, for then those are made and read at once.
 func (c *core) mayCutOff(now int64) bool {
 	last := c.cutOff.Load()
 	return (last == 0 || now-last >= int64(c.limits.BigPatience/cutOffs)) && c.cutOff.CompareAndSwap(last, now)
@@ -91,6 +93,7 @@ type session struct {
 	srv      *server
 	held     *budget.Account // of a client that calls this node; else nil
 	host     string          // where such a client comes from: whose share it takes
+	bigSince atomic.Int64    // since when a big frame of such a client is being read, or zero
 	watches  [4]atomic.Int64 // when the write in progress of each writer began, or zero
 	snaps    snapshotWindow
 	snapsIn  atomic.Int32
@@ -349,8 +352,23 @@ func (s *session) readLoop(st *yamux.Stream, in func([]byte) error) {
 	f := newFrameReader(unheld{st, s}, bytesMax, eager)
 	f.hold = s.hold
 	f.parts = !s.client
+	var credit int64
+	if s.held != nil {
+		f.spares, f.roomMin = &s.core.spares, 2*l.FrameBytesTarget
+		f.room = func(n int) bool {
+			if credit = s.core.frames.Take(s.host, int64(n), s.done); credit > 0 {
+				s.bigSince.Store(s.core.clock.now())
+			}
+			return credit > 0
+		}
+	}
 	for {
 		b, err := f.next()
+		if credit > 0 {
+			s.bigSince.Store(0)
+			s.core.frames.Give(credit)
+			credit = 0
+		}
 		if err == nil {
 			s.core.metrics.FramesIn.Add(1)
 			s.core.metrics.BytesIn.Add(uint64(len(b)))
@@ -453,6 +471,11 @@ func (s *session) tick(now int64) {
 			return
 		}
 	}
+	if since := s.bigSince.Load(); since != 0 && s.core.frames.Waiting() && s.alive() &&
+		(now-max(since, s.conn.lastRead.Load()) > int64(l.BigPatience) || now-since > int64(l.BigTime)) && s.core.mayCutOff(now) {
+		s.kill(errHalfSent)
+		return
+	}
 	if s.client && !s.until.IsZero() && time.Now().After(s.until) {
 		s.kill(errExpired)
 		return
@@ -474,7 +497,7 @@ func (s *session) tick(now int64) {
 
 // busy tells whether something is under way whose time may be over soon.
 func (s *session) busy() bool {
-	return !s.ready.Load() || s.calls.inFlight() > 0 || s.srv != nil && (s.srv.inFlight() > 0 || s.srv.owes())
+	return !s.ready.Load() || s.calls.inFlight() > 0 || s.srv != nil && (s.srv.inFlight() > 0 || s.srv.owes() || s.bigSince.Load() != 0)
 }
 
 // idleInterval is fine enough for every time-out in limits, tickInterval for those of requests too.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,6 +352,90 @@ func BenchmarkSendRaft(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)/float64(x.Metrics().FramesOut.Load()), "msgs/frame")
+}
+
+// halfConn is a connection that takes so many bytes.
+type halfConn struct {
+	net.Conn
+	left atomic.Int64
+	end  chan struct{}
+	once sync.Once
+}
+
+func (c *halfConn) Write(b []byte) (int, error) {
+	if c.left.Add(-int64(len(b))) < 0 {
+		<-c.end
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *halfConn) Close() error {
+	c.once.Do(func() { close(c.end) })
+	return c.Conn.Close()
+}
+
+// halfSenders starts a node that reads two frames of 1 MiB at a time, and ten clients that send two thirds of one.
+func halfSenders(t *testing.T, patience time.Duration) (*memNet, *node, []*ClientConn) {
+	n := newNet()
+	l := quick()
+	l.FrameBytesTarget, l.BigFramesMax, l.BigPatience = 1<<10, 2<<20+1<<10, patience
+	l.ClientWindow = windowMin
+	l.WriteTimeout, l.RequestDeadlineMax = time.Minute, time.Minute
+	a := n.server(t, l, func(q Request) { q.Reply(StatusOK, nil) })
+	var clients []*ClientConn
+	for range 10 {
+		c, err := DialClient(t.Context(), a.addr, ClientConfig{Limits: l, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			nc, err := n.dial(ctx, addr)
+			half := &halfConn{Conn: nc, end: make(chan struct{})}
+			half.left.Store(700 << 10)
+			return half, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.Go(1, time.Now().Add(time.Minute), 0, make([]byte, 1<<20), func([]byte, error) {})
+		clients = append(clients, c)
+	}
+	return n, a, clients
+}
+
+// Of all clients together only so much of big frames is being read at a time, however many are sent in half: the others' are not read, but for what yamux
+// takes of them. Small requests go on.
+func TestHalfSentFramesWait(t *testing.T) {
+	n, a, clients := halfSenders(t, time.Minute)
+	until(t, "all to have sent what they can", func() bool {
+		for _, c := range clients {
+			if c.s.conn.out.Load() < windowMin {
+				return false
+			}
+		}
+		return true
+	})
+	small := n.client(t, a.addr, quick())
+	if _, err := small.Call(t.Context(), 1, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	held := func() int64 { return a.core.held.Held() }
+	most := int64(2<<20 + len(clients)*(windowMin+32<<10))
+	until(t, "two frames to be read", func() bool { return held() > most || a.core.frames.Waiting() && held() >= 2<<20 })
+	if got := held(); got > most {
+		t.Errorf("%d bytes are held, want %d at most", got, most)
+	}
+	if len(a.Conns()) != len(clients)+1 {
+		t.Error("somebody is gone")
+	}
+}
+
+// Who pauses within a big frame is cut off once others wait to send theirs, and those get their turn.
+func TestHalfSentGivesWay(t *testing.T) {
+	n, a, clients := halfSenders(t, time.Millisecond)
+	until(t, "those who pause to go", func() bool { return !clients[0].s.alive() || !clients[9].s.alive() })
+	c := n.client(t, a.addr, quick())
+	if _, err := c.Call(t.Context(), 1, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // stuckConn is a connection that is slow to close.

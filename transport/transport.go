@@ -78,7 +78,8 @@ func newCore(l Limits, log *slog.Logger, m *Metrics) *core {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &core{limits: l, log: log, clock: clock{base: time.Now()}, metrics: m,
-		held: budget.New(int64(l.ClientsBytesMax)), big: budget.NewCredits(int64(l.BigBytesMax))}
+		held: budget.New(int64(l.ClientsBytesMax)), big: budget.NewCredits(int64(l.BigBytesMax)),
+		frames: budget.NewCredits(int64(l.BigFramesMax))}
 }
 
 func (c *core) versions(lo, hi uint64) {

@@ -3,7 +3,9 @@ package e2e
 import (
 	"bytes"
 	"context"
+	bin "encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"net"
@@ -16,8 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 
+	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/transport"
@@ -263,15 +267,11 @@ var floods = []flood{
 		})
 	}},
 	{"client port: 100 half-sent frames of 32 MiB", func(f *abused, stop <-chan struct{}) {
-		f.clients(100, stop, func(raw *slowConn, c *transport.ClientConn) {
-			body := make([]byte, 31<<20)
-			raw.writeMax.Store(30 << 20)
-			c.Go(uint16(api.MethodWrite), time.Now().Add(time.Minute), 0, body, func([]byte, error) {})
-			select {
-			case <-stop:
-			case <-c.Done():
-			}
-		})
+		part := make([]byte, 256<<10)
+		for range 99 {
+			go again(stop, func() { halfSend(f.client, part, stop) })
+		}
+		again(stop, func() { halfSend(f.client, part, stop) })
 	}},
 	{"client port: garbage", func(f *abused, stop <-chan struct{}) {
 		garbage := bytes.Repeat([]byte{0xff}, 100_000)
@@ -302,13 +302,80 @@ var floods = []flood{
 	}},
 }
 
-// slowConn is a connection that can stop reading, and stop writing after so many bytes.
+// halfSend sends 30 MiB of a frame of 31 as a native client, part by part, and waits until it is cut off. It does so by hand, for 100 Go clients that have
+// such a request each would copy 3 GB first, and take the machine's cores for that.
+func halfSend(addr string, part []byte, stop <-chan struct{}) {
+	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	gone := make(chan struct{})
+	defer close(gone)
+	go func() {
+		select {
+		case <-stop:
+			c.Close()
+		case <-gone:
+		}
+	}()
+	distant(c)
+	if err := greet(c); err != nil {
+		return
+	}
+	cfg := yamux.DefaultConfig()
+	cfg.EnableKeepAlive, cfg.LogOutput, cfg.ConnectionWriteTimeout = false, io.Discard, time.Minute
+	mux, err := yamux.Client(c, cfg)
+	if err != nil {
+		return
+	}
+	defer mux.Close()
+	st, err := mux.OpenStream()
+	if err != nil {
+		return
+	}
+	b := bin.BigEndian.AppendUint32([]byte{'q'}, 31<<20)
+	if _, err := st.Write(append(b, 0, 0, 0, 0)); err != nil {
+		return
+	}
+	for range (30 << 20) / len(part) {
+		if _, err := st.Write(part); err != nil {
+			return
+		}
+	}
+	<-mux.CloseChan()
+}
+
+// greet is a client's side of the handshake (docs/wire.md).
+func greet(c net.Conn) error {
+	hello := mp.AppendUint(mp.AppendUint(mp.AppendArray(nil, 12), transport.ProtocolMin), transport.ProtocolMax)
+	hello = mp.AppendBin(mp.AppendUint(hello, 2), make([]byte, 16))                     // a client of any cluster
+	hello = mp.AppendBin(mp.AppendUint(hello, 0), make([]byte, 16))                     // no node, no identity
+	hello = mp.AppendString(mp.AppendArray(hello, 0), "")                               // no incarnation, no address
+	hello = mp.AppendUint(mp.AppendUint(hello, 1), 0)                                   // sessions
+	hello = mp.AppendBin(mp.AppendString(hello, ""), nil)                               // no user
+	if _, err := c.Write(append(greeting(1, hello), greeting(3, nil)...)); err != nil { // hello, and confirm at once
+		return err
+	}
+	var head [11]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, c, int64(bin.BigEndian.Uint16(head[5:])))
+	return err
+}
+
+func greeting(kind byte, body []byte) []byte {
+	b := bin.BigEndian.AppendUint16(append([]byte("KRFT"), kind), uint16(len(body)))
+	return append(bin.BigEndian.AppendUint32(b, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))), body...)
+}
+
+// slowConn is a connection that can stop reading.
 type slowConn struct {
 	net.Conn
-	stopped  atomic.Bool
-	writeMax atomic.Int64 // 0: no bound
-	once     sync.Once
-	closed   chan struct{}
+	stopped atomic.Bool
+	once    sync.Once
+	closed  chan struct{}
 }
 
 func (c *slowConn) Read(b []byte) (int, error) {
@@ -318,17 +385,6 @@ func (c *slowConn) Read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	return n, err
-}
-
-func (c *slowConn) Write(b []byte) (int, error) {
-	if left := c.writeMax.Load(); left != 0 {
-		if int64(len(b)) >= left {
-			<-c.closed
-			return 0, net.ErrClosed
-		}
-		c.writeMax.Add(-int64(len(b)))
-	}
-	return c.Conn.Write(b)
 }
 
 func (c *slowConn) Close() error {
