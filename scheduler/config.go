@@ -37,6 +37,7 @@ type Config struct {
 	MailboxBytesMax     int   // of raft frames waiting per lane, over it they are dropped: default 256 MiB
 	InflightMessages    int   // append requests in flight per follower: default 64
 	EntriesPerMessage   int   // default 1024
+	BulkBytes           int   // append requests from this size on are overtaken by others on their way to a peer: default 256 KiB
 
 	// Checkpoints and compaction.
 	CheckpointInterval  engine.Duration // how often the budgets are looked at: default 1 s
@@ -105,6 +106,7 @@ func (c *Config) defaults() {
 	def(&c.MailboxBytesMax, 256<<20)
 	def(&c.InflightMessages, 64)
 	def(&c.EntriesPerMessage, 1024)
+	def(&c.BulkBytes, 256<<10)
 	def(&c.CheckpointInterval, engine.Duration(time.Second))
 	def(&c.CheckpointAge, engine.Duration(5*time.Minute))
 	def(&c.CheckpointBytes, 256<<20)

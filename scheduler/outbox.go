@@ -39,9 +39,6 @@ func (l *Lane) out(node engine.NodeID) *outbox {
 	return o
 }
 
-// bulkBytes is from when on an append request is a big one: on its way to a peer others overtake it.
-const bulkBytes = 256 << 10
-
 // bulkKey names a follower of a replica on this lane, and bulkSent the last big append request to it that it has not confirmed.
 type (
 	bulkKey struct {
@@ -55,11 +52,11 @@ type (
 // find a gap, and have the big one sent again: so what follows a big one goes the same way, until that is confirmed.
 func (l *Lane) outAppend(r *replica, to engine.Peer, stream, last uint64, size int) *outbox {
 	o := l.out(to.Node)
-	if size < bulkBytes && len(l.bulk) == 0 {
+	if size < l.s.cfg.BulkBytes && len(l.bulk) == 0 {
 		return o
 	}
 	k := bulkKey{r.key, to}
-	if size >= bulkBytes {
+	if size >= l.s.cfg.BulkBytes {
 		if l.bulk == nil {
 			l.bulk = map[bulkKey]bulkSent{}
 		}

@@ -25,7 +25,7 @@ func (n *fullNet) SendRaft(_ engine.NodeID, _ int, msgs []byte, _ bool) bool {
 // What other shards have to say does not share the frame of a large message, for which there may be no room.
 func TestLargeMessageIsDroppedAlone(t *testing.T) {
 	net := &fullNet{}
-	l := &Lane{s: &Scheduler{net: net}, outs: map[engine.NodeID]*outbox{}}
+	l := &Lane{s: &Scheduler{net: net, cfg: Config{BulkBytes: 256 << 10}}, outs: map[engine.NodeID]*outbox{}}
 	to := engine.Peer{Node: 2, Replica: 2}
 	send := func(r *replica, size int) {
 		run := raftlog.Run{Term: 1, First: 1, Count: 1, Body: make([]byte, size)}
@@ -47,7 +47,8 @@ func TestLargeMessageIsDroppedAlone(t *testing.T) {
 // TestBulkKeepsOrder: what follows a big append request of its stream goes behind it until the follower has confirmed it; what other shards say, to
 // other followers or in later streams, overtakes it.
 func TestBulkKeepsOrder(t *testing.T) {
-	l := &Lane{s: &Scheduler{net: &fullNet{}}, outs: map[engine.NodeID]*outbox{}}
+	const bulkBytes = 1000
+	l := &Lane{s: &Scheduler{net: &fullNet{}, cfg: Config{BulkBytes: bulkBytes}}, outs: map[engine.NodeID]*outbox{}}
 	one, two := &replica{key: store.Key{Shard: 1, Replica: 1}}, &replica{key: store.Key{Shard: 2, Replica: 1}}
 	to, other := engine.Peer{Node: 2, Replica: 2}, engine.Peer{Node: 3, Replica: 3}
 	next := uint64(0)

@@ -252,7 +252,8 @@ func (c *Cluster) Start(id engine.NodeID) error {
 		c.Opt.Recovered(n, rec)
 	}
 	cfg := scheduler.Config{Node: id, Incarnation: n.incarnation, Lanes: c.Opt.Lanes, Logger: c.Opt.Logger,
-		Fatal: func(err error) { n.fatal(life, err) }}
+		BulkBytes: [...]int{0, 1, 300, 3000}[c.Opt.Seed%4], // with 0, the default, hardly any message is big enough here to be overtaken
+		Fatal:     func(err error) { n.fatal(life, err) }}
 	if c.Opt.Config != nil {
 		c.Opt.Config(&cfg)
 	}
