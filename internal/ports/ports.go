@@ -1,7 +1,8 @@
 // Package ports finds addresses of this machine for processes that are stopped and started again on the same address: demo clusters and tests.
 //
 // A port that the system chooses is one of those from which it also serves outgoing connections of all processes. Any of them may take it while its
-// owner is stopped, and the owner then cannot listen. So these ports are below that range.
+// owner is stopped, and the owner then cannot listen. So these ports are below that range, and each process has blocks of them for itself: it
+// listens on the first port of a block for as long as it lives, and gives the others.
 //
 // It imports the standard library.
 package ports
@@ -20,42 +21,56 @@ const (
 	end = 32_768
 	// fewest is how many ports there must be below the range for this to make sense.
 	fewest = 5_000
-	tries  = 1_000
+	// block is how many ports a process takes at a time.
+	block = 64
 )
 
 var (
-	mu    sync.Mutex
-	given = map[int]bool{}
+	mu   sync.Mutex
+	mine []net.Listener // on the first port of each block of this process; guarded by mu
+	rest []int          // ports of these that were not given yet; guarded by mu
 )
 
-// Listen listens on a port of 127.0.0.1 that was never given by this process before.
-func Listen() (net.Listener, error) {
-	below := outgoing()
-	if below < first+fewest {
-		return net.Listen("tcp", "127.0.0.1:0")
-	}
-	var err error
-	for range tries {
-		port := first + rand.IntN(below-first)
-		if !claim(port) {
-			continue
-		}
-		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			return l, nil
-		}
-	}
-	return nil, fmt.Errorf("no port between %d and %d could be had in %d tries; the last one: %w", first, below, tries, err)
+func listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 }
 
-func claim(port int) bool {
+// Listen listens on a port of 127.0.0.1 that this process has never given before and no other that uses this package will.
+func Listen() (net.Listener, error) {
 	mu.Lock()
 	defer mu.Unlock()
-	if given[port] {
-		return false
+	below := outgoing()
+	if below < first+fewest {
+		return listen(0)
 	}
-	given[port] = true
-	return true
+	for {
+		if len(rest) == 0 && !take(below) {
+			return nil, fmt.Errorf("no %d free ports in a row between %d and %d", block, first, below)
+		}
+		port := rest[0]
+		rest = rest[1:]
+		if l, err := listen(port); err == nil {
+			return l, nil
+		} // somebody else is there
+	}
+}
+
+// take takes a block. mu is held.
+func take(below int) bool {
+	blocks := (below - first) / block
+	at := rand.IntN(blocks)
+	for range blocks {
+		port := first + at*block
+		if l, err := listen(port); err == nil {
+			mine = append(mine, l)
+			for p := port + 1; p < port+block; p++ {
+				rest = append(rest, p)
+			}
+			return true
+		}
+		at = (at + 1) % blocks
+	}
+	return false
 }
 
 // outgoing returns the lowest port of outgoing connections.

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// No outgoing connection can take a port that was given, and none is given twice.
+// No outgoing connection can take a port that was given, none is given twice, and the blocks that they are of cannot be taken by another process.
 func TestPorts(t *testing.T) {
 	below := outgoing()
 	if below < first+fewest {
@@ -31,4 +31,13 @@ func TestPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+	mu.Lock()
+	defer mu.Unlock()
+	for a := range seen {
+		tcp, _ := net.ResolveTCPAddr("tcp", a)
+		if l, err := listen(tcp.Port - (tcp.Port-first)%block); err == nil {
+			l.Close()
+			t.Errorf("the block of %s is anybody's", a)
+		}
+	}
 }
