@@ -42,7 +42,7 @@ var mutants = []mutant{
 	{name: "stamps-of-a-wrong-clock", rule: "State8", file: "scheduler/turn.go", old: "l.wall = 0 //", new: "//"},
 	{name: "gone-without-proof", rule: "Cluster5", file: "scheduler/membership.go", old: "return before && d.ConfVersion >= mine.ConfVersion", new: "return d.ConfVersion >= mine.ConfVersion"},
 	{name: "leader-again-after-restart", rule: "Engine1", file: "engine/election.go", old: "led := e.vote.Committed && e.vote.Peer == e.self",
-		new: "led := e.vote.Committed && e.vote.Peer == e.self\n\tif led && e.memb.Membership != nil && len(e.memb.Membership.Voters[0]) > 1 {\n\t\te.role, e.leader = RoleLeader, e.self\n\t\te.lead = &leadership{blank: e.log.lastIndex() + 1, busyAt: e.now, heartbeatAt: e.now + 1}\n\t\te.rebuildStreams()\n\t\te.appendOwn(EntryBlank, 1, 0, nil)\n\t\te.replicate()\n\t\treturn\n\t}"},
+		new: "led := e.vote.Committed && e.vote.Peer == e.self\n\tif led && e.memb.Membership != nil && len(e.memb.Membership.Voters[0]) > 1 {\n\t\te.role, e.knows = RoleLeader, true\n\t\te.lead = &leadership{blank: e.log.lastIndex() + 1, busyAt: e.now, heartbeatAt: e.now + 1}\n\t\te.rebuildStreams()\n\t\te.appendOwn(EntryBlank, 1, 0, nil)\n\t\te.replicate()\n\t\treturn\n\t}"},
 	{name: "epoch-not-checked-at-apply", rule: "FAULTS 2.24", file: "shard/apply.go", old: "if !m.ownsFirst(w) {", new: "if false {"},
 	// Engine
 	{name: "link-epoch-ignored", rule: "Engine2", file: "engine/leader.go", old: "k.Incarnation == f.incarnation && k.GrantEpoch == f.epoch {\n\t\t\tuntil", new: "k.Incarnation == f.incarnation {\n\t\t\tuntil", pkg: "./engine", run: engineAll},
@@ -189,4 +189,7 @@ var mutants = []mutant{
 	{name: "big-message-in-one-write", rule: "Live6, N11", file: "transport/session.go", old: "n := min(len(b), s.core.limits.WriteBytesMax)", new: "n := len(b)", pkg: "./transport", run: "TestHeartbeatOvertakes"},
 	{name: "chunk-acknowledged-on-arrival", rule: "Live6, N11", file: "transport/snapshot.go", old: "\t\t\tif b[0] == snapLast {\n", new: "\t\t\t_ = r.acknowledge()\n\t\t\tif b[0] == snapLast {\n", pkg: "./transport", run: "TestSnapshotChunkInHand"},
 	{name: "stuck-snapshot-keeps-the-session", rule: "N9, yamux #142", file: "transport/snapshot.go", old: "\t\t\tw.s.kill(errSlow)\n", new: "", pkg: "./transport", run: "TestStuckSnapshot"},
+	{name: "big-append-is-overtaken-in-its-stream", rule: "Live6", file: "scheduler/outbox.go", old: "} else if b, ok := l.bulk[k]; !ok || b.stream != stream {", new: "} else if b, ok := l.bulk[k]; ok || b.stream != stream {",
+		pkg: "./scheduler", run: "^TestBulk"},
+	{name: "last-turn-is-not-answered", rule: "who asks is answered", file: "scheduler/stop.go", old: "for range 2 {", new: "for range 1 {", pkg: "./scheduler", run: "^TestReadsOfTheLastTurn"},
 }
