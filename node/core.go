@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/bitset"
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
 )
@@ -35,7 +36,7 @@ type core struct {
 
 	making   sync.Mutex // held while replicas are made
 	createMu sync.Mutex
-	created  shardSet // with replicas that this process has asked for, or found
+	created  bitset.Set[engine.ShardID] // with replicas that this process has asked for, or found
 }
 
 // becomeMember makes the core, once. It is called at start if the node has started in a cluster before, else when it does; and
@@ -74,7 +75,7 @@ func (n *Node) becomeMember(s startedFact, res *reservation) error {
 
 func (n *Node) newCore(s startedFact) (*core, error) {
 	c := &core{n: n, clock: n.cfg.clock, node: s.Node, cluster: s.Cluster, view: newView(), wake: make(chan struct{}, 1),
-		created: shardSet{}}
+		created: bitset.Set[engine.ShardID]{}}
 	c.reports, c.strays, c.driver = newReporter(c), newStrays(c), newDriver(c)
 	c.book = newLoadBook(n.facts.incarnations[len(n.facts.incarnations)-1], smoothing*n.cfg.loadsEvery())
 	cfg := scheduler.Config{
@@ -116,7 +117,7 @@ func (n *Node) newCore(s startedFact) (*core, error) {
 	}
 	for i := range list {
 		if list[i].Descriptor != nil {
-			c.created.add(list[i].Shard)
+			c.created.Add(list[i].Shard)
 		}
 	}
 	return c, nil

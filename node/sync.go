@@ -287,7 +287,7 @@ func (c *core) wanted(rec *placement.ShardRecord, phase syncPhase) (scheduler.Ne
 		return scheduler.NewReplica{}, false
 	}
 	c.createMu.Lock()
-	known := c.created.has(d.Shard)
+	known := c.created.Has(d.Shard)
 	c.createMu.Unlock()
 	return scheduler.NewReplica{Descriptor: d, Replica: r.Replica, Options: scheduler.CreateOptions{Campaign: leads}}, !known
 }
@@ -298,7 +298,7 @@ func (c *core) create(ctx context.Context, list []scheduler.NewReplica) error {
 	c.making.Lock()
 	defer c.making.Unlock()
 	c.createMu.Lock()
-	list = slices.DeleteFunc(slices.Clone(list), func(r scheduler.NewReplica) bool { return c.created.has(r.Descriptor.Shard) })
+	list = slices.DeleteFunc(slices.Clone(list), func(r scheduler.NewReplica) bool { return c.created.Has(r.Descriptor.Shard) })
 	c.createMu.Unlock()
 	if err := c.sched.CreateReplicas(ctx, list); err != nil {
 		if !errors.Is(err, scheduler.ErrExists) || len(list) == 1 {
@@ -314,7 +314,7 @@ func (c *core) create(ctx context.Context, list []scheduler.NewReplica) error {
 	c.createMu.Lock()
 	defer c.createMu.Unlock()
 	for _, r := range list {
-		c.created.add(r.Descriptor.Shard)
+		c.created.Add(r.Descriptor.Shard)
 	}
 	return nil
 }

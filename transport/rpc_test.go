@@ -576,14 +576,18 @@ func TestUnreadIsHeld(t *testing.T) {
 	}
 }
 
+// oneBig is the configuration of a node that expects an answer of 1 MiB to each request, and has credits for one.
+func (n *memNet) oneBig() Config {
+	cfg := n.config(1)
+	cfg.Limits.BigBytesMax, cfg.Limits.RequestDeadlineMax = 1<<20, time.Minute
+	cfg.Expect = func(uint16) int { return 1 << 20 }
+	return cfg
+}
+
 // A client that goes while its requests are being served gives back what the answers to them were expected to take: the next one is served.
 func TestCreditsOfTheGoneComeBack(t *testing.T) {
 	n := newNet()
-	cfg := n.config(1)
-	cfg.Limits = quick()
-	cfg.Limits.BigBytesMax = 1 << 20
-	cfg.Limits.RequestDeadlineMax = time.Minute
-	cfg.Expect = func(uint16) int { return 1 << 20 }
+	cfg := n.oneBig()
 	r := newRecorder()
 	got := make(chan Request, 10)
 	r.onRequest = func(q Request) { got <- q }
@@ -635,11 +639,7 @@ func TestTheEndedHaveNoTurn(t *testing.T) {
 // Who goes while its request waits for a turn is out of the way, and the request is not served.
 func TestTheGoneHaveNoTurn(t *testing.T) {
 	n := newNet()
-	cfg := n.config(1)
-	cfg.Limits = quick()
-	cfg.Limits.BigBytesMax = 1 << 20
-	cfg.Limits.RequestDeadlineMax = time.Minute
-	cfg.Expect = func(uint16) int { return 1 << 20 }
+	cfg := n.oneBig()
 	r := newRecorder()
 	var served atomic.Int32
 	r.onRequest = func(Request) { served.Add(1) }
@@ -669,11 +669,8 @@ func TestTheGoneHaveNoTurn(t *testing.T) {
 // turn. The function returned has the first one read.
 func unreadBig(t *testing.T, patience time.Duration) (first *ClientConn, answers [2]chan error, read func()) {
 	n := newNet()
-	cfg := n.config(1)
-	cfg.Limits = quick()
-	cfg.Limits.BigBytesMax, cfg.Limits.BigPatience = 1<<20, patience
-	cfg.Limits.WriteTimeout, cfg.Limits.RequestDeadlineMax = time.Minute, time.Minute
-	cfg.Expect = func(uint16) int { return 1 << 20 }
+	cfg := n.oneBig()
+	cfg.Limits.BigPatience, cfg.Limits.WriteTimeout = patience, time.Minute
 	r := newRecorder()
 	answer := make([]byte, 1<<20)
 	var served atomic.Int32

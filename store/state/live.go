@@ -1,25 +1,27 @@
 package state
 
-// liveTablets counts the live extents of each tablet. Ids are close together, and nearly all tablets have one extent, so each takes a bit, 64 to
-// an entry, and only more extents a count. The zero value is empty.
+import "github.com/kiloraft/kiloraft/internal/bitset"
+
+// liveTablets counts the live extents of each tablet. Nearly all have one, so each takes a bit, and only more extents a count.
+// The zero value is empty.
 type liveTablets struct {
-	bits map[TabletID]uint64
+	some bitset.Set[TabletID]
 	more map[TabletID]int // extents beyond the first
 	n    int              // tablets with any
 }
 
-func (l *liveTablets) has(t TabletID) bool { return l.bits[t>>6]&(1<<(t&63)) != 0 }
+func (l *liveTablets) has(t TabletID) bool { return l.some.Has(t) }
 
 // add counts one more extent of t.
 func (l *liveTablets) add(t TabletID) {
-	if l.bits == nil {
-		l.bits, l.more = map[TabletID]uint64{}, map[TabletID]int{}
+	if l.some == nil {
+		l.some, l.more = bitset.Set[TabletID]{}, map[TabletID]int{}
 	}
 	if l.has(t) {
 		l.more[t]++
 		return
 	}
-	l.bits[t>>6] |= 1 << (t & 63)
+	l.some.Add(t)
 	l.n++
 }
 
@@ -33,7 +35,5 @@ func (l *liveTablets) remove(t TabletID) {
 		return
 	}
 	l.n--
-	if l.bits[t>>6] &^= 1 << (t & 63); l.bits[t>>6] == 0 {
-		delete(l.bits, t>>6)
-	}
+	l.some.Remove(t)
 }

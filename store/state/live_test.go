@@ -48,7 +48,7 @@ func TestLiveTablets(t *testing.T) {
 			check()
 		}
 	}
-	if len(l.bits) != 0 || len(l.more) != 0 {
-		t.Errorf("left: %v, %v", l.bits, l.more)
+	if len(l.some) != 0 || len(l.more) != 0 {
+		t.Errorf("left: %v, %v", l.some, l.more)
 	}
 }
