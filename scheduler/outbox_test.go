@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -81,5 +82,36 @@ func TestBulkKeepsOrder(t *testing.T) {
 	l.bulkForget(one)
 	if len(l.bulk) != 0 {
 		t.Errorf("%d are remembered of a leader that is none any more", len(l.bulk))
+	}
+}
+
+// keepingNet keeps bulk messages, as the transport does, and copies others.
+type keepingNet struct {
+	noNet
+	kept [][]byte
+}
+
+func (n *keepingNet) SendRaft(_ engine.NodeID, _ int, msgs []byte, bulk bool) bool {
+	if bulk {
+		n.kept = append(n.kept, msgs)
+	}
+	return true
+}
+
+// TestBulkIsTheNetworks: a lane does not write any more into what it has handed over.
+func TestBulkIsTheNetworks(t *testing.T) {
+	net := &keepingNet{}
+	l := &Lane{s: &Scheduler{net: net, cfg: Config{BulkBytes: 1}}, outs: map[engine.NodeID]*outbox{}}
+	var want [][]byte
+	for i := range byte(3) {
+		run := raftlog.Run{Term: 1, First: 1, Count: 1, Body: bytes.Repeat([]byte{'a' + i}, 1000)}
+		l.sendRuns(&replica{}, engine.Peer{Node: 2, Replica: 2}, &engine.AppendRequest{Stream: 1}, []raftlog.Run{run})
+		l.sendAll()
+		want = append(want, bytes.Clone(net.kept[len(net.kept)-1]))
+	}
+	for i := range want {
+		if !bytes.Equal(net.kept[i], want[i]) {
+			t.Errorf("message %d has changed since: %.40q", i, net.kept[i])
+		}
 	}
 }

@@ -503,19 +503,20 @@ func TestShrink(t *testing.T) {
 	exchange(t, a, b)
 }
 
-// TestBulkIsOvertaken: a raft message that is bulk comes whole, behind small ones that were sent later, and another that is bulk behind it.
+// TestBulkIsOvertaken: a raft message that is bulk comes whole, behind small ones that were sent when a part of it was under way, and another that is bulk behind it.
 func TestBulkIsOvertaken(t *testing.T) {
 	n, a, b := pair(t, nil)
 	first, second := bytes.Repeat([]byte("bulk"), 4<<20), []byte("small, but bulk") // more than the window takes
 	n.each(func(c *memConn) { c.in.set(func() { c.in.paused = true }) })
-	for _, m := range []struct {
-		b    []byte
-		bulk bool
-	}{{first, true}, {second, true}, {[]byte("small"), false}} {
-		if !a.SendRaft(2, 0, m.b, m.bulk) {
-			t.Fatalf("%.10q was dropped", m.b)
+	send := func(b []byte, bulk bool) {
+		if !a.SendRaft(2, 0, b, bulk) {
+			t.Fatalf("%.10q was dropped", b)
 		}
 	}
+	send(first, true)
+	until(t, "the first to be on its way", func() bool { return a.session(2).watches[1].Load() != 0 })
+	send(second, true)
+	send([]byte("small"), false)
 	n.each(func(c *memConn) { c.in.set(func() { c.in.paused = false }) })
 	until(t, "three frames", func() bool { return b.is(func() bool { return len(b.raft) == 3 }) })
 	for i, want := range [][]byte{[]byte("small"), first, second} {

@@ -192,4 +192,6 @@ var mutants = []mutant{
 	{name: "big-append-is-overtaken-in-its-stream", rule: "Live6", file: "scheduler/outbox.go", old: "} else if b, ok := l.bulk[k]; !ok || b.stream != stream {", new: "} else if b, ok := l.bulk[k]; ok || b.stream != stream {",
 		pkg: "./scheduler", run: "^TestBulk"},
 	{name: "last-turn-is-not-answered", rule: "who asks is answered", file: "scheduler/stop.go", old: "for range 2 {", new: "for range 1 {", pkg: "./scheduler", run: "^TestReadsOfTheLastTurn"},
+	{name: "big-message-in-one-part", rule: "Live6, N11", file: "transport/session.go", old: "out.partMax = s.core.limits.WriteBytesMax", new: "", pkg: "./transport", run: "^TestBulkIsOvertaken"},
+	{name: "bulk-buffer-is-used-again", rule: "bulk is the network's", file: "scheduler/outbox.go", old: "if o.isBulk || cap", new: "if cap", pkg: "./scheduler", run: "^TestBulkIsTheNetworks"},
 }
