@@ -40,6 +40,7 @@ func (ramFS) SyncDir(string) error            { return nil }
 func (f *ramFile) ReadAt(b []byte, off int64) (int, error) {
 	return bytes.NewReader(f.data).ReadAt(b, off)
 }
+func (f *ramFile) Append(b []byte, off int64) (int, error)  { return f.WriteAt(b, off) }
 func (f *ramFile) WriteAt(b []byte, off int64) (int, error) { return copy(f.data[off:], b), nil }
 func (f *ramFile) Size() (int64, error)                     { return int64(len(f.data)), nil }
 func (f *ramFile) Allocate(size int64) error                { f.data = make([]byte, size); return nil }

@@ -71,8 +71,13 @@ func (w *watchedFS) wrap(name string) func(vfs.File, error) (vfs.File, error) {
 }
 
 // WriteAt implements io.WriterAt.
-func (f *watchedFile) WriteAt(p []byte, off int64) (int, error) {
-	n, err := f.File.WriteAt(p, off)
+func (f *watchedFile) WriteAt(p []byte, off int64) (int, error) { return f.put(f.File.WriteAt, p, off) }
+
+// Append implements vfs.File.
+func (f *watchedFile) Append(p []byte, off int64) (int, error) { return f.put(f.File.Append, p, off) }
+
+func (f *watchedFile) put(do func([]byte, int64) (int, error), p []byte, off int64) (int, error) {
+	n, err := do(p, off)
 	if err == nil {
 		derr := raftlog.DumpFrame(p, func(r *raftlog.Record) error {
 			w := write{kind: r.Kind, key: r.Key, vote: r.Vote, id: r.LogID, first: r.First}

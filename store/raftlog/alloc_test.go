@@ -21,6 +21,7 @@ func (n nulled) Create(name string) (vfs.File, error) {
 	return nulledFile{f}, err
 }
 func (nulledFile) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (nulledFile) Append(p []byte, _ int64) (int, error)  { return len(p), nil }
 func (nulledFile) Allocate(int64) error                   { return nil }
 func (nulledFile) Datasync() error                        { return nil }
 

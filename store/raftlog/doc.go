@@ -3,7 +3,7 @@
 //
 // # Parts
 //
-//	lane ── Append, SaveVote, … ──► open batch ── Submit ──► queue ── Flush ──► one frame: 1 WriteAt + 1 fdatasync
+//	lane ── Append, SaveVote, … ──► open batch ── Submit ──► queue ── Flush ──► one frame: 1 Append + 1 fdatasync
 //	  ▲ index, cache (no lock)                    (mutex)      │
 //	  └───────────── Flushed(Completion: where each batch lies) ◄┘
 //
@@ -16,6 +16,10 @@
 // A position is (batch, offset in the batch). Where a batch lies is learnt from its completion and kept per batch until its segment
 // is freed. Recovery counts as one batch per segment. Entries that have left the cache are read by Locate (in the lane) and
 // ColdRead.Read (anywhere); each body has a checksum of its own for that.
+//
+// Frames are written in whole blocks (vfs.File.Append), past the page cache where the file system lets it: what lies before a frame in its first block is
+// written again as it is, and what lies behind it in its last one becomes zeros. So the log takes no memory but its own cache, and entries that have
+// left that are read from the disk.
 //
 // The writer's loop: wait for Pending; Flush; post completions; Maintain. After a second without work, and at shutdown: Seal.
 //

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/store/vfs"
 )
 
 // The byte layout is described in doc.go. All fixed-size integers are little-endian.
@@ -42,6 +43,9 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// alignBlock makes the size of a segment one that vfs.File.Append does not make larger.
+func alignBlock(size int64) int64 { return (size + vfs.BlockSize - 1) &^ (vfs.BlockSize - 1) }
 
 func alignFrame(off int64) int64 { return (off + frameAlign - 1) &^ (frameAlign - 1) }
 

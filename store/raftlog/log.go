@@ -233,7 +233,7 @@ func (l *Log) writeFrame(frame []byte, flags uint32) error {
 	h := frameHeader{length: uint32(len(frame) - frameHeaderSize), seq: l.seq + 1, oldest: oldest, flags: flags}
 	h.put(frame, frameSeed(seg.salt, seg.number, l.tail))
 	start := l.opt.Now()
-	if _, err := seg.file.WriteAt(frame, l.tail); err != nil {
+	if _, err := seg.file.Append(frame, l.tail); err != nil {
 		return l.poison("write "+seg.path, err)
 	}
 	if err := seg.file.Datasync(); err != nil {

@@ -180,7 +180,7 @@ func (o *Options) defaults() error {
 	if o.SegmentBytes < 2*segmentStart || o.SegmentBytes > frameBytesMax {
 		return fmt.Errorf("raft log segments of %d bytes: must be %d to %d", o.SegmentBytes, 2*segmentStart, frameBytesMax)
 	}
-	o.SegmentBytes = alignFrame(o.SegmentBytes)
+	o.SegmentBytes = alignBlock(o.SegmentBytes)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -129,7 +129,7 @@ func (l *Log) noteSpares() {
 // startSegment begins a new segment for a frame of up to need bytes. The header names the end of the segment before, so that
 // what lies behind it is never looked at again, and is durable, as is the name, before the first frame (rules Log2, Log3).
 func (l *Log) startSegment(need int64) error {
-	size := max(l.opt.SegmentBytes, alignFrame(segmentStart+need))
+	size := max(l.opt.SegmentBytes, alignBlock(segmentStart+need))
 	s, err := l.takeSpare(size)
 	if err != nil {
 		return err
@@ -297,7 +297,7 @@ func (l *Log) prepareNext() error {
 	case len(l.spares) == 0 && seg != nil && (l.needSegment || l.tail >= int64(seg.size)/2):
 		size = l.opt.SegmentBytes
 	case wanted > l.spareBytes.Load():
-		size = max(l.opt.SegmentBytes, alignFrame(wanted))
+		size = max(l.opt.SegmentBytes, alignBlock(wanted))
 	}
 	switch {
 	case size == 0 && len(l.spares) > 0:

@@ -130,16 +130,20 @@ func (f injectFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-func (f injectFile) WriteAt(p []byte, off int64) (int, error) {
+func (f injectFile) WriteAt(p []byte, off int64) (int, error) { return f.write(f.File.WriteAt, p, off) }
+
+func (f injectFile) Append(p []byte, off int64) (int, error) { return f.write(f.File.Append, p, off) }
+
+func (f injectFile) write(write func([]byte, int64) (int, error), p []byte, off int64) (int, error) {
 	op := &Op{Kind: OpWrite, Name: f.name, Off: off, Size: len(p)}
 	if err := f.fs.check(op); err != nil {
 		if op.Size < len(p) {
-			n, _ := f.File.WriteAt(p[:op.Size], off)
+			n, _ := write(p[:op.Size], off)
 			return n, err
 		}
 		return 0, err
 	}
-	return f.File.WriteAt(p, off)
+	return write(p, off)
 }
 
 func (f injectFile) Allocate(size int64) error {

@@ -297,6 +297,19 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), f.change("write", change{off: off, data: append([]byte{}, p...)})
 }
 
+// Append implements File. It writes the sectors of its blocks that WriteAt would not, too: the ones before p as they are.
+func (f *memFile) Append(p []byte, off int64) (int, error) {
+	lead := off % BlockSize
+	b := make([]byte, (lead+int64(len(p))+BlockSize-1)&^(BlockSize-1))
+	if lead > 0 {
+		if n, err := f.ReadAt(b[:lead], off-lead); n < int(lead) {
+			return 0, err
+		}
+	}
+	copy(b[lead:], p)
+	return len(p), f.change("write", change{off: off - lead, data: b})
+}
+
 func (f *memFile) Truncate(size int64) error { return f.change("truncate", change{off: size}) }
 
 func (f *memFile) Allocate(size int64) error {

@@ -2,14 +2,11 @@ package vfs
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kiloraft/kiloraft/internal/fault"
 )
 
 // OS returns the file system of the operating system.
@@ -17,14 +14,12 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
-type osFile struct{ *os.File }
-
 func (osFS) Create(name string) (File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return &osFile{File: f}, nil
 }
 
 func (osFS) Open(name string) (File, error) {
@@ -32,7 +27,7 @@ func (osFS) Open(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return &osFile{File: f}, nil
 }
 
 func (osFS) Remove(name string) error             { return os.Remove(name) }
@@ -79,50 +74,6 @@ func (osFS) SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func (f osFile) Size() (int64, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return st.Size(), nil
-}
-
-// allocateChunk is how much Allocate writes between two syncs: small enough that the syncs of other files on the device do
-// not wait long behind it.
-const allocateChunk = 4 << 20
-
-// zerosBytes is how much it writes at a time, a divisor of allocateChunk: what is written should not drive everything else out of the caches.
-const zerosBytes = 128 << 10
-
-func (f osFile) Allocate(size int64) error {
-	// Reserving first makes a full disk fail at once, before anything was written, and keeps the file in few pieces.
-	if err := ignoringEINTR(func() error { return reserve(f.File, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("allocate %s: %w", f.Name(), err)
-	}
-	zeros := make([]byte, min(size, zerosBytes))
-	for off := int64(0); off < size; {
-		n, err := f.WriteAt(zeros[:min(size-off, int64(len(zeros)))], off)
-		if err != nil {
-			return err
-		}
-		off += int64(n)
-		if off%allocateChunk == 0 || off == size {
-			if err := f.Datasync(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (f osFile) Datasync() error {
-	fault.Delay(fault.DiskSync)
-	if err := ignoringEINTR(func() error { return datasync(f.File) }); err != nil {
-		return fmt.Errorf("fdatasync %s: %w", f.Name(), err)
-	}
-	return nil
 }
 
 func ignoringEINTR(fn func() error) error {
