@@ -261,7 +261,7 @@ func (c *core) shardsPage(ctx context.Context, r *api.ShardsRequest) (*api.Shard
 			return nil, &shard.InvalidError{What: "too many shards named"}
 		}
 		for _, id := range r.Shards {
-			d, err := c.view.find(id)
+			d, err := c.find(ctx, id)
 			if err != nil {
 				return nil, err
 			}
@@ -326,9 +326,9 @@ func (c *core) checksum(ctx context.Context, id engine.ShardID) (*api.Checksum, 
 
 // transfer moves the leadership of a shard, and waits until the new leader is known here. Another node's shard is passed on, once.
 func (c *core) transfer(ctx context.Context, q *incoming, r *api.TransferRequest) error {
-	d := c.view.shard(r.Shard)
-	if d == nil {
-		return fmt.Errorf("shard %d: %w", r.Shard, shard.ErrNotFound)
+	d, err := c.find(ctx, r.Shard)
+	if err != nil {
+		return err
 	}
 	if _, ok := d.OnNode(r.To); !ok {
 		return &shard.InvalidError{What: fmt.Sprintf("shard %d has no replica on node %d", r.Shard, r.To)}

@@ -31,7 +31,7 @@ func (c *core) shardOf(w http.ResponseWriter, r *http.Request) *shard.Descriptor
 		http.Error(w, "the id of a shard is a number", http.StatusBadRequest)
 		return nil
 	}
-	d := c.view.shard(engine.ShardID(id))
+	d := c.view.find(engine.ShardID(id))
 	if d == nil {
 		http.Error(w, fmt.Sprintf("shard %d is not known: it may have been merged into its left neighbour", id), http.StatusNotFound)
 	}

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/kiloraft/kiloraft/engine"
+	"github.com/kiloraft/kiloraft/internal/mp"
 	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
@@ -238,10 +240,9 @@ func (n *Node) ForgetShards() {
 	v := n.core.Load().view
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for id, s := range v.shards {
+	for id := range v.shards {
 		if id != shard.MetaShardID {
-			s.desc = nil
-			v.shards[id] = s
+			delete(v.shards, id)
 		}
 	}
 	v.sorted = nil
@@ -259,4 +260,32 @@ func (n *Node) StepDrain(ctx context.Context, id engine.NodeID) (placement.OpSta
 // RecordStep writes what a driver that has read the record of an operation a while ago knows of it.
 func (n *Node) RecordStep(ctx context.Context, o placement.Op) error {
 	return n.core.Load().driver.record(ctx, &o)
+}
+
+// Compare has the node look into meta for all shards, now.
+func (n *Node) Compare(ctx context.Context) error {
+	return n.core.Load().compare(ctx, syncRequest{Last: ^engine.ShardID(0)})
+}
+
+// Learn tells the node of a shard and of its leader, as another node does.
+func (n *Node) Learn(ctx context.Context, d *shard.Descriptor, leader engine.NodeID) error {
+	b := mp.AppendArray(mp.AppendUint(mp.AppendArray(nil, 2), uint64(leader)), 1)
+	return n.core.Load().serveLearn(ctx, shard.AppendDescriptor(b, d))
+}
+
+// Remembers tells where the node remembers a shard.
+func (n *Node) Remembers(id engine.ShardID) (where []string) {
+	c := n.core.Load()
+	if c.view.shard(id) != nil || c.view.leader(id) != 0 {
+		where = append(where, "view")
+	}
+	if slices.Contains(c.reports.among(id, id), id) {
+		where = append(where, "reports")
+	}
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	if c.book.rows[id] != nil {
+		where = append(where, "loads")
+	}
+	return where
 }

@@ -157,6 +157,14 @@ func differ(now, told, least float64) bool {
 	return now == 0 && told != 0 || math.Abs(now-told) > max(least, 0.1*told)
 }
 
+// forget drops a shard that is dead for good.
+func (b *loadBook) forget(id engine.ShardID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.rows, id)
+	delete(b.active, id)
+}
+
 // compact forgets changes that newer ones have overtaken.
 func (b *loadBook) compact() {
 	if len(b.order) <= 2*len(b.rows)+1024 {
@@ -182,7 +190,7 @@ func (b *loadBook) since(name, seq uint64) (list []loadRow, all bool) {
 	}
 	i := sort.Search(len(b.order), func(i int) bool { return b.order[i].seq > seq })
 	for _, m := range b.order[i:] {
-		if r := b.rows[m.shard]; r.seq == m.seq {
+		if r := b.rows[m.shard]; r != nil && r.seq == m.seq {
 			list = append(list, r.told)
 		}
 	}
@@ -361,8 +369,8 @@ func (c *core) askLoads(ctx context.Context, t *loadTable) {
 			t.take(id, answers[i])
 			for j := range answers[i].Rows {
 				if r := &answers[i].Rows[j]; r.Leads && t.rows[r.Shard] == r {
-					c.view.setLeader(r.Shard, r.Node)
 					c.view.learn(r.Descriptor)
+					c.view.setLeader(r.Shard, r.Node)
 					r.Descriptor = c.view.known(r.Descriptor)
 				}
 			}

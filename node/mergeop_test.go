@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/shard"
 )
 
 // Meta may have buried the right shard of a merge before its operation is recorded as over, and a node that starts then hears nothing of that shard any more. The merge
@@ -47,6 +49,59 @@ func TestMergeAfterRestart(t *testing.T) {
 		letGo.Store(true)
 		waitOp(t, c, 0, id, 20*time.Second, placement.OpDone)
 	}
+}
+
+// A shard that was merged away is forgotten by every node, once meta has buried it. Each was kept for as long as the process lived, and clusters split and merge for
+// years. A report of it that comes late does not bring it back.
+func TestForgetsTheMerged(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{})
+	c.Init(0, 3, 3)
+	ctx := deadline(t, 60*time.Second)
+	at, right := leadOf(t, c, 3)
+	_, left := leadOf(t, c, 2)
+	for i := range 3 {
+		if _, err := c.Node(i).StatusOf(ctx); err != nil { // so that the loads have been told
+			t.Fatal(err)
+		}
+		if where := c.Node(i).Remembers(3); len(where) < 2 {
+			t.Fatalf("node %d remembers shard 3 in %v: this test looks at the wrong things", i, where)
+		}
+	}
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3}), 20*time.Second, placement.OpDone)
+	forgotten := func() {
+		t.Helper()
+		for i := range 3 {
+			nodetest.Eventually(t, 20*time.Second, func() error { // a node may not have applied the merge yet
+				if err := c.Node(i).Compare(ctx); err != nil {
+					return err
+				}
+				if where := c.Node(i).Remembers(3); len(where) > 0 {
+					return fmt.Errorf("node %d remembers shard 3 in %v", i, where)
+				}
+				for _, id := range []engine.ShardID{2, 4} {
+					if c.Node(i).Remembers(id) == nil {
+						return fmt.Errorf("node %d has forgotten shard %d", i, id)
+					}
+				}
+				return nil
+			})
+		}
+	}
+	forgotten()
+	for i := range 3 {
+		if err := c.Node(i).Learn(ctx, right.Descriptor, c.Node(at).ID()); err != nil {
+			t.Fatal(err)
+		}
+		list, err := c.Node(i).Ranges(ctx)
+		if err != nil || len(list) != 2 || list[0].Shard != 2 || list[0].Version <= left.Descriptor.Version {
+			t.Errorf("node %d shows %v, %v", i, list, err)
+		}
+		err = c.Node(i).StartOp(ctx, &placement.Op{Kind: placement.OpMove, Shard: 3, From: 1, To: 2})
+		if !errors.Is(err, shard.ErrNotFound) || !strings.Contains(err.Error(), "was merged into shard 2") {
+			t.Errorf("a move of shard 3: %v", err)
+		}
+	}
+	forgotten()
 }
 
 // What was merged is split off again at the key where it began: the shard that was there is not missed.

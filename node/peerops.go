@@ -8,6 +8,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/internal/mp"
+	"github.com/kiloraft/kiloraft/placement"
 	"github.com/kiloraft/kiloraft/router/api"
 	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
@@ -264,9 +265,28 @@ func (c *core) askLeads(ctx context.Context, node engine.NodeID, shards ...engin
 	return decodeLeads(node, body)
 }
 
+// find returns a shard that lives as far as is known here. Of one that does not meta may know which shard absorbed it, and the error says so.
+func (c *core) find(ctx context.Context, id engine.ShardID) (*shard.Descriptor, error) {
+	if d := c.view.find(id); d != nil {
+		return d, nil
+	}
+	grave, version, err := c.meta.get(ctx, placement.DeadKey(id))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("shard %d is not known here, and whether it was merged away could not be asked: %w", id, err)
+	case version == 0:
+		return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
+	}
+	absorber, _, err := placement.DecodeDead(grave)
+	if err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("shard %d, which was merged into shard %d: %w", id, absorber, shard.ErrNotFound)
+}
+
 // findLead returns what the leader of a shard says, asking the nodes that may lead it one after the other.
 func (c *core) findLead(ctx context.Context, id engine.ShardID) (*lead, error) {
-	d, err := c.view.find(id)
+	d, err := c.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +312,7 @@ func (c *core) findLead(ctx context.Context, id engine.ShardID) (*lead, error) {
 	if best == nil {
 		return nil, &shard.UnavailableError{Reason: fmt.Sprintf("shard %d has no leader that can be asked", id)}
 	}
-	c.view.setLeader(id, best.Node)
 	c.view.learn(best.Descriptor)
+	c.view.setLeader(id, best.Node)
 	return best, nil
 }

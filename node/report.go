@@ -107,6 +107,26 @@ func (r *reporter) inMeta(d *shard.Descriptor) {
 	}
 }
 
+// among returns the shards from first to last that meta has, or had, as far as is known here.
+func (r *reporter) among(first, last engine.ShardID) (list []engine.ShardID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.meta {
+		if first <= id && id <= last {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// forget drops a shard that meta has buried.
+func (r *reporter) forget(id engine.ShardID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.meta, id)
+	delete(r.queue, id)
+}
+
 // reportMax is how many descriptors are reported in one write: within shard.ReadKeysMax.
 const reportMax = 1000
 

@@ -158,7 +158,33 @@ func (c *core) compare(ctx context.Context, q syncRequest) error {
 	if _, err := c.syncShards(ctx, q, func(d *shard.Descriptor) { inMeta[d.Shard] = true }); err != nil {
 		return err
 	}
-	return c.sweepGone(ctx, &q, inMeta)
+	return errors.Join(c.forgetBuried(ctx, &q, inMeta), c.sweepGone(ctx, &q, inMeta))
+}
+
+// forgetBuried has this node forget those shards of q that meta has a dead-shard record of: they never come back (rule Cluster5), and clusters split and merge for
+// years. inMeta are those that have a record. That one has none is no proof.
+func (c *core) forgetBuried(ctx context.Context, q *syncRequest, inMeta map[engine.ShardID]bool) error {
+	list := append(c.view.among(q.First, q.Last), c.reports.among(q.First, q.Last)...)
+	slices.Sort(list)
+	list = slices.DeleteFunc(slices.Compact(list), func(id engine.ShardID) bool { return inMeta[id] })
+	for part := range slices.Chunk(list, reportMax) {
+		keys := make([][]byte, len(part))
+		for i, id := range part {
+			keys[i] = placement.DeadKey(id)
+		}
+		graves, err := c.meta.getMany(ctx, keys)
+		if err != nil {
+			return err
+		}
+		for i, id := range part {
+			if graves[i].Exists() {
+				c.view.forget(id)
+				c.reports.forget(id)
+				c.book.forget(id)
+			}
+		}
+	}
+	return nil
 }
 
 // readStamps reads the versions of all stamps.

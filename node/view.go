@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"sort"
 	"sync"
@@ -23,9 +22,10 @@ type view struct {
 	changes uint64              // of shards and nodes, counted
 }
 
-// viewShard is what is known of one shard. They are together for there are thousands.
+// viewShard is what is known of one shard. They are together for there are thousands. One that was absorbed stays, but is not found, until meta has its
+// dead-shard record, see core.forgetBuried: until then it may be needed to write that.
 type viewShard struct {
-	desc   *shard.Descriptor // immutable; nil: unknown
+	desc   *shard.Descriptor // immutable
 	leader engine.NodeID     // as last heard; 0: unknown
 }
 
@@ -41,7 +41,7 @@ func (v *view) learn(d *shard.Descriptor) {
 }
 
 func (v *view) learnLocked(d *shard.Descriptor) {
-	if s := v.shards[d.Shard]; s.desc == nil || d.Newer(s.desc) {
+	if s, ok := v.shards[d.Shard]; !ok || d.Newer(s.desc) {
 		s.desc = d
 		v.shards[d.Shard] = s
 		v.sorted = nil
@@ -54,7 +54,7 @@ func (v *view) onDescriptor(ev scheduler.DescriptorEvent) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if d := ev.Descriptor; d != nil {
-		if s := v.shards[d.Shard]; s.desc != nil && s.desc != d && sameVersion(s.desc, d) {
+		if s, ok := v.shards[d.Shard]; ok && s.desc != d && sameVersion(s.desc, d) {
 			s.desc = d // the replica holds it in any case
 			v.shards[d.Shard], v.sorted = s, nil
 		}
@@ -82,7 +82,7 @@ func (v *view) leader(id engine.ShardID) engine.NodeID {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	s := v.shards[id]
-	if s.desc != nil && s.leader != 0 {
+	if s.leader != 0 {
 		if _, ok := s.desc.OnNode(s.leader); !ok {
 			return 0 // it led once, and its replica has moved away
 		}
@@ -97,28 +97,53 @@ func (v *view) setLeader(id engine.ShardID, node engine.NodeID) {
 }
 
 func (v *view) setLeaderLocked(id engine.ShardID, node engine.NodeID) {
-	s := v.shards[id]
-	s.leader = node
-	v.shards[id] = s
+	if s, ok := v.shards[id]; ok { // else it is dead, or the descriptor comes yet, and the leader is found by it
+		s.leader = node
+		v.shards[id] = s
+	}
 }
 
+// shard returns what was last heard of a shard, though it may have been absorbed.
 func (v *view) shard(id engine.ShardID) *shard.Descriptor {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.shards[id].desc
 }
 
-// find returns a shard that lives as far as is known: one that was absorbed is not found, and the error says by whom.
-func (v *view) find(id engine.ShardID) (*shard.Descriptor, error) {
+// find returns a shard that lives as far as is known; nil if there is none.
+func (v *view) find(id engine.ShardID) *shard.Descriptor {
 	d := v.shard(id)
 	if d == nil {
-		return nil, fmt.Errorf("shard %d: %w", id, shard.ErrNotFound)
+		return nil
 	}
 	list := v.byStart()
 	if i := sort.Search(len(list), func(i int) bool { return bytes.Compare(list[i].Start, d.Start) > 0 }); i > 0 && list[i-1].ProvesDead(d) {
-		return nil, fmt.Errorf("shard %d, which was merged into shard %d: %w", id, list[i-1].Shard, shard.ErrNotFound)
+		return nil
 	}
-	return d, nil
+	return d
+}
+
+// among returns the shards from first to last that are known, dead ones as well.
+func (v *view) among(first, last engine.ShardID) (list []engine.ShardID) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for id := range v.shards {
+		if first <= id && id <= last {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// forget drops a shard that is dead for good. A report of it that comes late is dropped when meta is looked into again; until then nobody finds it, for the shard
+// that absorbed it is known.
+func (v *view) forget(id engine.ShardID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, ok := v.shards[id]; ok {
+		delete(v.shards, id)
+		v.sorted = nil
+	}
 }
 
 func (v *view) addr(id engine.NodeID) string {
@@ -165,7 +190,7 @@ func (v *view) byStart() []*shard.Descriptor {
 	}
 	list = make([]*shard.Descriptor, 0, len(v.shards))
 	for id, s := range v.shards {
-		if s.desc != nil && id != shard.MetaShardID {
+		if id != shard.MetaShardID {
 			list = append(list, s.desc)
 		}
 	}

@@ -46,3 +46,27 @@ func TestViewShowsTheLiving(t *testing.T) {
 		}
 	}
 }
+
+// What was forgotten does not come back as a leader that is heard of late, and is not found when its descriptor comes late.
+func TestViewForgets(t *testing.T) {
+	left := &shard.Descriptor{Shard: 2, End: []byte("m"), Version: 1, ConfVersion: 1}
+	right := &shard.Descriptor{Shard: 3, Start: []byte("m"), Version: 1, ConfVersion: 1}
+	whole := &shard.Descriptor{Shard: 2, Version: 2, ConfVersion: 1}
+	v := newView()
+	for _, d := range []*shard.Descriptor{left, right, whole} {
+		v.learn(d)
+		v.setLeader(d.Shard, 1)
+	}
+	if v.find(3) != nil || v.shard(3) == nil {
+		t.Errorf("of what was absorbed and not forgotten yet: found %v, last heard %v", v.find(3), v.shard(3))
+	}
+	v.forget(3)
+	v.setLeader(3, 1)
+	if len(v.shards) != 1 {
+		t.Errorf("the view keeps %v", v.shards)
+	}
+	v.learn(right)
+	if list := v.byStart(); v.find(3) != nil || v.find(2) != whole || !slices.Equal(list, []*shard.Descriptor{whole}) {
+		t.Errorf("a late report brings it back: %v", list)
+	}
+}
