@@ -98,6 +98,9 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 		o.Reason = changing
 		return false, nil
 	}
+	if voters, learners := placement.WithoutLearners(l); learners {
+		return d.dropLearners(ctx, o, left, voters)
+	}
 	if moves := placement.Relocations(l, r); len(moves) > 0 {
 		return d.planRelocation(ctx, o, moves)
 	}
@@ -114,6 +117,20 @@ func (d *driver) stepMerge(ctx context.Context, o *placement.Op) (bool, error) {
 		o.State, o.Error = placement.OpFailed, err.Error()
 		return true, nil
 	}
+	return err == nil, err
+}
+
+// stepLearners is the step of a merge that removes the learners of the left shard.
+const stepLearners = "remove the learners of the left shard, which nobody wants"
+
+// dropLearners removes the learners of the left shard: the right one has none there, and while the merge has the shard nobody else would. Their nodes
+// destroy them when they hear of it.
+func (d *driver) dropLearners(ctx context.Context, o *placement.Op, left *lead, voters []shard.ReplicaDesc) (bool, error) {
+	if o.Reason = ""; o.Step != stepLearners { // recorded before it is ordered
+		o.Step = stepLearners
+		return true, nil
+	}
+	err := d.act(ctx, o, left, &placement.Action{Kind: placement.ActChange, Replicas: voters})
 	return err == nil, err
 }
 

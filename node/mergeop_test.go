@@ -3,6 +3,7 @@ package node_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/kiloraft/kiloraft/node"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/placement"
+	"github.com/kiloraft/kiloraft/scheduler"
 	"github.com/kiloraft/kiloraft/shard"
 )
 
@@ -102,6 +104,39 @@ func TestForgetsTheMerged(t *testing.T) {
 		}
 	}
 	forgotten()
+}
+
+// A learner of the left shard that no operation wants, as a driver that came too late may add it, is removed by a merge. The merge once brought a voter of the right shard to its
+// node, and then failed, as the replicas of the two differed.
+func TestMergeWithStrayLearner(t *testing.T) {
+	c := nodetest.Start(t, 3, nodetest.Options{ElectionTimeout: time.Second}) // long enough for the merge to come before the balancer
+	c.Init(0, 2, 3)
+	four := c.Add()
+	at, left := leadOf(t, c, 2)
+	d := left.Descriptor
+	err := c.Node(at).Sched().ChangeMembership(deadline(t, 5*time.Second), scheduler.MembershipChange{Shard: 2, Version: d.Version, ConfVersion: d.ConfVersion,
+		Replicas: append(slices.Clone(d.Replicas), shard.ReplicaDesc{Replica: 999, Node: c.Node(four).ID(), Role: shard.RoleLearner})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodetest.Eventually(t, 10*time.Second, func() error { // it knows what it is, and goes as soon as it hears of its removal
+		st, err := c.Node(four).Sched().Status(deadline(t, time.Second), 2)
+		if err == nil && (st.Descriptor == nil || len(st.Descriptor.Replicas) != 4) {
+			err = fmt.Errorf("the learner knows %v", st.Descriptor)
+		}
+		return err
+	})
+	waitOp(t, c, 0, startOp(t, c, 0, placement.Op{Kind: placement.OpMerge, Shard: 2, Other: 3}), 20*time.Second, placement.OpDone)
+	_, l := leadOf(t, c, 2)
+	if voters, learners := placement.WithoutLearners(l.Descriptor); len(voters) != 3 || learners || len(l.Descriptor.End) != 0 {
+		t.Errorf("merged to %v", l.Descriptor)
+	}
+	nodetest.Eventually(t, 30*time.Second, func() error {
+		if replicas, _ := count(t, c, four); replicas[four] != 0 {
+			return fmt.Errorf("the node of the learner holds %d replicas", replicas[four])
+		}
+		return nil
+	})
 }
 
 // What was merged is split off again at the key where it began: the shard that was there is not missed.

@@ -17,19 +17,31 @@ type Relocation struct {
 	Replica engine.ReplicaID
 }
 
-// Relocations returns the moves that bring the replicas of right to the nodes of left, in order of nodes. A learner of right that an
-// earlier driver has left on one of them goes on as the replica that comes. Nil: they are on the same nodes.
+// WithoutLearners returns the voters of a shard, and whether it has learners besides. Of a shard that only the present operation has, they are what a driver that
+// came too late has added: nobody wants them.
+func WithoutLearners(d *shard.Descriptor) (voters []shard.ReplicaDesc, learners bool) {
+	for _, r := range d.Replicas {
+		if r.Role != shard.RoleLearner {
+			voters = append(voters, r)
+		}
+	}
+	return voters, len(voters) < len(d.Replicas)
+}
+
+// Relocations returns the moves that bring the replicas of right to the nodes of left's voters, in order of nodes. A learner of right that an
+// earlier driver has left on one of them goes on as the replica that comes; those of left are to be removed, see WithoutLearners. Nil: they are on the same nodes.
 func Relocations(left, right *shard.Descriptor) []Relocation {
 	var comes, goes []shard.ReplicaDesc
-	for _, l := range left.Replicas {
+	stay, _ := WithoutLearners(left)
+	for _, l := range stay {
 		if r, ok := right.OnNode(l.Node); !ok {
 			comes = append(comes, shard.ReplicaDesc{Node: l.Node})
-		} else if r.Role == shard.RoleLearner && l.Role != shard.RoleLearner {
+		} else if r.Role == shard.RoleLearner {
 			comes = append(comes, r)
 		}
 	}
 	for _, r := range right.Replicas {
-		if _, ok := left.OnNode(r.Node); !ok {
+		if !slices.ContainsFunc(stay, func(l shard.ReplicaDesc) bool { return l.Node == r.Node }) {
 			goes = append(goes, r)
 		}
 	}

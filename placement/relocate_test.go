@@ -20,6 +20,8 @@ func TestRelocations(t *testing.T) {
 	learner.Replicas = append(learner.Replicas, shard.ReplicaDesc{Replica: 30, Node: 1, Role: shard.RoleLearner})
 	stray := voters(20, 1, 2, 3)
 	stray.Replicas = append(stray.Replicas, shard.ReplicaDesc{Replica: 30, Node: 9, Role: shard.RoleLearner})
+	odd := voters(10, 1, 2, 3)
+	odd.Replicas = append(odd.Replicas, shard.ReplicaDesc{Replica: 30, Node: 9, Role: shard.RoleLearner})
 	for _, c := range []struct {
 		name        string
 		left, right *shard.Descriptor
@@ -32,6 +34,9 @@ func TestRelocations(t *testing.T) {
 		{"the right one has one too many", voters(10, 1, 2, 3), voters(20, 1, 2, 3, 4), []Relocation{{From: 4, FromReplica: 23}}},
 		{"a driver died after the learner came", voters(10, 1, 4, 5), learner, []Relocation{{3, 20, 1, 30}}},
 		{"a learner where none should be", voters(10, 1, 2, 3), stray, []Relocation{{From: 9, FromReplica: 30}}},
+		{"the left one has a learner", odd, voters(20, 1, 2, 3), nil},
+		{"both have it", odd, stray, []Relocation{{From: 9, FromReplica: 30}}},
+		{"and the right one a voter there", odd, voters(20, 1, 2, 9), []Relocation{{From: 9, FromReplica: 22, To: 3}}},
 	} {
 		if got := Relocations(c.left, c.right); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
