@@ -100,7 +100,6 @@ func (e *Engine) clone() *Engine {
 		l.followers = slices.Clone(l.followers)
 		if l.bytes != nil {
 			b := *l.bytes
-			b.slots = slices.Clone(b.slots)
 			l.bytes = &b
 		}
 		c.lead = &l

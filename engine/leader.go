@@ -5,7 +5,13 @@ import "math"
 // leadership is what only a leader keeps.
 type leadership struct {
 	followers []follower
-	stream    uint64 // the newest stream id given out; never reused within the term
+	// plain is a membership with one set of voters: this leader, and the followers that are not learners. Nil: the one that it has is another.
+	plain    *Membership
+	ordered  bool // this transfer's TimeoutNow went out
+	leaseOff bool // TimeoutNow went out in this term; a late one bypasses leases, so there are none any more (rule Engine3)
+	// owing: a follower may be asleep and must not be. The next heartbeat goes whatever leases say, unless all are sent entries before.
+	owing  bool
+	stream uint64 // the newest stream id given out; never reused within the term
 	// blank is the index of the first entry of the term: nothing is read, and no membership changed, before it is applied or
 	// committed.
 	blank       uint64
@@ -16,16 +22,11 @@ type leadership struct {
 
 	transferTo    Peer    // zero: no transfer
 	transferUntil Instant // when it is given up
-	ordered       bool    // this transfer's TimeoutNow went out
-	// leaseOff: TimeoutNow went out in this term; a late one bypasses leases, so there are none any more (rule Engine3).
-	leaseOff bool
 
 	settled *Membership // a committed membership, not joint, with this leader as a voter: it asks for nothing
 
 	busyAt    Instant // the last time that there was something to do
 	quiesceAt Instant // when the outstanding Quiesce was sent; zero: none
-	// owing: a follower may be asleep and must not be. The next heartbeat goes whatever leases say, unless all are sent entries before.
-	owing bool
 }
 
 func (l *leadership) deadline() Instant {
@@ -95,7 +96,7 @@ func (e *Engine) handleWrite(m *Write) {
 		}
 		e.appendOwn(m.Kind, m.Count, m.Token, nil)
 		if l.bytes == nil {
-			l.bytes = &uncommitted{slots: make([]byteSlot, 0, byteSlotsMax)}
+			l.bytes = &uncommitted{}
 		}
 		l.bytes.add(e.log.lastIndex(), m.Bytes)
 		e.replicate()
@@ -109,7 +110,30 @@ func (e *Engine) maybeCommit() {
 	if l == nil || e.log.lastIndex() == e.committed.Index {
 		return
 	}
-	i := quorumValue(e.memb.Membership, func(p Peer) uint64 {
+	i := e.quorumMatch()
+	if i <= e.committed.Index || i < l.blank {
+		return
+	}
+	e.committed = e.log.id(i)
+	if l.bytes != nil {
+		l.bytes.release(i)
+	}
+}
+
+// quorumMatch is the index up to which a quorum holds the log durably.
+func (e *Engine) quorumMatch() uint64 {
+	l := e.lead
+	if l.plain != nil && e.memb.Membership == l.plain { // its voters are known without a look at the membership, which is in none of the CPU's caches when there are many shards
+		var buf [16]uint64
+		values := append(buf[:0], e.io.flushed)
+		for i := range l.followers {
+			if f := &l.followers[i]; !f.learner {
+				values = append(values, f.match)
+			}
+		}
+		return majorityValue(values)
+	}
+	return quorumValue(e.memb.Membership, func(p Peer) uint64 {
 		if p == e.self {
 			return e.io.flushed
 		}
@@ -118,13 +142,6 @@ func (e *Engine) maybeCommit() {
 		}
 		return 0
 	})
-	if i <= e.committed.Index || i < l.blank {
-		return
-	}
-	e.committed = e.log.id(i)
-	if l.bytes != nil {
-		l.bytes.release(i)
-	}
 }
 
 // announce tells followers what may be applied: never more than the leader itself has applied (rule Engine4).
@@ -290,7 +307,8 @@ func (e *Engine) stepDown() {
 // what comes, and is released as a whole.
 type uncommitted struct {
 	sum   int
-	slots []byteSlot // oldest first, at most byteSlotsMax
+	n     int
+	slots [byteSlotsMax]byteSlot // the first n, oldest first
 }
 
 type byteSlot struct {
@@ -306,21 +324,22 @@ func (u *uncommitted) fits(bytes, most int) bool {
 
 func (u *uncommitted) add(last uint64, bytes int) {
 	u.sum += bytes
-	if n := len(u.slots); n == byteSlotsMax {
-		u.slots[n-1].last = last
-		u.slots[n-1].bytes += bytes
+	if u.n == byteSlotsMax {
+		u.slots[u.n-1].last = last
+		u.slots[u.n-1].bytes += bytes
 		return
 	}
-	u.slots = append(u.slots, byteSlot{last, bytes})
+	u.slots[u.n] = byteSlot{last, bytes}
+	u.n++
 }
 
 func (u *uncommitted) release(index uint64) {
 	n := 0
-	for n < len(u.slots) && u.slots[n].last <= index {
+	for n < u.n && u.slots[n].last <= index {
 		u.sum -= u.slots[n].bytes
 		n++
 	}
 	if n > 0 {
-		u.slots = u.slots[:copy(u.slots, u.slots[n:])]
+		u.n = copy(u.slots[:], u.slots[n:u.n])
 	}
 }

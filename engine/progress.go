@@ -33,6 +33,9 @@ func (f *follower) inflight() int { return int(f.seq - f.acked) }
 // rebuildStreams makes the progress table fit the membership in force: who stays keeps its stream, who comes is probed.
 func (e *Engine) rebuildStreams() {
 	l, m := e.lead, e.memb.Membership
+	if l.plain = nil; len(m.Voters) == 1 && m.IsVoter(e.self) {
+		l.plain = m
+	}
 	old := l.followers
 	peers := m.appendPeers(make([]Peer, 0, 8))
 	others := len(peers)

@@ -52,6 +52,47 @@ func TestQuorumAgainstNaive(t *testing.T) {
 	}
 }
 
+// TestQuorumMatch: what a leader takes for committed is what its membership says, also where it does not look at it.
+func TestQuorumMatch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	plain := 0
+	for range 20000 {
+		m := &Membership{}
+		for s := 0; s <= rng.IntN(2); s++ {
+			var set []Peer
+			for n := 1; n <= 1+rng.IntN(5); n++ {
+				set = append(set, peer(1+rng.IntN(3)*8+n))
+			}
+			m.Voters = append(m.Voters, set)
+		}
+		for n := range rng.IntN(3) {
+			m.Learners = append(m.Learners, peer(50+n))
+		}
+		all := m.appendPeers(nil)
+		e := &Engine{cfg: Config{}.WithDefaults(), self: all[rng.IntN(len(all))], memb: MembershipAt{Membership: m}, lead: &leadership{}}
+		if rng.IntN(8) == 0 {
+			e.self = peer(99)
+		}
+		e.rebuildStreams()
+		e.io.flushed = uint64(rng.IntN(12))
+		values := map[Peer]uint64{e.self: e.io.flushed}
+		for i := range e.lead.followers {
+			f := &e.lead.followers[i]
+			f.match = uint64(rng.IntN(12))
+			values[f.peer] = f.match
+		}
+		if e.lead.plain != nil {
+			plain++
+		}
+		if got, want := e.quorumMatch(), naive(m, func(p Peer) uint64 { return values[p] }); got != want {
+			t.Fatalf("%v of %v: %v: %d, want %d", e.self, memb(m), values, got, want)
+		}
+	}
+	if plain < 1000 {
+		t.Errorf("%d plain memberships", plain)
+	}
+}
+
 func TestQuorumAllocatesNothing(t *testing.T) {
 	m := &Membership{Voters: [][]Peer{{peer(1), peer(2), peer(3)}, {peer(2), peer(3), peer(4)}}}
 	e := &Engine{}

@@ -487,7 +487,7 @@ func TestUncommittedBytes(t *testing.T) {
 	for i := uint64(1); i <= 20; i++ {
 		u.add(i, 10)
 	}
-	if len(u.slots) != byteSlotsMax || u.sum != 200 || u.fits(1, 200) || !u.fits(1, 201) || !u.fits(1, 0) {
+	if u.n != byteSlotsMax || u.sum != 200 || u.fits(1, 200) || !u.fits(1, 201) || !u.fits(1, 0) {
 		t.Fatal(u)
 	}
 	u.release(7)
