@@ -22,16 +22,15 @@ const (
 type applyState struct {
 	next uint64
 	last uint64
-	// done: all of it is applied, up to applied, and the engine is not told yet.
+	// done: all of it is applied, and the engine is not told yet.
 	active, done bool
 	// parked: a read came back for a record that is just being replaced; go on when the checkpoint is done (rule State1).
 	parked bool
 	held   Stage // what its entries had waited for until began
 	// gen moves when an apply is given up, so that a read that comes back later is not taken for one of the next.
-	gen     uint32
-	applied engine.LogID
-	job     *state.ReadJob // prefetched values; used as long as they are valid
-	began   engine.Instant // when the Apply came
+	gen   uint32
+	job   *state.ReadJob // prefetched values; used as long as they are valid
+	began engine.Instant // when the Apply came
 }
 
 // applyRange starts to apply the entries first..last. They are durable in the local log, so that a checkpoint never contains
@@ -59,9 +58,9 @@ func (l *Lane) applyMore(r *replica, cold []raftlog.Run) {
 		a.parked = true // a snapshot replaces the state just now
 		return
 	}
-	before := overlaysOf(r)
+	before := l.env.Arena.Grown()
 	l.applyRuns(r, cold)
-	l.grown(r, before)
+	l.grown(l.env.Arena.Grown() - before)
 	if a.active {
 		l.noteDirty(r) // what is held waits for the checkpoint of what was applied
 		return
@@ -106,7 +105,6 @@ func (l *Lane) applyRuns(r *replica, cold []raftlog.Run) {
 	}
 	if a.active {
 		a.active, a.done, a.job = false, true, nil
-		a.applied = r.machine.Applied()
 	}
 }
 
@@ -220,7 +218,7 @@ func (l *Lane) resume(r *replica, gen uint32, cold []raftlog.Run) {
 func (l *Lane) tellApplied(r *replica) {
 	if r.apply.done {
 		r.apply.done = false
-		l.ev.applied = engine.Applied{LogID: r.apply.applied}
+		l.ev.applied = engine.Applied{LogID: r.machine.Applied()}
 		l.afterApply = true
 		l.feed(r, &l.ev.applied)
 	}

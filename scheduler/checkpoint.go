@@ -20,8 +20,6 @@ import (
 //
 //	clean ─ applied ─► dirty ─ cut ─► held ─ last holder gone ─► queued ─ committed ─► clean or dirty
 type ckptState struct {
-	listed     bool // is in Lane.dirtyList
-	stirred    bool // is in Lane.stirred
 	queued     bool
 	handed     uint8 // of the holders: merges, which write the cut themselves
 	holders    int32
@@ -342,12 +340,12 @@ func (c *checkpointer) hint() {
 
 // noteDirty lists r for the checkpointer.
 func (l *Lane) noteDirty(r *replica) {
-	if !r.ckpt.stirred {
-		r.ckpt.stirred = true
+	if !r.stirred {
+		r.stirred = true
 		l.stirred = append(l.stirred, r)
 	}
-	if !r.ckpt.listed {
-		r.ckpt.listed = true
+	if !r.dirtyListed {
+		r.dirtyListed = true
 		r.ckpt.dirtySince = l.now
 		l.dirtyList = append(l.dirtyList, r)
 	}
@@ -362,8 +360,8 @@ func (l *Lane) ckptLook(pinned bool) {
 		l.ckptLookAll(budget)
 	}
 	l.stirred = slices.DeleteFunc(l.stirred, func(r *replica) bool {
-		r.ckpt.stirred = r.dirty() && l.ckptLookAt(r)
-		return !r.ckpt.stirred
+		r.stirred = r.dirty() && l.ckptLookAt(r)
+		return !r.stirred
 	})
 	l.releaseHeld()
 	if pinned {
@@ -382,7 +380,7 @@ func (l *Lane) ckptLookAll(budget int64) {
 	n := 0
 	for _, r := range l.dirtyList {
 		if !r.dirty() {
-			r.ckpt.listed = false
+			r.dirtyListed = false
 			continue
 		}
 		l.dirtyList[n] = r
@@ -621,7 +619,7 @@ func (l *Lane) ckptDone(items []ckptItem) {
 		at := it.change.Record.Applied
 		before := overlaysOf(r)
 		r.machine.Release()
-		l.grown(r, before)
+		l.grown(overlaysOf(r) - before)
 		r.ckpt.cut, r.ckpt.queued, r.ckpt.holders = nil, false, 0
 		r.ckpt.gen++
 		r.ckpt.dirtySince = l.now

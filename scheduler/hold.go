@@ -62,9 +62,9 @@ func (l *Lane) releaseHeld() {
 	}
 }
 
-// grown notes that the overlays of r hold more, or less, than before.
-func (l *Lane) grown(r *replica, before int) {
-	if n := overlaysOf(r) - before; n != 0 {
+// grown notes that the overlays hold n more than before.
+func (l *Lane) grown(n int) {
+	if n != 0 {
 		l.overlayBytes.Add(int64(n))
 	}
 }

@@ -202,6 +202,9 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 		l.cmds = r.eng.Handle(l.now, ev, l.cmds)
 		n := len(l.cmds)
 		l.count.commands += uint64(n - base)
+		if n > base {
+			l.log.Near(&r.index, r.key)
+		}
 		for i := base; i < n; i++ {
 			if l.s.probe != nil {
 				l.s.probe.Command(r.key, r.eng, &l.cmds[i])
@@ -215,7 +218,7 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 		ev = nil
 		if r.apply.done {
 			r.apply.done = false
-			l.ev.applied = engine.Applied{LogID: r.apply.applied}
+			l.ev.applied = engine.Applied{LogID: r.machine.Applied()}
 			ev = &l.ev.applied
 			l.afterApply = true
 		}

@@ -6,26 +6,54 @@ import (
 	"github.com/kiloraft/kiloraft/engine"
 	"github.com/kiloraft/kiloraft/shard"
 	"github.com/kiloraft/kiloraft/store"
+	"github.com/kiloraft/kiloraft/store/raftlog"
 )
 
 // replica is one replica of this node. Everything in it belongs to its lane.
+//
+// What most events look at stands first, and what is looked at together stands together: with thousands of shards a replica is in none of the CPU's
+// caches, and each of its lines of 64 bytes is waited for.
 type replica struct {
-	key  store.Key
-	eng  *engine.Engine
-	lane *Lane
+	key store.Key
+	eng *engine.Engine
 	// machine is nil while the replica is uninitialised (rule Split4).
 	machine *shard.Machine
-
 	// Timer: the deadline that the engine wants, and the key under which the heap has it.
 	deadline engine.Instant
 	timerKey engine.Instant
 	timerAt  int32 // its place in the heap; -1: none
-	listed   int32 // its place in Lane.list
+	// commitAt is the place in Lane.commits of what waits to be told to the followers, ioAt that in Lane.ios of what the log batch in the
+	// making holds, each counted from 1; 0: nothing.
+	commitAt, ioAt int32
+	removed        bool
+	held           bool // is in Lane.held
+	stopped        bool // for good, by an entry that it does not understand
+	wantSnapshot   bool // as L in a merge: R is not here, only a snapshot of L helps
 
 	// peers are the others in the membership in force, the voters first, with what they were last told to be committed.
-	peers    []peerSlot
-	memberAt engine.LogID
+	peers      []peerSlot
+	memberAt   engine.LogID
+	index      raftlog.Index // where the log has what it knows of the replica
+	toldLeader engine.NodeID // as last announced
+	ioPending  int32         // in how many batches that are not durable yet it has I/O
+	voters     int16         // how many of peers are
+	// ordered is how many splits and merges were ordered and are neither proposed nor refused yet: they wait for this or the other shard to settle.
+	ordered int16
 
+	apply applyState
+	// heardAt is when the leader last announced what is applied here by now, for stale reads (rule Cluster4). aheadAt, if not 0, is when
+	// it announced the commit index ahead, which is not applied yet.
+	heardAt, aheadAt engine.Instant
+	stirred          bool // is in Lane.stirred
+	dirtyListed      bool // is in Lane.dirtyList
+	linking          bool // a snapshot is being linked in
+	touched          bool // is in Lane.news.touched
+	timeWrite        bool // a time entry goes with the writes of the turn (rule State8)
+	barrier          bool // a barrier entry was proposed here and is not decided
+	provoked         bool
+	handingOver      bool
+
+	waiters waiters
 	// Writes of the turn, waiting to be one engine.Write.
 	writeHead, writeTail *Request
 	writeCount           int32
@@ -33,37 +61,11 @@ type replica struct {
 	roundUntil           engine.Instant // until then they wait for the writes proposed before them to be applied (see inRound)
 
 	// run is the newest run that this leader encoded, so that replicating it needs no look into the log's cache.
-	run *ownRun
-
-	waiters waiters
-	reads   *readQueue // nil: no read has waited since it last fell asleep
-	apply   applyState
-
-	// commitAt is the place in Lane.commits of what waits to be told to the followers, ioAt that in Lane.ios of what the log batch in the
-	// making holds, each counted from 1; 0: nothing.
-	commitAt, ioAt int32
-	// ioPending is in how many batches that are not durable yet it has I/O.
-	ioPending int32
-	// ordered is how many splits and merges were ordered and are neither proposed nor refused yet: they wait for this or the other shard to settle.
-	ordered int16
-	voters  int16 // how many of peers are
-
-	// The flags are together, for each of them alone would take eight bytes.
-	timeWrite    bool  // a time entry goes with the writes of the turn (rule State8)
-	barrier      bool  // a barrier entry was proposed here and is not decided
-	touched      bool  // is in Lane.news.touched
-	merging      bool  // is in Lane.mergers
-	otherMoved   bool  // as L in a merge: R has taken Unfreeze
-	wantSnapshot bool  // as L in a merge: R is not here, only a snapshot of L helps
-	linking      bool  // a snapshot is being linked in
-	purgeAll     bool  // the next checkpoint purges all it may: the log needs the room
-	rewriting    bool  // its log is being read, to be rewritten
-	pins         uint8 // rewrites of its log in a row that were refused, up to pinsMax
-	removed      bool
-	held         bool // is in Lane.held
-	stopped      bool // for good, by an entry that it does not understand
-	provoked     bool
-	handingOver  bool
+	run   *ownRun
+	lane  *Lane
+	load  Load
+	reads *readQueue // nil: no read has waited since it last fell asleep
+	ahead uint64
 
 	ckpt  ckptState
 	birth *birth // a split of this replica, or that made it, whose checkpoint is not written yet
@@ -73,16 +75,17 @@ type replica struct {
 	drive     *mergeDrive
 	orderedAt engine.Instant
 
-	snapNote   *string // why the last snapshot to a follower was not sent; nil if it was
-	snapIn     *snapshotIn
-	bornAt     engine.Instant
-	replayTo   uint64        // what was committed before this life, as far as it is known: the first Apply goes so far
-	toldLeader engine.NodeID // as last announced
-	// heardAt is when the leader last announced what is applied here by now, for stale reads (rule Cluster4). aheadAt, if not 0, is when
-	// it announced the commit index ahead, which is not applied yet.
-	heardAt, aheadAt engine.Instant
-	ahead            uint64
-	load             Load
+	snapNote *string // why the last snapshot to a follower was not sent; nil if it was
+	snapIn   *snapshotIn
+	bornAt   engine.Instant
+	replayTo uint64 // what was committed before this life, as far as it is known: the first Apply goes so far
+
+	listed     int32 // its place in Lane.list
+	merging    bool  // is in Lane.mergers
+	otherMoved bool  // as L in a merge: R has taken Unfreeze
+	purgeAll   bool  // the next checkpoint purges all it may: the log needs the room
+	rewriting  bool  // its log is being read, to be rewritten
+	pins       uint8 // rewrites of its log in a row that were refused, up to pinsMax
 }
 
 // rest lets go of what r needs only while it is awake.

@@ -104,8 +104,9 @@ func (m *Machine) passTime(stamp int64) {
 
 // stop remembers why nothing is applied any more.
 func (m *Machine) stop(id engine.LogID, err error) error {
-	m.stopped = fmt.Errorf("replica %v stops before entry %d/%d: %w", m.key, id.Term, id.Index, err)
-	return m.stopped
+	err = fmt.Errorf("replica %v stops before entry %d/%d: %w", m.key, id.Term, id.Index, err)
+	m.stopped = &err
+	return err
 }
 
 // ApplyBlank passes over the blank entry of a term.
@@ -125,15 +126,16 @@ func (m *Machine) ApplyMembership(id engine.LogID, ms *engine.Membership) error 
 	d := *m.desc
 	d.ConfVersion++
 	d.Replicas = ReplicasOf(ms)
-	m.desc = &d
-	m.previous, m.membership = m.membership, engine.MembershipAt{LogID: id, Membership: ms}
+	m.setDesc(&d)
+	was := m.membership
+	m.previous, m.membership = &was, engine.MembershipAt{LogID: id, Membership: ms}
 	m.applied = id
 	return nil
 }
 
 func (m *Machine) next(id engine.LogID) error {
 	if m.stopped != nil {
-		return m.stopped
+		return *m.stopped
 	}
 	if id.Index != m.applied.Index+1 || id.Term < m.applied.Term {
 		return fmt.Errorf("%w: replica %v has applied %v and was given %v", ErrOutOfOrder, m.key, m.applied, id)
@@ -190,13 +192,13 @@ func (m *Machine) moved(notApplied bool, key []byte) error {
 // firstOutside returns a key of the write that is not here.
 func (m *Machine) firstOutside(w *Write) []byte {
 	for i := range w.Conditions {
-		if !m.desc.Contains(w.Conditions[i].Key) {
+		if !m.contains(w.Conditions[i].Key) {
 			return w.Conditions[i].Key
 		}
 	}
 	for i := range w.Ops {
 		if !m.owns(&w.Ops, i) {
-			if o := &w.Ops[i]; o.Kind == OpDeleteRange && m.desc.Contains(o.Key) {
+			if o := &w.Ops[i]; o.Kind == OpDeleteRange && m.contains(o.Key) {
 				return m.desc.End // it ends behind this shard
 			}
 			return w.Ops[i].Key
@@ -212,18 +214,18 @@ func (m *Machine) owns(ops *[]Op, i int) bool {
 	}
 	o := &(*ops)[i]
 	if o.Kind == OpDeleteRange {
-		return m.desc.Contains(o.Key) && (len(o.End) == 0 || m.desc.ContainsRange(o.Key, o.End))
+		return m.contains(o.Key) && (len(o.End) == 0 || m.desc.ContainsRange(o.Key, o.End))
 	}
-	return m.desc.Contains(o.Key)
+	return m.contains(o.Key)
 }
 
 // ownsFirst tells whether the first key of the write is here, by which the table of the sessions is divided (rule Cluster1). A range whose
 // end has left is still this shard's to answer for.
-func (m *Machine) ownsFirst(w *Write) bool { return len(w.Ops) == 0 || m.desc.Contains(w.Ops[0].Key) }
+func (m *Machine) ownsFirst(w *Write) bool { return len(w.Ops) == 0 || m.contains(w.Ops[0].Key) }
 
 func (m *Machine) ownsAll(w *Write) bool {
 	for i := range w.Conditions {
-		if !m.desc.Contains(w.Conditions[i].Key) {
+		if !m.contains(w.Conditions[i].Key) {
 			return false
 		}
 	}

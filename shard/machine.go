@@ -2,8 +2,10 @@ package shard
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/kiloraft/kiloraft/engine"
@@ -38,35 +40,39 @@ type Env struct {
 // Machine is the state machine of one replica.
 //
 // The content of the shard at Applied is: the live overlay, over the frozen one, over what the store holds as of Persisted.
+//
+// What applying a write looks at stands first: with thousands of shards it is in none of the CPU's caches, and each line is waited for.
 type Machine struct {
-	env  *Env
-	key  store.Key
-	desc *Descriptor // replaced, never changed
-
+	env     *Env
+	desc    *Descriptor // replaced by setDesc, never changed
 	applied engine.LogID
+	stopped *error         // nil, or why nothing is applied any more: an entry could not be understood
+	merge   *MergeState    // nil: none; replaced, never changed
+	live    *state.Overlay // nil: empty
+	counter uint64         // of writes that were applied: the Version of keys (rule State7)
+	time    int64          // the shard's time, unix ms: the highest stamp of an applied entry (rule State8)
+	// within: keys of eight bytes and more whose first eight are at or behind the first of these, and before the other, are in the shard's
+	// range; of others its bounds tell.
+	within   [2]uint64
+	estimate estimate
+
+	frozen   *state.Overlay // nil: empty, or nothing is frozen
+	sessions sessions
+	key      store.Key
 	// The store holds what was applied up to persisted (rule State1), unless base says otherwise: between a split and its checkpoint.
 	persisted engine.LogID
 	base      *Base
 
 	membership engine.MembershipAt
-	previous   engine.MembershipAt
+	previous   *engine.MembershipAt // nil: none, or it is not known
 	extents    []state.Extent
 
-	counter  uint64 // of writes that were applied: the Version of keys (rule State7)
-	time     int64  // the shard's time, unix ms: the highest stamp of an applied entry (rule State8)
-	sessions sessions
-	estimate estimate
-	merge    *MergeState // nil: none; replaced, never changed
-
-	live     *state.Overlay // nil: empty
-	frozen   *state.Overlay // nil: empty, or nothing is frozen
 	frozenAt engine.LogID
 	freezing bool // between Freeze and Release
 	// shared: the frozen overlay is that of a split, so several machines lie upon it and none may give its memory back.
 	// borrowed: it is the parent's.
 	shared, borrowed bool
 	left             *[]*Descriptor // see gone; replaced, never changed
-	stopped          error          // set once an entry could not be understood: nothing is applied any more
 }
 
 // gone are the shards that splits in this life have made, in order: hints for those who come for their keys.
@@ -93,15 +99,18 @@ func Open(env *Env, rec *state.Record) (*Machine, error) {
 	}
 	m := &Machine{env: env, key: rec.Key, applied: rec.Applied,
 		persisted:  rec.Applied,
-		membership: rec.Membership, previous: rec.Previous, extents: rec.Extents}
+		membership: rec.Membership, extents: rec.Extents}
+	if was := rec.Previous; was.Membership != nil {
+		m.previous = &was
+	}
 	r := mp.NewReader(rec.Meta)
 	merging := r.Array() == 7
 	if f := r.Uint(); f != metaFormat && r.Err() == nil {
 		return nil, fmt.Errorf("%w: replica %v: format %d, this binary knows %d", ErrBadRecord, rec.Key, f, metaFormat)
 	}
 	desc := ReadDescriptor(&r)
-	m.desc = &desc
 	shareBounds(&desc, m.extents)
+	m.setDesc(&desc)
 	m.counter = r.Uint()
 	m.time = r.Int()
 	m.sessions = readSessions(&r)
@@ -169,9 +178,10 @@ func NewReplicaRecord(desc *Descriptor, replica engine.ReplicaID, tablet state.T
 	if _, ok := desc.Replica(replica); !ok {
 		return state.Record{}, invalid("%v does not name replica %d", desc, replica)
 	}
-	m := Machine{key: store.Key{Shard: desc.Shard, Replica: replica}, desc: desc.Clone(), applied: bornAt,
+	m := Machine{key: store.Key{Shard: desc.Shard, Replica: replica}, applied: bornAt,
 		membership: engine.MembershipAt{LogID: bornAt, Membership: MembershipOf(desc)},
 		extents:    []state.Extent{{Start: bytes.Clone(desc.Start), End: bytes.Clone(desc.End), Tablet: tablet}}}
+	m.setDesc(desc.Clone())
 	return m.Record(), nil
 }
 
@@ -195,6 +205,36 @@ func (m *Machine) Key() store.Key { return m.key }
 // Desc returns the applied descriptor. It is never changed, but replaced.
 func (m *Machine) Desc() *Descriptor { return m.desc }
 
+// setDesc replaces the descriptor.
+func (m *Machine) setDesc(d *Descriptor) {
+	m.desc = d
+	first, behind := prefix64(d.Start), uint64(math.MaxUint64)
+	if len(d.End) > 0 {
+		behind = prefix64(d.End)
+	}
+	if len(d.Start) > 8 && first < behind { // who begins like Start may be before it
+		first++
+	}
+	m.within = [2]uint64{first, behind}
+}
+
+// contains tells whether key is in the shard's range, as Contains of the descriptor does, without a look at the bounds if it can help it.
+func (m *Machine) contains(key []byte) bool {
+	if len(key) >= 8 {
+		if p := binary.BigEndian.Uint64(key); m.within[0] <= p && p < m.within[1] {
+			return true
+		}
+	}
+	return m.desc.Contains(key)
+}
+
+// prefix64 is the first eight bytes of key as a number, with zeros behind a shorter one.
+func prefix64(key []byte) uint64 {
+	var b [8]byte
+	copy(b[:], key)
+	return binary.BigEndian.Uint64(b[:])
+}
+
 // Applied returns the last applied entry.
 func (m *Machine) Applied() engine.LogID { return m.applied }
 
@@ -205,7 +245,12 @@ func (m *Machine) Persisted() engine.LogID { return m.below().Applied }
 func (m *Machine) Membership() engine.MembershipAt { return m.membership }
 
 // Previous returns the membership that was in force before that; its Membership is nil if there was none, or it is not known.
-func (m *Machine) Previous() engine.MembershipAt { return m.previous }
+func (m *Machine) Previous() engine.MembershipAt {
+	if m.previous == nil {
+		return engine.MembershipAt{}
+	}
+	return *m.previous
+}
 
 // Extents returns where the data lies.
 func (m *Machine) Extents() []state.Extent { return m.extents }
@@ -262,7 +307,12 @@ func overlayBytes(o *state.Overlay) int {
 }
 
 // Stopped returns why the machine applies nothing any more, nil if it does.
-func (m *Machine) Stopped() error { return m.stopped }
+func (m *Machine) Stopped() error {
+	if m.stopped == nil {
+		return nil
+	}
+	return *m.stopped
+}
 
 // Record returns the replica's record as of Applied. It shares nothing that changes.
 func (m *Machine) Record() state.Record { return m.record(nil) }
@@ -272,7 +322,7 @@ func (m *Machine) record(table []byte) state.Record {
 	if m.estimate.sketch != nil {
 		size += len(m.estimate.sketch)
 	}
-	return state.Record{Key: m.key, Applied: m.applied, Membership: m.membership, Previous: m.previous,
+	return state.Record{Key: m.key, Applied: m.applied, Membership: m.membership, Previous: m.Previous(),
 		Extents: m.extents, Meta: m.appendMeta(make([]byte, 0, size), table)}
 }
 

@@ -89,6 +89,10 @@ func (r *replica) apply(payload []byte) Answer {
 func (r *replica) applyAt(id engine.LogID, payload []byte) (ans Answer, err error) {
 	r.t.Helper()
 	if err = r.m.Apply(id, payload, nil, &ans); !errors.Is(err, ErrCold) {
+		var fresh Machine
+		if fresh.setDesc(r.m.desc); fresh.within != r.m.within {
+			r.t.Fatalf("%v, but keys within %x are taken for its own", r.m.desc, r.m.within)
+		}
 		return ans, err
 	}
 	r.cold++

@@ -208,7 +208,7 @@ func (m *Machine) ApplyMergeStep(id engine.LogID, payload []byte, ans *Answer) (
 	if raise {
 		d := *m.desc
 		d.Version++
-		m.desc = &d
+		m.setDesc(&d)
 	}
 	return nil, nil
 }
@@ -248,7 +248,8 @@ func (m *Machine) Absorb(id engine.LogID, payload []byte, right *state.Change) (
 	n := *m
 	d := *m.desc
 	d.Version, d.End = max(m.desc.Version, r.desc.Version)+1, r.desc.End
-	n.desc, n.applied, n.merge = &d, id, nil
+	n.setDesc(&d)
+	n.applied, n.merge = id, nil
 	n.counter = max(m.counter, r.counter)
 	n.sessions = uniteSessions(&m.sessions, &r.sessions)
 	n.estimate = m.estimate.clone()

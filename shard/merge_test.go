@@ -76,12 +76,12 @@ func TestMergeSteps(t *testing.T) {
 			joint.Replicas = slices.Clone(joint.Replicas)
 			joint.Replicas[0].Role = RoleOutgoing
 			plain := r.m.desc
-			r.m.desc = &joint
+			r.m.setDesc(&joint)
 			s := step()
 			if err := r.m.CheckMerge(kind, &s); (err == nil) != (legal && kind != CommandPrepareMerge && kind != CommandFreeze) {
 				t.Errorf("after %v: %d while the membership is joint: %v", c.path, kind, err)
 			}
-			r.m.desc = plain
+			r.m.setDesc(plain)
 			// It survives a restart.
 			r.checkpoint()
 			before := r.m.Merge()

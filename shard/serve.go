@@ -64,7 +64,7 @@ func (m *Machine) Collect(payload []byte, need *Need) bool {
 }
 
 func (m *Machine) collectKey(key []byte, valueMax int, need *Need) {
-	if !m.desc.Contains(key) {
+	if !m.contains(key) {
 		return
 	}
 	if _, hit := m.get(key); hit == state.Miss {
@@ -170,7 +170,7 @@ func (m *Machine) CheckRead(q *Read) error {
 		return err
 	}
 	for _, k := range q.Keys {
-		if !m.desc.Contains(k) {
+		if !m.contains(k) {
 			return m.moved(false, k)
 		}
 	}
@@ -183,7 +183,7 @@ func (m *Machine) CheckScan(q *Scan) error {
 		return err
 	}
 	if !q.Reverse {
-		if !m.desc.Contains(q.Start) {
+		if !m.contains(q.Start) {
 			return m.moved(false, q.Start)
 		}
 		return nil

@@ -209,7 +209,7 @@ func TestMovedRangeIsAnsweredByItsStart(t *testing.T) {
 	r.write(done)
 	narrow := *r.m.desc
 	narrow.End = []byte("m")
-	r.m.desc = &narrow
+	r.m.setDesc(&narrow)
 	if err := r.m.CheckWrite(&done); err != nil {
 		t.Fatalf("a retry must be proposed: %v", err)
 	}
@@ -244,7 +244,7 @@ func TestMovedWriteIsRememberedAsRefused(t *testing.T) {
 		}
 		wide := *r.m.desc // as after a merge
 		wide.End = nil
-		r.m.desc = &wide
+		r.m.setDesc(&wide)
 	}
 	if r.m.Writes() != 0 {
 		t.Error("applied")
@@ -254,7 +254,7 @@ func TestMovedWriteIsRememberedAsRefused(t *testing.T) {
 	r.write(w)
 	narrow := *r.m.desc
 	narrow.End = []byte("m")
-	r.m.desc = &narrow
+	r.m.setDesc(&narrow)
 	if ans := r.write(w); !ans.Replayed || ans.Refused != nil {
 		t.Errorf("%+v", ans)
 	}

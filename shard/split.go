@@ -241,9 +241,10 @@ func (m *Machine) split(s *Split) *Birth {
 		end = c.Start
 		var extents []state.Extent
 		rest, extents = cutExtents(rest, c.Start)
-		child := Machine{key: store.Key{Shard: c.Shard}, desc: d, applied: bornAt, extents: extents, counter: m.counter, time: m.time,
+		child := Machine{key: store.Key{Shard: c.Shard}, applied: bornAt, extents: extents, counter: m.counter, time: m.time,
 			sessions: tables[i+1], estimate: share.clone(),
 			membership: engine.MembershipAt{LogID: bornAt, Membership: MembershipOf(d)}}
+		child.setDesc(d)
 		if here, ok := d.OnNode(node); ok {
 			child.key.Replica = here.Replica
 		}
@@ -253,7 +254,8 @@ func (m *Machine) split(s *Split) *Birth {
 	d := *m.desc
 	d.Version++
 	d.End = end
-	m.desc, m.extents, m.sessions, m.estimate = &d, rest, tables[0], share
+	m.setDesc(&d)
+	m.extents, m.sessions, m.estimate = rest, tables[0], share
 	m.setGone(append(born, m.gone()...))
 	b.Parent = state.Change{Record: m.Record(), Overlay: m.frozen}
 	return b

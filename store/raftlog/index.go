@@ -8,21 +8,24 @@ import (
 
 // replica is the index of one replica: what the log says of it, and where. Owned by its lane. Without entries it takes about
 // 250 bytes, its place in the lane's map included.
+//
+// What appending and reading the newest run look at stands first, for lines of memory that were not touched for long are waited for.
 type replica struct {
-	key       Key
-	vote      engine.Vote
-	committed engine.LogID
-	purged    engine.LogID
-	// The batches with the newest vote, committed and purged; 0 if there is none. They pin their segments (rule Log5).
-	voteAt, committedAt, purgedAt uint64
+	key         Key
+	committed   engine.LogID
+	committedAt uint64 // see voteAt
+	bytes       int64  // of the bodies of the live runs
+	head        int32
+	slot        int32 // index in Lane.list
+	purgedAt    uint64
+	purged      engine.LogID
+	// tail is a copy of the last live run (count 0: there is none): most calls are about it alone.
+	tail runRef
 	// runs[head:] are the live runs, without gap, in order; their batches do not fall.
 	runs []runRef
-	// tail is a copy of the last live run (count 0: there is none): most calls are about it, and need not look into memory that was
-	// not touched for long.
-	tail  runRef
-	head  int32
-	slot  int32 // index in Lane.list
-	bytes int64 // of the bodies of the live runs
+	vote engine.Vote
+	// The batches with the newest vote, and above with the newest committed and purged; 0 if there is none. They pin their segments (rule Log5).
+	voteAt uint64
 }
 
 // runRef is a run of live entries. Entries at or before the purged index may be in the first one.

@@ -18,7 +18,7 @@ type Lane struct {
 	log *Log
 
 	replicas map[Key]*replica
-	recent   *replica   // that was looked up last: calls about one replica come together
+	recent   *replica   // that was looked up last, or that Near has named: calls about one replica come together
 	list     []*replica // the same, to walk over
 	cache    cache
 
@@ -61,7 +61,7 @@ func (a *Lane) insert(r *replica) {
 
 // lookup returns the replica, nil if there is none.
 func (a *Lane) lookup(k Key) *replica {
-	if a.recent != nil && a.recent.key == k {
+	if a.recent != nil && a.recent.key == k { // a dropped one has no key
 		return a.recent
 	}
 	r := a.replicas[k]
@@ -69,6 +69,18 @@ func (a *Lane) lookup(k Key) *replica {
 		a.recent = r
 	}
 	return r
+}
+
+// Index remembers where the lane has the index of one replica: see Near. Its zero value knows nothing.
+type Index struct{ r *replica }
+
+// Near says that the next calls are likely to be about k, and where it is found: with many replicas each look into the map is a wait for memory.
+// ix is of k alone. It changes nothing else: what is not there any more is not found by it either.
+func (a *Lane) Near(ix *Index, k Key) {
+	if ix.r == nil {
+		ix.r = a.replicas[k]
+	}
+	a.recent = ix.r
 }
 
 func (a *Lane) get(k Key) *replica {
@@ -207,6 +219,7 @@ func (a *Lane) Drop(k Key) {
 	a.buf = appendKey(a.buf, recDrop, k)
 	r.reset(&a.cache)
 	delete(a.replicas, k)
+	r.key = Key{} // who still refers to it does not find it (see Near)
 	a.recent = nil
 	end := len(a.list) - 1
 	a.list[r.slot] = a.list[end]

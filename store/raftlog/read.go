@@ -14,6 +14,13 @@ func (a *Lane) Entries(k Key, first, last uint64, maxBytes int, runs []Run) ([]R
 	if r == nil || first <= r.purged.Index || first > r.last().Index {
 		return runs, ErrPurged
 	}
+	if r.tail.count > 0 && first >= r.tail.first {
+		body := a.cache.get(r.tail.cached)
+		if body == nil {
+			return runs, ErrCold
+		}
+		return append(runs, fitBytes(r.tail.part(body, first, last), maxBytes)), nil
+	}
 	live := len(r.live())
 	bytes := 0
 	for i := r.find(first); i < live; i++ {
@@ -28,11 +35,7 @@ func (a *Lane) Entries(k Key, first, last uint64, maxBytes int, runs []Run) ([]R
 			}
 			break
 		}
-		run := ref.header()
-		run.Body = body
-		if ref.first < first || ref.last() > last {
-			run = CutRun(run, first, last)
-		}
+		run := ref.part(body, first, last)
 		if bytes+len(run.Body) > maxBytes {
 			if run = fitBytes(run, maxBytes-bytes); bytes > 0 && bytes+len(run.Body) > maxBytes {
 				break
@@ -43,6 +46,16 @@ func (a *Lane) Entries(k Key, first, last uint64, maxBytes int, runs []Run) ([]R
 		runs = append(runs, run)
 	}
 	return runs, nil
+}
+
+// part returns the entries first..last of the run with this body, as many as are in it.
+func (r *runRef) part(body []byte, first, last uint64) Run {
+	run := r.header()
+	run.Body = body
+	if r.first < first || r.last() > last {
+		run = CutRun(run, first, last)
+	}
+	return run
 }
 
 // ColdRead is a read of entries from segments. It is a value that may be moved to another goroutine.

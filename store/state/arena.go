@@ -20,15 +20,20 @@ type Arena struct {
 	IdleBytesMax int
 
 	idle   int // bytes in chunks and tables below
+	grown  int // see Grown
 	chunks [chunkClasses][][]byte
 	tables [tableClasses][][]uint64
 }
+
+// Grown returns by how many bytes the overlays have grown, ever: by how much a number of writes have made them grow is told by the difference,
+// without a look at any of them.
+func (a *Arena) Grown() int { return a.grown }
 
 // IdleBytes returns how much memory waits for reuse.
 func (a *Arena) IdleBytes() int { return a.idle }
 
 // Shrink leaves all that waits for reuse to the garbage collector.
-func (a *Arena) Shrink() { *a = Arena{IdleBytesMax: a.IdleBytesMax} }
+func (a *Arena) Shrink() { *a = Arena{IdleBytesMax: a.IdleBytesMax, grown: a.grown} }
 
 // chunk returns an empty chunk of chunkBytesMin<<class bytes.
 func (a *Arena) chunk(class int) []byte {

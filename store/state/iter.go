@@ -96,7 +96,9 @@ func (o *Overlay) search(index []uint32, key []byte) int {
 func (o *Overlay) order() []uint32 {
 	if !o.frozen {
 		if len(o.index) < o.n {
+			held := cap(o.index)
 			o.index = o.extend(o.index)
+			o.arena.grown += 4 * (cap(o.index) - held)
 			o.mark = o.end()
 		}
 		return o.index

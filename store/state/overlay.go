@@ -44,14 +44,14 @@ const KeyBytesMax = 1<<16 - 1
 // entry: entries lie in byte chunks, and an open-addressing table of (hash tag, place) finds them. Order is made when an
 // iterator asks for it, and kept. An empty overlay costs about 150 bytes, one key less than a KiB.
 type Overlay struct {
-	arena  *Arena
 	table  []uint64 // hash tag in the upper half, place+1 in the lower; 0 is empty. Length is a power of two
 	chunks [][]byte // len is what is used; entries never move within a chunk
 	n      int      // keys, tombstones included
-	bytes  int      // memory held
 	data   int      // keys and values as stored, without dead ones
-	dead   int      // bytes of entries that moved
 	frozen bool
+	arena  *Arena
+	bytes  int // memory held
+	dead   int // bytes of entries that moved
 
 	// index holds the places of the first entries of all keys in the chunks before mark, in key order. Owned as the
 	// overlay is; a frozen overlay never touches it and publishes a complete one in ordered.
@@ -67,13 +67,18 @@ func (p place) chunk() int  { return int(p >> 16) }
 func (p place) offset() int { return int(p & 0xffff) }
 
 // NewOverlay returns an empty overlay that takes its memory from a, which belongs to the same lane.
-func NewOverlay(a *Arena) *Overlay { return &Overlay{arena: a} }
+func NewOverlay(a *Arena) *Overlay {
+	a.grown += overlaySize
+	return &Overlay{arena: a}
+}
+
+const overlaySize = int(unsafe.Sizeof(Overlay{}))
 
 // Len returns the number of keys, tombstones included.
 func (o *Overlay) Len() int { return o.n }
 
 // Bytes returns the memory that the overlay holds.
-func (o *Overlay) Bytes() int { return o.bytes + 4*cap(o.index) + int(unsafe.Sizeof(*o)) }
+func (o *Overlay) Bytes() int { return o.bytes + 4*cap(o.index) + overlaySize }
 
 // DataBytes returns the bytes of keys and values that a checkpoint would write.
 func (o *Overlay) DataBytes() int { return o.data }
@@ -292,9 +297,15 @@ func (o *Overlay) addChunk(size int) int {
 	} else {
 		c = make([]byte, 0, size)
 	}
-	o.bytes += cap(c)
+	o.take(cap(c))
 	o.chunks = append(o.chunks, c)
 	return len(o.chunks) - 1
+}
+
+// take notes that it holds n more bytes.
+func (o *Overlay) take(n int) {
+	o.bytes += n
+	o.arena.grown += n
 }
 
 // grow doubles the table. Tags are in the slots, so no entry is touched.
@@ -315,7 +326,7 @@ func (o *Overlay) grow() {
 		}
 		t[i] = s
 	}
-	o.bytes += 8 * (len(t) - len(o.table))
+	o.take(8 * (len(t) - len(o.table)))
 	if o.table != nil {
 		o.arena.putTable(o.table)
 	}

@@ -53,6 +53,7 @@ func TestOverlayModel(t *testing.T) {
 	rng := seeded(t)
 	arena := new(Arena)
 	for range 20 {
+		before := arena.Grown()
 		o := NewOverlay(arena)
 		model := make(map[string]modelEntry)
 		data := 0
@@ -93,6 +94,9 @@ func TestOverlayModel(t *testing.T) {
 		}
 		if o.DataBytes() != data {
 			t.Fatalf("data bytes %d, want %d", o.DataBytes(), data)
+		}
+		if grown := arena.Grown() - before; grown != o.Bytes() {
+			t.Fatalf("grown by %d bytes, it holds %d", grown, o.Bytes())
 		}
 		o.Freeze()
 		var wg sync.WaitGroup
