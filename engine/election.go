@@ -149,6 +149,17 @@ func (e *Engine) takeTurn() {
 	}
 }
 
+// splitVote: m is of another candidate of our term, so both may have no quorum, as when two of three are left. They need not both wait for a whole
+// timeout: the one with the longer log, or else the first in the order of campaignInOrder, asks again once the answers to both must have come.
+func (e *Engine) splitVote(m *VoteRequest) {
+	last := e.log.last()
+	if e.role != RoleCandidate || m.Vote.Term != e.vote.Term || last.Less(m.LastLog) || last == m.LastLog && e.turn(m.From) < e.turn(e.self) {
+		return
+	}
+	wait := e.cfg.ElectionTimeoutMin / 8
+	e.electionAt = min(e.electionAt, e.now+Instant(wait+e.random(wait)))
+}
+
 // handleCampaign starts an election now, if no promise forbids it.
 func (e *Engine) handleCampaign() {
 	if e.role != RoleFollower && e.role != RolePreCandidate || e.bound() {

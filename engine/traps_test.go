@@ -527,6 +527,45 @@ func TestVoterWithTheBetterLogTakesItsTurn(t *testing.T) {
 	}
 }
 
+// Two of three are left, each a candidate with its own vote in the same term: neither can win. The one with the longer log, or else the first in the order, asks again
+// soon; the other gives it a whole timeout.
+func TestSplitVoteIsNotWaitedOut(t *testing.T) {
+	for _, c := range []struct {
+		last  string
+		again func(s *script) bool
+	}{
+		{"3.8", func(*script) bool { return true }},
+		{"3.9", func(s *script) bool { return s.e.turn(s.e.self) < s.e.turn(peer(1)) }},
+		{"3.10", func(*script) bool { return false }},
+	} {
+		seen := map[bool]bool{}
+		for seed := range uint64(8) {
+			s := &script{}
+			play(t, s, follower3+"vote=3:1! runs=3.2-9")
+			s.e.seed = seed
+			play(t, s, "tick at=10", "tick at=20000", "vote-response from=1 pre granted request=4:2 vote=3:1!", "flush")
+			before := s.e.Deadline()
+			wantNot(t, play(t, s, "vote-request from=1 vote=4:1 last="+c.last, "flush"), "Respond to=n1 vote{pre=false granted=true")
+			want, d := before, s.e.Deadline()
+			if again := c.again(s); again {
+				seen[again] = true
+				want = s.now + Instant(s.e.cfg.ElectionTimeoutMin/4)
+				if d < s.now+Instant(s.e.cfg.ElectionTimeoutMin/8) || d > want {
+					t.Errorf("last %s, seed %d: at %d it asks again at %d", c.last, seed, s.now, d)
+				}
+				if out := play(t, s, fmt.Sprintf("tick at=%d", d)); !causes(out, "SendPreVote vote=5:2") {
+					t.Errorf("last %s, seed %d: %q", c.last, seed, out)
+				}
+			} else if seen[again] = true; d != want {
+				t.Errorf("last %s, seed %d: its timer went from %d to %d", c.last, seed, before, d)
+			}
+		}
+		if c.last == "3.9" && len(seen) != 2 {
+			t.Error("with equal logs it is always the same one")
+		}
+	}
+}
+
 // The promises to a dead leader end at slightly different times: who is refused because of one asks again soon, and then ever later.
 func TestRefusalsBackOffFromAQuarterTimeout(t *testing.T) {
 	s := &script{}

@@ -95,6 +95,7 @@ func (e *Engine) handleVoteRequest(m *VoteRequest) {
 			e.follow(Vote{Term: m.Vote.Term}) // the term moves, the vote is given to nobody
 		}
 		e.rejectVote(m, false)
+		e.splitVote(m)
 		return
 	}
 	v := Vote{Term: m.Vote.Term, Peer: m.From}
@@ -103,6 +104,7 @@ func (e *Engine) handleVoteRequest(m *VoteRequest) {
 	}
 	if e.vote != v {
 		e.rejectVote(m, false)
+		e.splitVote(m)
 		return
 	}
 	e.electionAt = e.now + e.electionTimeout()
