@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -131,6 +132,94 @@ func TestCancelledOrdersAreVoid(t *testing.T) {
 	if err := <-done; !errors.Is(err, shard.ErrVoid) && !errors.Is(err, shard.ErrNotLeader) {
 		t.Errorf("a merge as it was ordered before it was cancelled: %v", err)
 	}
+}
+
+// An order that waits for space on a full disk is cancelled at once, and does not happen when there is space again. The cancel waited for the space, too.
+func TestCancelOnFullDisk(t *testing.T) {
+	var full [2]atomic.Bool
+	c := nodetest.Start(t, 2, nodetest.Options{Config: func(i int, cfg *node.Config) {
+		cfg.OverlayBytesMax = 1 << 20
+		node.SetStateFree(cfg, func() (int64, error) {
+			if full[i].Load() {
+				return 0, nil
+			}
+			return 1 << 40, nil
+		})
+	}})
+	c.Init(0, 2, 1)
+	lead := func(id engine.ShardID) (at int, l scheduler.Lead) {
+		nodetest.Eventually(t, 10*time.Second, func() error {
+			for i := range 2 {
+				if list, err := c.Node(i).Sched().LeadsOf(deadline(t, time.Second), id); err == nil && len(list) == 1 {
+					at, l = i, list[0]
+					return nil
+				}
+			}
+			return fmt.Errorf("shard %d has no leader", id)
+		})
+		return at, l
+	}
+	meta, _ := lead(shard.MetaShardID)
+	id := engine.ShardID(2)
+	at, before := lead(id)
+	if at == meta {
+		id = 3
+		at, before = lead(id)
+	}
+	if at == meta {
+		t.Fatal("the leader of the meta shard has all shards")
+	}
+	full[at].Store(true)
+	key := append(bytes.Clone(before.Descriptor.Start), "\x00m"...)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		if c.Node(at).Sched().DiskFull() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := c.Node(at).Client().Put(ctx, key, make([]byte, 512<<10))
+		return fmt.Errorf("the disk is not full yet; a write: %w", err)
+	})
+	op := startOp(t, c, meta, placement.Op{Kind: placement.OpSplit, Shard: id, Keys: [][]byte{key}})
+	nodetest.Eventually(t, 10*time.Second, func() error {
+		o, err := c.Node(meta).ReadOp(deadline(t, 2*time.Second), op)
+		if err == nil && o.Step != "split" {
+			err = fmt.Errorf("step %q", o.Step)
+		}
+		return err
+	})
+	nodetest.Eventually(t, 10*time.Second, func() error { // the driver's order waits, or this one, for there is only one at a time
+		done := make(chan error, 1)
+		d := before.Descriptor
+		c.Node(at).Sched().Split(id, &shard.Split{Version: d.Version, ConfVersion: d.ConfVersion, Children: []shard.SplitChild{{Shard: 900, Start: key,
+			Replicas: []shard.SplitReplica{{Node: d.Replicas[0].Node, Replica: 9000}}}}}, func(err error) { done <- err })
+		select {
+		case err := <-done:
+			if err == nil || !strings.Contains(err.Error(), "another split or merge") {
+				t.Fatalf("a split on a full disk: %v", err)
+			}
+			return nil
+		case <-time.After(100 * time.Millisecond):
+			return errors.New("no order waited")
+		}
+	})
+	if err := c.Node(meta).CancelOp(deadline(t, 5*time.Second), op); err != nil {
+		t.Fatal(err)
+	}
+	waitOp(t, c, meta, op, 20*time.Second, placement.OpCancelled)
+	if !c.Node(at).Sched().DiskFull() {
+		t.Error("there is space again: this was no full disk")
+	}
+	full[at].Store(false)
+	nodetest.Eventually(t, 20*time.Second, func() error {
+		_, err := c.Node(at).Client().Put(deadline(t, time.Second), key, []byte("small"))
+		return err
+	})
+	if _, now := lead(id); now.Descriptor.Version != before.Descriptor.Version || now.Descriptor.ConfVersion <= before.Descriptor.ConfVersion {
+		t.Errorf("the shard is at %v, and was at %v", now.Descriptor, before.Descriptor)
+	}
+	next := startOp(t, c, meta, placement.Op{Kind: placement.OpSplit, Shard: id, Keys: [][]byte{key}})
+	waitOp(t, c, meta, next, 20*time.Second, placement.OpDone)
 }
 
 // A driver that was deposed before the step was recorded does not take that back, or a cancel would not make void what the next driver has ordered.

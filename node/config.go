@@ -92,7 +92,8 @@ type Config struct {
 
 	// For tests. Listener and HTTPListener are used instead of Listen and HTTP; tune changes what the scheduler gets; fault is asked
 	// between the steps of an init; dial opens connections to other nodes; clock replaces the system's; loadEvery is how often
-	// the driver looks at loads, and syncEvery how often a node looks into meta.
+	// the driver looks at loads, and syncEvery how often a node looks into meta; stateFree says how much space there is for the state,
+	// which grows in steps of stateGrow.
 	Listener     net.Listener
 	HTTPListener net.Listener
 	tune         func(*scheduler.Config)
@@ -103,6 +104,8 @@ type Config struct {
 	httpWriteMax time.Duration
 	dial         func(ctx context.Context, addr string) (net.Conn, error)
 	clock        scheduler.Clock
+	stateFree    func() (int64, error)
+	stateGrow    int
 }
 
 // Errors of Open.

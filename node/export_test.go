@@ -34,6 +34,9 @@ func SetLoadEvery(cfg *Config, d time.Duration) { cfg.loadEvery = d }
 // SetSyncEvery makes a node look into meta more often.
 func SetSyncEvery(cfg *Config, d time.Duration) { cfg.syncEvery = d }
 
+// SetStateFree says how much space there is for the state, which grows in small steps.
+func SetStateFree(cfg *Config, f func() (int64, error)) { cfg.stateFree, cfg.stateGrow = f, 1<<20 }
+
 // SetHTTPWriteMax changes how long a client of the HTTP door may take to take an answer.
 func SetHTTPWriteMax(cfg *Config, d time.Duration) { cfg.httpWriteMax = d }
 

@@ -147,7 +147,7 @@ func (n *Node) open() error {
 // openStores opens state and log, and reads the facts.
 func (n *Node) openStores() error {
 	var err error
-	if n.state, err = state.Open(StatePath(n.cfg.DataDir), state.Options{Logger: n.log, Failed: n.stateFailed}); err != nil {
+	if n.state, err = state.Open(StatePath(n.cfg.DataDir), state.Options{Logger: n.log, Failed: n.stateFailed, GrowBytes: n.cfg.stateGrow, FreeBytes: n.cfg.stateFree}); err != nil {
 		n.state = nil
 		return fmt.Errorf("node: open state: %w", err)
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -257,8 +258,12 @@ func (c *core) serveOps(ctx context.Context, q *incoming) ([]byte, error) {
 // cancelOp asks an operation to stop.
 func (c *core) cancelOp(ctx context.Context, id uint64) (*placement.Op, error) {
 	o, err := c.updateOp(ctx, id, func(o *placement.Op) bool { was := o.Cancel; o.Cancel = true; return !was }, nil)
-	if err == nil {
+	var unavailable *shard.UnavailableError
+	switch {
+	case err == nil:
 		c.tellDriver(ctx)
+	case errors.As(err, &unavailable):
+		err = &shard.UnavailableError{RetryAfter: unavailable.RetryAfter, Reason: fmt.Sprintf("operation %d goes on, as the meta shard cannot record that it is to be cancelled: %s", id, unavailable.Reason)}
 	}
 	return o, err
 }

@@ -207,7 +207,7 @@ func (d *driver) awaitChildren(ctx context.Context, o *placement.Op) (bool, erro
 // applied no order from before it can be carried out.
 func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (bool, error) {
 	if l.Changing || placement.MembershipJoint(l.Descriptor) {
-		o.Reason = changing
+		o.Reason = tooLate
 		return false, nil
 	}
 	d.mu.Lock()
@@ -236,6 +236,9 @@ func (d *driver) cancelOrder(ctx context.Context, o *placement.Op, l *lead) (boo
 
 // changing is why nothing can be done about a shard now.
 const changing = "a membership change, a split or a merge of the shard is being committed"
+
+// tooLate is why an operation cannot be cancelled now. What is decided on a full disk waits for space there.
+const tooLate = "cannot be cancelled now: " + changing + "; if that does not end, the disk of a node may be full (metric kiloraft_disk_full): make room there"
 
 // callSplit asks the leader. The children's names follow from the operation's record and the nodes of the parent.
 func (d *driver) callSplit(ctx context.Context, o *placement.Op, l *lead) error {

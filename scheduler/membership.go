@@ -216,12 +216,14 @@ type Lead struct {
 	Replica    engine.ReplicaID  // the leader's own
 	Term       uint64
 	Committed  uint64
-	Changing   bool         // a membership change is not applied yet, or a split or merge is under way
-	MemberAt   engine.LogID // the entry of the membership that Descriptor shows
-	Keys       uint64
-	Bytes      uint64
-	Writes     uint64 // so far: its growth is the load
-	Progress   []engine.Progress
+	// Changing: a membership change is not applied yet, or a split or merge is under way. One that was ordered and waits for a shard to settle, which has no end
+	// while a disk is full, does not count: any change of the membership makes it void.
+	Changing bool
+	MemberAt engine.LogID // the entry of the membership that Descriptor shows
+	Keys     uint64
+	Bytes    uint64
+	Writes   uint64 // so far: its growth is the load
+	Progress []engine.Progress
 	// SnapshotSent is how many bytes of the snapshots under way were sent, and SnapshotNote why the last one was not.
 	SnapshotSent uint64
 	SnapshotNote string
@@ -273,7 +275,7 @@ func (l *Lane) askLead(id engine.ShardID, done func([]Lead)) {
 func (l *Lane) lead(r *replica) Lead {
 	st := r.eng.Status()
 	lead := Lead{Descriptor: r.machine.Desc(), Replica: r.key.Replica, Term: st.Vote.Term, Committed: st.Committed.Index, Writes: r.machine.Writes(),
-		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.ordered > 0 || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
+		Changing: r.machine.Membership().LogID != st.Membership.LogID || r.barrier || r.machine.Merge().Role != shard.MergeNone, MemberAt: r.machine.Membership().LogID}
 	lead.Keys, lead.Bytes = r.machine.Estimate()
 	lead.Progress = r.eng.Progress(nil)
 	lead.SnapshotSent = l.s.snaps.sent(r.key.Shard)
