@@ -13,7 +13,8 @@ import (
 )
 
 // osFile is a file of the operating system. What Allocate and Append write goes past the page cache, where the file system lets it: they write
-// whole blocks, and pages of memory for bytes that nobody reads again cost more than the disk does.
+// whole blocks, and pages of memory for bytes that nobody reads again cost more than the disk does. So one file is written through two descriptors. To
+// sync one of them is to sync the file, as POSIX has it for fdatasync, and the system drops the pages of what is written past them.
 type osFile struct {
 	*os.File
 	// past writes past the page cache. nil: not opened yet, or, if cached, not to be had.
@@ -42,16 +43,15 @@ func (f *osFile) writeBlocks(p []byte, off int64) error {
 		f.past, f.cached = past, err != nil
 	}
 	if f.past != nil {
-		n, err := f.past.WriteAt(p, off)
+		_, err := f.past.WriteAt(p, off)
 		if !errors.Is(err, unix.EINVAL) {
 			return err
 		}
-		// Blocks of this file system are of another kind.
+		// Blocks of this file system are of another kind. All of p is written again.
 		if err := f.past.Close(); err != nil {
 			return err
 		}
 		f.past, f.cached = nil, true
-		p, off = p[n:], off+int64(n)
 	}
 	_, err := f.File.WriteAt(p, off)
 	return err
@@ -97,7 +97,7 @@ func (f *osFile) Append(p []byte, off int64) (int, error) {
 
 // head fills b with what lies at off, the start of a block.
 func (f *osFile) head(b []byte, off int64) error {
-	if k := len(f.tail); k > 0 && k <= len(b) && off == f.end-int64(k) {
+	if k := len(f.tail); k > 0 && off == f.end-int64(k) {
 		clear(b[copy(b, f.tail):])
 		return nil
 	}
