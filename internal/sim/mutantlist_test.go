@@ -103,6 +103,8 @@ var mutants = []mutant{
 	// The state
 	{name: "commit-is-not-synced", rule: "State6, D1", file: "store/state/bolt.go", old: "\tb.db = db\n", new: "\tb.db = db\n\tdb.NoSync = true\n", pkg: "./store/state", run: "TestCommitIsSynced"},
 	{name: "sync-that-is-none", rule: "D1", file: "store/vfs/os_linux.go", old: "return unix.Fdatasync(int(f.Fd()))", new: "return nil", pkg: "./store/vfs", run: "TestSyncsReach"},
+	{name: "failed-write-is-tried-through-the-cache", rule: "FAULTS 2.17, D7", file: "store/vfs/osfile.go", old: "if !errors.Is(err, unix.EINVAL) {", new: "if err == nil {", pkg: "./store/vfs", run: "TestAppendFails"},
+	{name: "old-bytes-in-the-block", rule: "Log2, D3", file: "store/vfs/osfile.go", old: "\tf.tail = f.tail[:0]\n\treturn f.File.WriteAt(p, off)", new: "\treturn f.File.WriteAt(p, off)", pkg: "./store/vfs", run: "TestAppendKnowsItsBlock"},
 	{name: "damaged-fact-is-missing", rule: "State5, D13", file: "store/state/db.go", old: "if err := errors.Join(checkFacts(tx)...); err != nil {", new: "if err := error(nil); err != nil {", pkg: "./store/state", run: "TestFlippedFact"},
 	{name: "failed-commit-is-survived", rule: "State6", file: "scheduler/checkpoint.go", old: "c.s.fatal(fmt.Errorf(\"checkpoint of %d shards: %w\", len(items), err))", new: "", pkg: "./scheduler", run: "TestFailedCommit"},
 	{name: "failed-sync-is-survived", rule: "FAULTS 2.17", file: "scheduler/logwriter.go", old: "s.fatal(fmt.Errorf(\"raft log: %w\", err))\n\t\treturn false", new: "return true", pkg: "./scheduler", run: "TestFailedSync"},
