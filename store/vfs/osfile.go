@@ -122,7 +122,7 @@ const allocateChunk = 4 << 20
 
 func (f *osFile) Allocate(size int64) error {
 	// Reserving first makes a full disk fail at once, before anything was written, and keeps the file in few pieces.
-	if err := ignoringEINTR(func() error { return reserve(f.File, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+	if err := ignoringEINTR(func() error { return reserve(f.File, size) }); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("allocate %s: %w", f.Name(), err)
 	}
 	f.tail = f.tail[:0]

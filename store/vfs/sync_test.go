@@ -60,3 +60,19 @@ func TestAllocateReserves(t *testing.T) {
 	}
 	must(t, f.Close())
 }
+
+// TestAllocateWithoutReservation: a file system, or a system, that can not reserve gets its zeros all the same.
+func TestAllocateWithoutReservation(t *testing.T) {
+	const size = 1 << 20
+	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.ENOSYS} {
+		fs, path := vfs.OS(), filepath.Join(t.TempDir(), "f")
+		f := create(t, fs, path, "x")
+		var err error
+		if failing(t, errno, func() { err = f.Allocate(size) }, sysfail.Fallocate); err != nil {
+			t.Error(err)
+		} else if content(t, fs, path) != string(make([]byte, size)) {
+			t.Errorf("%v: the file is not %d zeros", errno, size)
+		}
+		must(t, f.Close())
+	}
+}
