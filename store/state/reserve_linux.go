@@ -29,4 +29,7 @@ func freeBytes(f *os.File) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, nil
 }
 
-func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+// isNoSpace tells whether the file cannot grow now, but maybe later: the disk is full, or a quota, or a limit of the size of files is reached.
+func isNoSpace(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
+}

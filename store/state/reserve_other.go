@@ -14,4 +14,6 @@ func allocate(f *os.File, _, size int64) error { return f.Truncate(size) }
 
 func freeBytes(*os.File) (int64, error) { return math.MaxInt64 / 2, nil }
 
-func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}

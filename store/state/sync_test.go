@@ -13,7 +13,12 @@ import (
 // failing calls f while calls fail with EIO.
 func failing(t *testing.T, f func(), calls ...sysfail.Call) {
 	t.Helper()
-	if err := sysfail.Do(syscall.EIO, f, calls...); errors.Is(err, sysfail.ErrUnsupported) {
+	failingWith(t, syscall.EIO, f, calls...)
+}
+
+func failingWith(t *testing.T, errno syscall.Errno, f func(), calls ...sysfail.Call) {
+	t.Helper()
+	if err := sysfail.Do(errno, f, calls...); errors.Is(err, sysfail.ErrUnsupported) {
 		t.Skip(err)
 	} else if err != nil {
 		t.Fatal(err)
@@ -44,6 +49,29 @@ func TestCommitIsSynced(t *testing.T) {
 		}
 		if err := db.NodePut("a", nil); !errors.Is(err, ErrFailed) {
 			t.Errorf("%s, and the next write: %v", c.what, err)
+		}
+	}
+}
+
+// TestNoSpaceOfTheSystem: that there is no room for the file to grow, by the disk, a quota, or a limit of the size of files, refuses the write, and no more: it may be tried
+// again (rule State6, FAULTS D8).
+func TestNoSpaceOfTheSystem(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		db := openTest(t, filepath.Join(t.TempDir(), "state"), Options{GrowBytes: 8 << 20})
+		r := wholeRecord(1, 2, 1)
+		check(t, db.Write([]Change{{Record: r, NewTablet: true}}, 0))
+		r.Applied.Index++
+		write := func() error { return db.Write([]Change{{Record: r, Overlay: numbered(0, 10_000, 1000)}}, 0) }
+		var err error
+		failingWith(t, errno, func() { err = write() }, sysfail.Fallocate)
+		if !errors.Is(err, ErrNoSpace) || !errors.Is(err, errno) || errors.Is(err, ErrFailed) {
+			t.Errorf("%v: %v", errno, err)
+		}
+		if err := db.NodePut("a", nil); err != nil {
+			t.Errorf("%v, and a small write that needs no room: %v", errno, err)
+		}
+		if err := write(); err != nil {
+			t.Errorf("%v, and the same write when there is room: %v", errno, err)
 		}
 	}
 }
