@@ -54,6 +54,29 @@ func TestRuleReturningNodeIsWoken(t *testing.T) {
 	}
 }
 
+// Live3, N8: a sleeping leader that has let a node go, and slept on with the others, wakes when that comes back, although it is the same process: what it was not told it
+// would never hear.
+func TestRuleNodeThatWasAwayIsWoken(t *testing.T) {
+	s := &script{}
+	asleep(t, s)
+	play(t, s, "link node=2 inc=1 granted=11700 ge=1", "peer-down at=12000 node=2")
+	if !s.e.quiesced {
+		t.Fatal("awake although it and n3 are a quorum")
+	}
+	play(t, s, "link node=2 up inc=1 granted=99999 ge=2", "peer-up at=12500 node=2 inc=1")
+	if s.e.quiesced || !causes(play(t, s, "tick at=12500"), "BroadcastHeartbeat") {
+		t.Error("it sleeps on")
+	}
+}
+
+// N8: what was lost on the way to a node that went is sent again as soon as it is back.
+func TestRuleNodeThatWasAwayIsProbed(t *testing.T) {
+	s := &script{}
+	lead(t, s)
+	play(t, s, "write token=1", "flush", "replicate-failed to=2 stream=1")
+	want(t, play(t, s, "peer-up node=2 inc=1"), "Replicate to=n2")
+}
+
 // An awake leader with nothing to say heartbeats when half of a lease is over, and then in every interval until all have answered.
 func TestRuleHeartbeatsKeepLeases(t *testing.T) {
 	s := &script{}

@@ -580,6 +580,27 @@ func TestRefusalsBackOffFromAQuarterTimeout(t *testing.T) {
 	}
 }
 
+// Live4, N8: a node that comes or goes changes whose promises stand: who was refused asks again soon, as if for the first time.
+func TestRefusalsAreForgottenWhenNodesComeAndGo(t *testing.T) {
+	for _, news := range []Event{&PeerDown{Node: 1}, &PeerUp{Node: 1, Incarnation: 2}, &PeerDown{Node: 3}, &PeerUp{Node: 3, Incarnation: 1}} {
+		s := &script{}
+		play(t, s, follower3+"vote=3:1! runs=3.2-9", "tick at=5000")
+		T := Instant(s.e.cfg.ElectionTimeoutMin)
+		refused := func() Instant {
+			s.feed(tickAt(s))
+			s.feed(&VoteResponse{From: peer(3), Pre: true, Request: Vote{Term: 4, Peer: peer(2)}, Vote: s.e.vote, LiveLeader: true})
+			return s.e.Deadline() - s.now
+		}
+		for range 4 {
+			refused()
+		}
+		s.feed(news)
+		if wait := refused(); wait < T/4 || wait > T/4+T/8 {
+			t.Errorf("%T %+v: asks again after %d, want %d to %d", news, news, wait, T/4, T/4+T/8)
+		}
+	}
+}
+
 // tickAt moves the clock to the deadline.
 func tickAt(s *script) Event {
 	s.now = s.e.Deadline()

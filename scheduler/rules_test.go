@@ -403,6 +403,49 @@ func TestLinkAllowsForDrift(t *testing.T) {
 	}
 }
 
+// TestPeerThatComesAndGoes: a node whose session ends is down when no promise to it can still stand, also while nothing is said; one that comes as another process is down at
+// once; and neither what waited for the session before nor the end of an older one counts for the next (rules Live1, Engine2; FAULTS N8).
+func TestPeerThatComesAndGoes(t *testing.T) {
+	h := newHeartbeats(t)
+	well := func(*nodeHeartbeat) {}
+	patience := engine.Instant(h.s.cfg.ElectionTimeoutMin + h.s.cfg.HeartbeatInterval)
+	for range 3 {
+		for range 60 { // so that it may be silent for longer
+			h.get(well)
+			spin(h.s, h.clock)
+		}
+		if h.s.PeerDisconnected(2, 6); !h.s.PeerAlive(2) || !h.s.live.reachable(2) {
+			t.Fatal("the session of a process that is gone has ended, and this one's is forgotten")
+		}
+		h.s.live.ride(2, []byte{0}, 1)
+		h.s.PeerDisconnected(2, 7)
+		if h.s.live.reachable(2) {
+			t.Fatal("reachable without a session")
+		}
+		ended := h.clock.now
+		for _, c := range []struct {
+			at    engine.Instant
+			alive bool
+		}{{ended + patience, true}, {ended + patience + 1, false}} {
+			h.clock.now = c.at
+			if h.s.Heartbeats(); h.s.PeerAlive(2) != c.alive || h.s.metrics.PeersUp.Load() == 1 != c.alive {
+				t.Fatalf("%d ns after the end of the session: alive %v, %d peers up", c.at-ended, h.s.PeerAlive(2), h.s.metrics.PeersUp.Load())
+			}
+		}
+		said := h.s.metrics.HeartbeatMessages.Load()
+		if h.s.PeerConnected(2, 7); h.s.metrics.HeartbeatMessages.Load() != said || h.s.PeerAlive(2) {
+			t.Fatalf("a new session: %d heartbeats of shards were sent that waited for the one before, alive %v", h.s.metrics.HeartbeatMessages.Load()-said, h.s.PeerAlive(2))
+		}
+	}
+	h.get(well)
+	was := h.s.live.links.Load().nodes[2]
+	h.s.PeerConnected(2, 8)
+	now := h.s.live.links.Load().nodes[2]
+	if !was.Up || now.Up || h.s.metrics.PeersUp.Load() != 0 || now.GrantEpoch == was.GrantEpoch || now.PromiseEpoch == was.PromiseEpoch || now.GrantedUntil != 0 || now.PromisedUntil != 0 {
+		t.Errorf("another process: %+v, was %+v, %d peers up", now, was, h.s.metrics.PeersUp.Load())
+	}
+}
+
 // lateClock lets time pass while it is being read.
 type lateClock struct {
 	*manualClock

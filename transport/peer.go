@@ -198,9 +198,7 @@ func (p *peer) dialLoop() {
 			case <-p.ctx.Done():
 				return
 			}
-			if time.Since(since) > l.BackoffMax {
-				failures = 0
-			}
+			failures = failuresAfter(l, failures, time.Since(since))
 		case addr == "":
 			select {
 			case <-p.wake:
@@ -246,6 +244,15 @@ func (p *peer) want() (string, *session) {
 	p.t.mu.Lock()
 	defer p.t.mu.Unlock()
 	return p.addr, p.cur
+}
+
+// failuresAfter is how many failures count after a session of that length. One that ends at once is no better than a dial that fails: where a link flaps, or
+// a peer ends each session, the pauses grow.
+func failuresAfter(l *Limits, failures int, session time.Duration) int {
+	if session > l.BackoffMax {
+		return 0
+	}
+	return failures
 }
 
 // backoff is random, so that two nodes do not dial in step for ever.

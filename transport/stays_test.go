@@ -214,6 +214,17 @@ func TestLateEndOfTheReplaced(t *testing.T) {
 	}
 }
 
+// TestFlappingLinkIsDialledSeldom: a session that ends at once does not begin the pauses between dials anew, one that has lasted does (FAULTS N8).
+func TestFlappingLinkIsDialledSeldom(t *testing.T) {
+	l := quick()
+	l.defaults()
+	for session, want := range map[time.Duration]int{0: 7, l.BackoffMax: 7, l.BackoffMax + 1: 0, time.Hour: 0} {
+		if n := failuresAfter(&l, 7, session); n != want {
+			t.Errorf("after a session of %v %d failures count, want %d", session, n, want)
+		}
+	}
+}
+
 // TestBackoff: the pauses between dials grow, are bounded, and are not the same on two nodes.
 func TestBackoff(t *testing.T) {
 	l := quick()

@@ -196,4 +196,17 @@ var mutants = []mutant{
 	{name: "last-turn-is-not-answered", rule: "who asks is answered", file: "scheduler/stop.go", old: "for range 2 {", new: "for range 1 {", pkg: "./scheduler", run: "^TestReadsOfTheLastTurn"},
 	{name: "big-message-in-one-part", rule: "Live6, N11", file: "transport/session.go", old: "out.partMax = s.core.limits.WriteBytesMax", new: "", pkg: "./transport", run: "^TestBulkIsOvertaken"},
 	{name: "bulk-buffer-is-used-again", rule: "bulk is the network's", file: "scheduler/outbox.go", old: "if o.isBulk || cap", new: "if cap", pkg: "./scheduler", run: "^TestBulkIsTheNetworks"},
+	// Links that flap.
+	{name: "ended-session-stays-alive", rule: "Live1, N8", file: "scheduler/liveness.go", old: "(now-p.echoedAt > v.downAfter(now) || v.gone(p, now))", new: "now-p.echoedAt > v.downAfter(now)",
+		pkg: "./scheduler", run: "^TestPeerThatComesAndGoes"},
+	{name: "another-process-is-not-down", rule: "Engine2, N8", file: "scheduler/liveness.go", old: "\tif p.link.Up {\n\t\tv.down(p)\n\t}\n\tp.incarnation", new: "\tp.incarnation",
+		pkg: "./scheduler", run: "^TestPeerThatComesAndGoes"},
+	{name: "who-was-away-sleeps-on", rule: "Live3, N8", file: "engine/quiesce.go", old: "if e.quiesced && (!f.asleep || f.incarnation != m.Incarnation) {", new: "if e.quiesced && f.incarnation != m.Incarnation {",
+		pkg: "./engine", run: engineAll},
+	{name: "refusals-outlive-the-news", rule: "Live4, N8", file: "engine/quiesce.go", old: "func (e *Engine) handlePeerDown(m *PeerDown) {\n\te.refusals = 0\n", new: "func (e *Engine) handlePeerDown(m *PeerDown) {\n",
+		pkg: "./engine", run: engineAll},
+	{name: "flapping-link-is-dialled-at-once", rule: "N8", file: "transport/peer.go", old: "if session > l.BackoffMax {", new: "if session >= 0 {", pkg: "./transport", run: "^TestFlappingLink"},
+	{name: "quota-ends-the-process", rule: "State6, D8", file: "store/state/reserve_linux.go", old: " || errors.Is(err, unix.EDQUOT)", new: "", pkg: "./store/state", run: "^TestNoSpaceOfTheSystem"},
+	{name: "waiting-order-holds-a-cancel", rule: "Cluster6, D8", file: "scheduler/membership.go", old: "|| r.barrier || r.machine", new: "|| r.barrier || r.ordered > 0 || r.machine",
+		pkg: "./scheduler", run: "^TestWaitingOrderIsVoid"},
 }
