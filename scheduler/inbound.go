@@ -17,11 +17,20 @@ func (l *Lane) receive(f *frame) {
 		return // of a process that is gone: its answers count leases from clocks that we know nothing of
 	}
 	l.reader.Reset(f.body)
-	m := l.inbound
-	for l.reader.Next(m) {
-		if len(l.s.lanes) > 1 && l.s.laneOf(m.Shard) != l {
-			continue
+	l.ahead.begin(l, aheadAll)
+	for read, served, more := 0, 0, true; ; served++ { // what was read and not served is in inbound
+		for more && read < served+aheadMax {
+			m := &l.inbound[read%aheadMax]
+			if more = l.reader.Next(m); more && (len(l.s.lanes) == 1 || l.s.laneOf(m.Shard) == l) {
+				l.ahead.add(*l.nearAt(m.Shard))
+				read++
+			}
 		}
+		if served == read {
+			break
+		}
+		l.ahead.pass()
+		m := &l.inbound[served%aheadMax]
 		l.count.received++
 		l.bearUnborn()
 		r := l.addressee(f.from, m)
@@ -46,7 +55,7 @@ func (l *Lane) receive(f *frame) {
 // addressee finds the replica that m is for. A replica that does not exist is made, uninitialised, if a candidate or a leader asks
 // for it (rule Split4) and it was not removed; another replica of the shard on this node is in the way of that.
 func (l *Lane) addressee(from engine.NodeID, m *wire.Message) *replica {
-	r := l.byShard[m.Shard]
+	r := l.replicaOf(m.Shard)
 	if r != nil && r.key.Replica == m.To {
 		return r
 	}

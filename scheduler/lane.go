@@ -35,6 +35,8 @@ type Lane struct {
 	linksSeq laneSeen
 
 	byShard map[engine.ShardID]*replica
+	// near has a replica at its shard's id modulo the length, a power of two, unless one that was added later stands there.
+	near []*replica
 	// list holds all replicas; sweeps walk over it in pieces.
 	list []*replica
 	// tombs are the highest replicas of their shards that were removed for good: a late message brings back none of them, nor an earlier one.
@@ -116,11 +118,12 @@ type Lane struct {
 
 	news laneNews
 
-	inbound *wire.Message
+	inbound [aheadMax]wire.Message
 	reader  wire.Reader
 	inRuns  []wire.Run
 	outRuns []wire.Run
 	logRuns []raftlog.Run
+	ahead   ahead
 	current *replica // for the message of a panic
 	count   counts
 	slows   slowLog
@@ -135,13 +138,13 @@ func newLane(s *Scheduler, id int) *Lane {
 		id: id, s: s,
 		log:     s.log.Lane(id),
 		byShard: map[engine.ShardID]*replica{},
+		near:    make([]*replica, 1),
 		tombs:   map[engine.ShardID]engine.ReplicaID{},
 		burials: map[store.Key][]func(error){},
 		covered: map[store.Key]covered{},
 		votes:   map[store.Key]engine.Vote{},
 		orphans: map[engine.ShardID]*orphan{},
 		outs:    map[engine.NodeID]*outbox{},
-		inbound: &wire.Message{},
 		env:     &shard.Env{},
 		news:    newLaneNews(id),
 	}
@@ -237,12 +240,35 @@ func (l *Lane) feed(r *replica, ev engine.Event) {
 	l.current = prev
 }
 
+// replicaOf is byShard for who asks for many, and looks into less memory: see near.
+func (l *Lane) replicaOf(id engine.ShardID) *replica {
+	if r := *l.nearAt(id); r != nil && r.key.Shard == id {
+		return r
+	}
+	return l.byShard[id]
+}
+
+// nearAt returns the place of a shard in near.
+func (l *Lane) nearAt(id engine.ShardID) **replica { return &l.near[uint64(id)&uint64(len(l.near)-1)] }
+
+// noteNear gives a replica that is just being added its place in near.
+func (l *Lane) noteNear(r *replica) {
+	if len(l.list) >= len(l.near) {
+		l.near = make([]*replica, 2*len(l.near))
+		for _, r := range l.list {
+			*l.nearAt(r.key.Shard) = r
+		}
+	}
+	*l.nearAt(r.key.Shard) = r
+}
+
 // add makes r one of the lane's.
 func (l *Lane) add(r *replica) error {
 	if old := l.byShard[r.key.Shard]; old != nil {
 		return fmt.Errorf("shard %d: replica %d is here, %d cannot be", r.key.Shard, old.key.Replica, r.key.Replica)
 	}
 	l.byShard[r.key.Shard] = r
+	l.noteNear(r)
 	r.listed = int32(len(l.list))
 	l.list = append(l.list, r)
 	l.s.replicas.Add(1)
@@ -254,6 +280,8 @@ func (l *Lane) shrink() {
 	l.log.Shrink()
 	l.env.Arena.Shrink()
 	l.enc = arena{}
+	l.ahead = ahead{}
+	clear(l.inbound[:])
 	for _, list := range []*[]*replica{&l.stirred, &l.news.touched, &l.timers.heap} {
 		if cap(*list) > 2*len(*list) {
 			*list = slices.Clone(*list)
@@ -272,6 +300,9 @@ func (l *Lane) drop(r *replica) {
 	l.touch(r)
 	l.timers.remove(r)
 	delete(l.byShard, r.key.Shard)
+	if at := l.nearAt(r.key.Shard); *at == r {
+		*at = nil
+	}
 	last, hole := len(l.list)-1, int(r.listed)
 	if len(l.sweeps) > 0 && hole < l.sweeps[0].next {
 		// The one that fills the place must not come from ahead of the sweep in progress to behind it, unseen.

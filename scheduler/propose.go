@@ -20,7 +20,7 @@ func (l *Lane) request(req *Request) {
 		l.answer(req, &shard.UnavailableError{Reason: "deadline passed before the request was looked at"})
 		return
 	}
-	r := l.byShard[req.Shard]
+	r := l.replicaOf(req.Shard)
 	if r == nil || r.machine == nil {
 		l.answer(req, shard.ErrShardNotFound)
 		return
@@ -115,7 +115,9 @@ func (l *Lane) proposeAll() {
 	l.heldBytes, l.roundUntil = 0, 0
 	writes := l.writes
 	l.writes = l.writesSpare[:0]
+	l.ahead.begin(l, aheadPropose)
 	for i, r := range writes {
+		l.ahead.next(len(writes), func(i int) *replica { return writes[i] })
 		writes[i] = nil
 		switch {
 		case r.writeCount == 0: // they were refused meanwhile

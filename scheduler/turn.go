@@ -52,7 +52,9 @@ func (l *Lane) Turn() engine.Instant {
 	l.tick()
 	l.sweep()
 	l.reportDropped()
+	l.ahead.begin(l, aheadRequest)
 	for _, r := range l.mail.requests {
+		l.ahead.next(len(l.mail.requests), func(i int) *replica { return *l.nearAt(l.mail.requests[i].Shard) })
 		l.request(r)
 	}
 	l.count.requests = uint64(len(l.mail.requests))
