@@ -17,6 +17,8 @@ type Map struct {
 	pieces []piece // sorted by start, without overlap; may have gaps
 	// prefixes are the first bytes of the starts of pieces: most of a search needs nothing else, and they lie close together.
 	prefixes []uint64
+	// gaps is how many pieces have keys behind them that belong to none: with none of these the end of a piece need not be looked at.
+	gaps int
 	// shards holds the newest descriptor known of every shard, also of those that own nothing any more: an older one that
 	// arrives late must not bring back its old range.
 	shards  map[engine.ShardID]*shard.Descriptor
@@ -58,7 +60,7 @@ func (m *Map) Lookup(key []byte) (Route, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	i := m.after(key) - 1
-	if i < 0 || !m.pieces[i].contains(key) {
+	if i < 0 || m.gaps > 0 && !m.pieces[i].contains(key) {
 		return Route{}, false
 	}
 	return m.route(&m.pieces[i]), true
@@ -179,10 +181,19 @@ func (m *Map) insert(d *shard.Descriptor) {
 	}
 	m.pieces = append(kept, mine...)
 	slices.SortFunc(m.pieces, func(a, b piece) int { return bytes.Compare(a.start, b.start) })
-	m.prefixes = m.prefixes[:0]
+	m.prefixes, m.gaps = m.prefixes[:0], 0
 	for i := range m.pieces {
 		m.prefixes = append(m.prefixes, prefixOf(m.pieces[i].start))
+		m.gaps += m.gapBehind(i)
 	}
+}
+
+// gapBehind is 1 if the keys behind piece i belong to none, else 0.
+func (m *Map) gapBehind(i int) int {
+	if end := m.pieces[i].end; i+1 < len(m.pieces) && !bytes.Equal(end, m.pieces[i+1].start) || i+1 == len(m.pieces) && len(end) > 0 {
+		return 1
+	}
+	return 0
 }
 
 // cut returns what [start, end) leaves of the pieces.
@@ -215,7 +226,13 @@ func (m *Map) fill(d, old *shard.Descriptor) bool {
 	if i < len(m.pieces) && (len(d.End) == 0 || bytes.Compare(d.End, m.pieces[i].start) > 0) {
 		return false
 	}
+	if i > 0 {
+		m.gaps -= m.gapBehind(i - 1)
+	}
 	m.pieces = slices.Insert(m.pieces, i, piece{start: d.Start, end: d.End, desc: d})
+	if m.gaps += m.gapBehind(i); i > 0 {
+		m.gaps += m.gapBehind(i - 1)
+	}
 	m.prefixes = slices.Insert(m.prefixes, i, prefixOf(d.Start))
 	return true
 }

@@ -91,6 +91,15 @@ func TestMapConverges(t *testing.T) {
 		rnd.Shuffle(len(history), func(i, j int) { history[i], history[j] = history[j], history[i] })
 		for _, d := range history {
 			m.Update(d)
+			gaps := 0
+			for i, p := range m.pieces {
+				if i+1 == len(m.pieces) && len(p.end) > 0 || i+1 < len(m.pieces) && string(p.end) != string(m.pieces[i+1].start) {
+					gaps++
+				}
+			}
+			if gaps != m.gaps {
+				t.Fatalf("seed %d: %d gaps, said are %d: %s", seed, gaps, m.gaps, m.layout())
+			}
 			for i := 1; i < len(m.pieces); i++ {
 				if p := m.pieces[i-1]; len(p.end) == 0 || bytes.Compare(p.end, m.pieces[i].start) > 0 {
 					t.Fatalf("seed %d: overlap: %s", seed, m.layout())
