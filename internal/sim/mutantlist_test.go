@@ -209,4 +209,11 @@ var mutants = []mutant{
 	{name: "quota-ends-the-process", rule: "State6, D8", file: "store/state/reserve_linux.go", old: " || errors.Is(err, unix.EDQUOT)", new: "", pkg: "./store/state", run: "^TestNoSpaceOfTheSystem"},
 	{name: "waiting-order-holds-a-cancel", rule: "Cluster6, D8", file: "scheduler/membership.go", old: "|| r.barrier || r.machine", new: "|| r.barrier || r.ordered > 0 || r.machine",
 		pkg: "./scheduler", run: "^TestWaitingOrderIsVoid"},
+	// What is not looked at.
+	{name: "learners-commit", rule: "DESIGN 3.4", file: "engine/leader.go", old: "if f := &l.followers[i]; !f.learner {", new: "if f := &l.followers[i]; f != nil {", pkg: "./engine", run: "^TestQuorumMatch"},
+	{name: "dropped-replica-is-found", rule: "Log4", file: "store/raftlog/lane.go", old: "\tr.key = Key{} // who", new: "\t// who", pkg: "./store/raftlog", run: "^TestNear"},
+	{name: "key-that-begins-like-the-bound", rule: "Cluster4", file: "shard/machine.go", old: "if len(d.Start) > 8 && first < behind {", new: "if false {", pkg: "./shard", run: "^TestContains"},
+	{name: "range-that-left-stays", rule: "Cluster4, Split5", file: "shard/machine.go", old: "\tm.within = [2]uint64{first, behind}\n", new: "\tif m.within == [2]uint64{} {\n\t\tm.within = [2]uint64{first, behind}\n\t}\n",
+		pkg: "./shard", run: "."},
+	{name: "gap-belongs-to-the-range-before", rule: "Cluster4", file: "router/map.go", old: "m.gaps > 0 && !m.pieces[i]", new: "m.gaps < 0 && !m.pieces[i]", pkg: "./router", run: "^TestMapLookups"},
 }
