@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -443,6 +444,63 @@ func TestPeerThatComesAndGoes(t *testing.T) {
 	now := h.s.live.links.Load().nodes[2]
 	if !was.Up || now.Up || h.s.metrics.PeersUp.Load() != 0 || now.GrantEpoch == was.GrantEpoch || now.PromiseEpoch == was.PromiseEpoch || now.GrantedUntil != 0 || now.PromisedUntil != 0 {
 		t.Errorf("another process: %+v, was %+v, %d peers up", now, was, h.s.metrics.PeersUp.Load())
+	}
+}
+
+// saidNet keeps what is sent to the other node.
+type saidNet struct {
+	noNet
+	raft   [][]byte
+	beats  []nodeHeartbeat
+	broken error
+}
+
+func (n *saidNet) SendRaft(_ engine.NodeID, _ int, msgs []byte, _ bool) bool {
+	n.raft = append(n.raft, bytes.Clone(msgs))
+	return true
+}
+
+func (n *saidNet) SendHeartbeat(_ engine.NodeID, frame []byte) bool {
+	var b nodeHeartbeat
+	if err := b.decode(bytes.Clone(frame)); err != nil {
+		n.broken = err
+	}
+	n.beats = append(n.beats, b)
+	return true
+}
+
+// TestAwakeShardsRide: the heartbeats of shards that are awake go in the node's, those of many shards in one; what is over its bound goes with the raft frames, and nothing is
+// kept for a node without a session (rule Live6; FAULTS N16).
+func TestAwakeShardsRide(t *testing.T) {
+	h := newHeartbeats(t)
+	h.get(func(*nodeHeartbeat) {})
+	net := &saidNet{}
+	h.s.net = net
+	l := h.s.lanes[0]
+	say := func(shards, size int) {
+		o := &outbox{node: 2}
+		for range shards {
+			o.awake = append(o.awake, make([]byte, size)...)
+			o.awakeCount++
+		}
+		l.dirty(o)
+		l.sendAll()
+	}
+	for range 3 {
+		say(100, 20)
+	}
+	h.get(func(*nodeHeartbeat) {})
+	if len(net.raft) != 0 || len(net.beats) != 1 || len(net.beats[0].Awake) != 3*100*20 || net.broken != nil {
+		t.Fatalf("%d raft frames, %d heartbeats, %v", len(net.raft), len(net.beats), net.broken)
+	}
+	say(1, awakeBytesMax-10)
+	say(1, 20)
+	if len(net.raft) != 1 || len(net.raft[0]) != 20 {
+		t.Errorf("over the bound: %d raft frames", len(net.raft))
+	}
+	h.s.PeerDisconnected(2, 7)
+	if say(1, 20); len(net.raft) != 1 || len(h.s.live.peers[2].awake) != 0 {
+		t.Errorf("without a session: %d raft frames, %d bytes are kept", len(net.raft), len(h.s.live.peers[2].awake))
 	}
 }
 

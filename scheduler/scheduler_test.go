@@ -446,6 +446,27 @@ func TestSweepMissesNobody(t *testing.T) {
 	}
 }
 
+// A node that comes or goes is told to all replicas, some in each turn: neither the lane nor a narrow link is taken up by it (rules Live3, Live5; FAULTS N16).
+func TestSweepIsPaced(t *testing.T) {
+	for _, fed := range []bool{false, true} {
+		l := &Lane{list: make([]*replica, 5*sweepReplicas)}
+		looked, most := 0, sweepReplicas
+		if fed {
+			most = sweepEvents
+		}
+		l.startSweep(func(*Lane, *replica) bool { looked++; return fed })
+		for len(l.sweeps) > 0 {
+			before := looked
+			if l.sweep(); looked-before > most || looked == before {
+				t.Fatalf("fed %v: %d replicas in one turn, at most %d", fed, looked-before, most)
+			}
+		}
+		if looked != len(l.list) {
+			t.Errorf("fed %v: %d replicas of %d", fed, looked, len(l.list))
+		}
+	}
+}
+
 // A request that comes while the scheduler stops is answered, once, wherever it meets the end (FAULTS P10).
 func TestSubmitWhileStopping(t *testing.T) {
 	s, _ := single(t, 1)
