@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/kiloraft/kiloraft/internal/backup"
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 	"github.com/kiloraft/kiloraft/node/nodetest"
 	"github.com/kiloraft/kiloraft/router"
 )
@@ -363,5 +365,26 @@ func TestParent(t *testing.T) {
 	}
 	if names, err := backup.Names(within(t), s); err != nil || fmt.Sprint(names) != "[foreign one two]" {
 		t.Errorf("names %v, %v", names, err)
+	}
+}
+
+// What is not durable does not take the place of what was there (FAULTS D20).
+func TestUnsyncedFileReplacesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "below", "file")
+	store, err := backup.Open(filepath.Dir(filepath.Dir(path)))
+	if err == nil {
+		err = store.Put(t.Context(), "below/file", []byte("old"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if serr := sysfail.Do(syscall.EIO, func() { err = store.Put(t.Context(), "below/file", []byte("new")) }, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	} else if serr != nil {
+		t.Fatal(serr)
+	}
+	b, rerr := os.ReadFile(path)
+	if !errors.Is(err, syscall.EIO) || rerr != nil || string(b) != "old" {
+		t.Errorf("on a disk that fails: %v; there is %q, %v", err, b, rerr)
 	}
 }

@@ -3,12 +3,16 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 )
 
 // dir is a directory with certificates, on a clock that tests move.
@@ -267,5 +271,23 @@ func TestIssueRefuses(t *testing.T) {
 	}
 	if pair.Leaf.NotAfter.After(d.now.Add(1001*time.Hour)) || len(pair.Leaf.ExtKeyUsage) != 1 || pair.Leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth {
 		t.Error("a user's certificate lives longer than its authority, or serves")
+	}
+}
+
+// What is not durable does not take the place of what was there (FAULTS D20).
+func TestUnsyncedFileReplacesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if serr := sysfail.Do(syscall.EIO, func() { err = replaceFile(path, []byte("new"), 0o600) }, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	} else if serr != nil {
+		t.Fatal(serr)
+	}
+	b, rerr := os.ReadFile(path)
+	if !errors.Is(err, syscall.EIO) || rerr != nil || string(b) != "old" {
+		t.Errorf("on a disk that fails: %v; there is %q, %v", err, b, rerr)
 	}
 }

@@ -5,7 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 )
 
 func TestReplace(t *testing.T) {
@@ -27,5 +30,23 @@ func TestReplace(t *testing.T) {
 	}
 	if err := SyncDir(from); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// The new name is durable when Replace returns, or it says that it is not.
+func TestReplaceSyncsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := os.WriteFile(from, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if serr := sysfail.Do(syscall.EIO, func() { err = Replace(from, to) }, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	} else if serr != nil {
+		t.Fatal(serr)
+	}
+	if !errors.Is(err, syscall.EIO) {
+		t.Errorf("on a disk that fails: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/kiloraft/kiloraft/internal/client"
 	"github.com/kiloraft/kiloraft/internal/client/clienttest"
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -308,5 +310,26 @@ func TestGuess(t *testing.T) {
 		if got := Guess(in); got != want {
 			t.Errorf("Guess(%q) = %s, want %s", in, got, want)
 		}
+	}
+}
+
+// What is not durable does not take the place of what was there (FAULTS D20).
+func TestUnsyncedFileReplacesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kv := clienttest.New()
+	var err error
+	if serr := sysfail.Do(syscall.EIO, func() {
+		err = func() error { _, err := Export(t.Context(), kv, path, nil, ExportOptions{Format: TSV}); return err }()
+	}, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	} else if serr != nil {
+		t.Fatal(serr)
+	}
+	b, rerr := os.ReadFile(path)
+	if !errors.Is(err, syscall.EIO) || rerr != nil || string(b) != "old" {
+		t.Errorf("on a disk that fails: %v; there is %q, %v", err, b, rerr)
 	}
 }

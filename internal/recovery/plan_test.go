@@ -3,9 +3,14 @@ package recovery
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/kiloraft/kiloraft/internal/sysfail"
 )
 
 // on makes the report of a node.
@@ -297,4 +302,22 @@ func contradiction() []*Report {
 		list = append(list, withMeta(on(node, m, r)))
 	}
 	return list
+}
+
+// What is not durable does not take the place of what was there (FAULTS D20).
+func TestUnsyncedFileReplacesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if serr := sysfail.Do(syscall.EIO, func() { err = writeDurably(path, []byte("new")) }, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
+		t.Skip(serr)
+	} else if serr != nil {
+		t.Fatal(serr)
+	}
+	b, rerr := os.ReadFile(path)
+	if !errors.Is(err, syscall.EIO) || rerr != nil || string(b) != "old" {
+		t.Errorf("on a disk that fails: %v; there is %q, %v", err, b, rerr)
+	}
 }
