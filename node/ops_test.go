@@ -307,7 +307,7 @@ func TestDriverDies(t *testing.T) {
 // Three nodes become five and three again, under traffic: no error, exact counters, even numbers.
 func TestJoinRebalanceDrainRemove(t *testing.T) {
 	const shards = 50
-	c := nodetest.Start(t, 3, nodetest.Options{Config: func(i int, cfg *node.Config) {
+	c := nodetest.Start(t, 3, nodetest.Options{ElectionTimeout: time.Second, Config: func(i int, cfg *node.Config) {
 		if i >= 3 {
 			cfg.Fatal = func(error) {}
 		}

@@ -26,9 +26,16 @@ type fullStore struct {
 	full bool
 	most int // if not 0, the data for which there is space
 	err  error
+	log  *raftlog.Log
+	late func(seq, synced uint64) // it is told of a sequence that is not durable
 }
 
+// Write refuses no sequence that is not durable, as no state does: with such a one a node does not start after a power cut, as its log is then known to have lost something
+// (rule Log3, FAULTS D4).
 func (f *fullStore) Write(changes []state.Change, seq uint64) error {
+	if synced := f.log.Synced(); seq > synced {
+		f.late(seq, synced)
+	}
 	if f.err != nil {
 		return f.err
 	}
@@ -79,6 +86,9 @@ func newStoreNodeWith(t *testing.T, lanes int, opt raftlog.Options) *storeNode {
 	log, rec, err := raftlog.Open(fs, "log", opt)
 	if err != nil {
 		t.Fatal(err)
+	}
+	n.db.log, n.db.late = log, func(seq, synced uint64) {
+		t.Errorf("the state is told that sequence %d of the log is durable, %d is", seq, synced)
 	}
 	fatal := func(err error) {
 		if n.ended = append(n.ended, err); !n.dies {
@@ -1057,5 +1067,33 @@ func TestStateOlderThanLog(t *testing.T) {
 		if older := purged > 0; older != (err != nil) || older && !strings.Contains(err.Error(), "older than the log") {
 			t.Errorf("the log was purged %d entries beyond the state: %v", purged, err)
 		}
+	}
+}
+
+// TestLogIsKeptUntilTheTombstone: a removed replica's log goes only when its tombstone is durable: until then a start finds the replica, and without its vote and entries it
+// would be another one under its name (rule Log7; FAULTS D4).
+func TestLogIsKeptUntilTheTombstone(t *testing.T) {
+	n := newStoreNode(t)
+	r := n.create(2)
+	n.s.Submit(&Request{Kind: KindWrite, Shard: 2, Body: testPut(2, 1, "x"), Done: func(req *Request) {
+		if req.Err != nil {
+			t.Error(req.Err)
+		}
+	}})
+	n.spin(5)
+	key := r.key
+	before := n.l.log.Stats(key)
+	n.db.full = true
+	var answers []error
+	n.s.RemoveReplicaAsync(2, 1, nil, func(err error) { answers = append(answers, err) })
+	n.spin(5)
+	if now := n.l.log.Stats(key); before.Last.Index == 0 || now != before || n.buried(key) || len(answers) != 1 || !errors.Is(answers[0], state.ErrNoSpace) {
+		t.Fatalf("without a tombstone the log has %+v, had %+v; answers %v", now, before, answers)
+	}
+	n.db.full = false
+	n.clock.now += engine.Instant(buryRetry)
+	n.spin(5)
+	if now := n.l.log.Stats(key); now.Last.Index != 0 || !n.buried(key) {
+		t.Errorf("with a tombstone, or not (%v), the log has %+v", n.buried(key), now)
 	}
 }
