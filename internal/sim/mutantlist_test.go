@@ -216,4 +216,10 @@ var mutants = []mutant{
 	{name: "range-that-left-stays", rule: "Cluster4, Split5", file: "shard/machine.go", old: "\tm.within = [2]uint64{first, behind}\n", new: "\tif m.within == [2]uint64{} {\n\t\tm.within = [2]uint64{first, behind}\n\t}\n",
 		pkg: "./shard", run: "."},
 	{name: "gap-belongs-to-the-range-before", rule: "Cluster4", file: "router/map.go", old: "m.gaps > 0 && !m.pieces[i]", new: "m.gaps < 0 && !m.pieces[i]", pkg: "./router", run: "^TestMapLookups"},
+	{name: "awake-heartbeats-without-bound", rule: "Live6, N16", file: "scheduler/liveness.go", old: "if len(p.awake)+len(msgs) > awakeBytesMax {", new: "if false {", pkg: "./scheduler", run: "^TestAwakeShardsRide"},
+	// Files beside each other.
+	{name: "log-goes-before-the-tombstone", rule: "Log7, D4", file: "scheduler/remove.go", old: "\tl.noteRemoved(key)\n\tl.burials", new: "\tl.noteRemoved(key)\n\tl.log.Drop(key)\n\tl.burials",
+		pkg: "./scheduler", run: "^TestLogIsKeptUntilTheTombstone"},
+	{name: "sequence-that-is-not-synced", rule: "Log3, D4", file: "scheduler/checkpoint.go", old: "c.s.state.Write(changes, c.s.log.Synced())", new: "c.s.state.Write(changes, c.s.log.Synced()+5)", pkg: "./scheduler", run: "^TestCoveredWhileMerging"},
+	{name: "new-name-is-not-durable", rule: "D20", file: "internal/durable/durable.go", old: "err := SyncDir(filepath.Dir(newName))", new: "err := error(nil)\n\t_ = filepath.Dir", pkg: "./internal/durable", run: "."},
 }
