@@ -1,8 +1,9 @@
 package engine
 
-// AheadParts returns what the engine points to and most events look at, for who asks the CPU for memory before the event comes. It is for nothing else.
-func (e *Engine) AheadParts() (*leadership, *work, []TermRun) {
-	return e.lead, e.io.work, e.log.runs
+// AheadParts returns what the engine points to and most events look at, for who asks the CPU for memory before the event comes, and the index of the
+// last applied entry. It is for nothing else.
+func (e *Engine) AheadParts() (lead *leadership, io *work, runs []TermRun, applied uint64) {
+	return e.lead, e.io.work, e.log.runs, e.applied.Index
 }
 
 // AheadLists returns what these point to.

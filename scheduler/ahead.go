@@ -9,16 +9,16 @@ import (
 // thousands of shards next to nothing of a replica is in the CPU's caches when its turn comes, and an event would wait for some thirty lines,
 // most of them found through another. So a replica takes some steps before it is served, each through what the one before has asked for:
 //
-//	         0            1                    2              3           4
-//	replica ──► engine ──► leadership, queue ─► followers
-//	        ──► log index ► place in the cache ► newest run ──► key's slot ─► its entry
-//	        ──► machine ──► overlay
+//	         0            1                      2             3            4
+//	replica ──► engine ────► leadership, queue ──► followers
+//	        ──► log's index ► place in the cache ► newest run ─► key's slot ► its entry
+//	                        ► machine ───────────► overlay
 //
 // At 10,000 shards that is a third of what a write costs. All of it is hints: nothing that is served depends on it, and a replica that changes meanwhile
 // costs time at most.
 type ahead struct {
 	l     *Lane
-	steps int
+	why   aheadOf
 	ring  [aheadMax]aheadItem
 	added int
 	past  int             // so many of those added are served, or are just being
@@ -26,8 +26,30 @@ type ahead struct {
 }
 
 type aheadItem struct {
-	r   *replica
-	tag uint64 // of the key that will be applied next, most likely; 0: not known
+	r       *replica
+	applies bool   // it may apply its newest run
+	tag     uint64 // of the first key in that; 0: not known
+}
+
+// aheadOf is what a loop serves.
+type aheadOf uint8
+
+const (
+	aheadOfMessages aheadOf = iota
+	aheadOfFlushes
+	aheadOfProposals
+	aheadOfRequests
+)
+
+// steps is how many are of use.
+func (o aheadOf) steps() int {
+	switch o {
+	case aheadOfRequests:
+		return 1 // they are only looked at
+	case aheadOfProposals:
+		return 3 // nothing is applied
+	}
+	return aheadSteps
 }
 
 const (
@@ -36,15 +58,11 @@ const (
 	aheadMax   = 16
 	aheadGroup = 4
 	aheadSteps = 5
-
-	aheadAll     = aheadSteps // for an event of any kind
-	aheadPropose = 3          // for a proposal, with which nothing is applied
-	aheadRequest = 1          // to look at a request
 )
 
-// begin is called before a loop that wants so many steps taken.
-func (a *ahead) begin(l *Lane, steps int) {
-	a.l, a.steps, a.added, a.past, a.taken = l, steps, 0, 0, [aheadSteps]int{}
+// begin is called before a loop.
+func (a *ahead) begin(l *Lane, why aheadOf) {
+	a.l, a.why, a.added, a.past, a.taken = l, why, 0, 0, [aheadSteps]int{}
 }
 
 // next is called at the start of each pass of a loop over n replicas; at tells the i-th, nil if it is not known.
@@ -67,11 +85,11 @@ func (a *ahead) add(r *replica) {
 // pass lets those behind take the steps that it is time for: the first when there are fourteen or less before them, the last when there are six.
 func (a *ahead) pass() {
 	if a.past%aheadGroup == 0 {
-		for step := range a.steps {
+		for step := range a.why.steps() {
 			to := min(a.past+aheadGroup+2*(aheadSteps-step), a.added)
 			for ; a.taken[step] < to; a.taken[step]++ {
 				if it := &a.ring[a.taken[step]%aheadMax]; it.r != nil {
-					it.step(a.l, step)
+					it.step(a.l, a.why, step)
 				}
 			}
 		}
@@ -80,22 +98,27 @@ func (a *ahead) pass() {
 }
 
 // step asks for what the step before has made known.
-func (it *aheadItem) step(l *Lane, step int) {
+func (it *aheadItem) step(l *Lane, why aheadOf, step int) {
 	r := it.r
+	m := r.machine // nil, maybe, and not the one of the step before, maybe
 	switch step {
 	case 0:
 		prefetch.Of(r.eng)
-		prefetch.Of(r.machine)
+		if why == aheadOfRequests {
+			prefetch.Of(m)
+			break
+		}
 		prefetch.Slice(r.peers, 2)
 		r.index.Ahead()
 	case 1:
-		lead, work, runs := r.eng.AheadParts()
+		lead, work, runs, applied := r.eng.AheadParts()
 		prefetch.Of(lead)
 		prefetch.Of(work)
 		prefetch.Slice(runs, 1)
-		l.log.AheadRuns(r.index)
-		if r.machine != nil {
-			r.machine.AheadOverlay()
+		last := l.log.AheadRuns(r.index)
+		it.applies = applied < last && (why == aheadOfMessages || why == aheadOfFlushes && lead != nil)
+		if it.applies {
+			prefetch.Of(m)
 		}
 	case 2:
 		followers, bytes, queue, held := r.eng.AheadLists()
@@ -103,14 +126,19 @@ func (it *aheadItem) step(l *Lane, step int) {
 		prefetch.Of(bytes)
 		prefetch.Slice(queue, 1)
 		prefetch.Slice(held, 1)
-		l.log.AheadBody(r.index)
+		if it.applies && m != nil {
+			l.log.AheadBody(r.index)
+			m.AheadOverlay()
+		}
 	case 3:
-		if entry := raftlog.NewIter(l.log.AheadBody(r.index)); r.machine != nil && entry.Next() {
-			it.tag = r.machine.AheadSlot(entry.Payload)
+		if it.applies && m != nil {
+			if entry := raftlog.NewIter(l.log.AheadBody(r.index)); entry.Next() {
+				it.tag = m.AheadSlot(entry.Payload)
+			}
 		}
 	case 4:
-		if r.machine != nil && it.tag != 0 {
-			r.machine.AheadItem(it.tag)
+		if it.tag != 0 && m != nil {
+			m.AheadItem(it.tag)
 		}
 	}
 }

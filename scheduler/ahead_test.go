@@ -15,7 +15,7 @@ func TestAheadIsAhead(t *testing.T) {
 	for n := range 70 {
 		var a ahead
 		asked := 0
-		a.begin(nil, aheadAll)
+		a.begin(nil, aheadOfMessages)
 		for i := range n {
 			a.next(n, func(j int) *replica {
 				if j != asked || j >= n || j >= i+aheadMax {

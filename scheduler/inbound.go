@@ -17,7 +17,7 @@ func (l *Lane) receive(f *frame) {
 		return // of a process that is gone: its answers count leases from clocks that we know nothing of
 	}
 	l.reader.Reset(f.body)
-	l.ahead.begin(l, aheadAll)
+	l.ahead.begin(l, aheadOfMessages)
 	for read, served, more := 0, 0, true; ; served++ { // what was read and not served is in inbound
 		for more && read < served+aheadMax {
 			m := &l.inbound[read%aheadMax]

@@ -104,7 +104,7 @@ func (l *Lane) logFlushed(c *raftlog.Completion) {
 			return
 		}
 		l.s.metrics.LogSyncShards.Add(uint64(len(ios)))
-		l.ahead.begin(l, aheadAll)
+		l.ahead.begin(l, aheadOfFlushes)
 		for i := range ios {
 			l.ahead.next(len(ios), func(i int) *replica { return ios[i].r })
 			ios[i].r.ioPending--

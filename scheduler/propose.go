@@ -115,7 +115,7 @@ func (l *Lane) proposeAll() {
 	l.heldBytes, l.roundUntil = 0, 0
 	writes := l.writes
 	l.writes = l.writesSpare[:0]
-	l.ahead.begin(l, aheadPropose)
+	l.ahead.begin(l, aheadOfProposals)
 	for i, r := range writes {
 		l.ahead.next(len(writes), func(i int) *replica { return writes[i] })
 		writes[i] = nil

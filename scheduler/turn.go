@@ -52,7 +52,7 @@ func (l *Lane) Turn() engine.Instant {
 	l.tick()
 	l.sweep()
 	l.reportDropped()
-	l.ahead.begin(l, aheadRequest)
+	l.ahead.begin(l, aheadOfRequests)
 	for _, r := range l.mail.requests {
 		l.ahead.next(len(l.mail.requests), func(i int) *replica { return *l.nearAt(l.mail.requests[i].Shard) })
 		l.request(r)

@@ -8,11 +8,11 @@ import "github.com/kiloraft/kiloraft/internal/prefetch"
 // Ahead is the first.
 func (ix Index) Ahead() { prefetch.Of(ix.r) }
 
-// AheadRuns is the second.
-func (a *Lane) AheadRuns(ix Index) {
+// AheadRuns is the second. It returns the index of the newest entry.
+func (a *Lane) AheadRuns(ix Index) (last uint64) {
 	r := ix.r
 	if r == nil {
-		return
+		return 0
 	}
 	if n := len(r.runs); n < cap(r.runs) {
 		prefetch.Of(&r.runs[:n+1][n])
@@ -20,6 +20,7 @@ func (a *Lane) AheadRuns(ix Index) {
 	if c := &a.cache; r.tail.count > 0 && r.tail.cached >= c.first && r.tail.cached < c.next {
 		prefetch.Of(c.at(r.tail.cached))
 	}
+	return r.last().Index
 }
 
 // AheadBody is the third. It returns the body of the newest run, nil if it is not cached.
