@@ -91,7 +91,7 @@ func (m *Machine) Touch(payloads [][]byte) {
 			n++
 		}
 	}
-	m.env.touched += m.live.Touch(keys[:n])
+	m.live.Touch(keys[:n])
 }
 
 // passTime moves the shard's time on (rule State8).

@@ -33,8 +33,6 @@ type Env struct {
 	items []lookup
 	out   Page
 	num   [24]byte
-
-	touched uint64 // means nothing: see state.Overlay.Touch
 }
 
 // Machine is the state machine of one replica.
