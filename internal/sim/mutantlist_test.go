@@ -14,7 +14,7 @@ var mutants = []mutant{
 		pkg: "./engine", run: engineTests},
 	{name: "vote-before-flush", rule: "FAULTS 2.1, M15", file: "engine/vote.go", old: "e.answerAfter(answer{after: e.io.voteSeq, to: m.From, kind: RespondVote, flag: flagOK})",
 		new: "e.deliver(&answer{to: m.From, kind: RespondVote, flag: flagOK})"},
-	{name: "vote-for-a-shorter-log", rule: "Raft 5.4.1", file: "engine/vote.go", old: "if m.LastLog.Less(e.log.last()) {", new: "if false {"},
+	{name: "vote-for-a-shorter-log", rule: "Raft 5.4.1", file: "engine/vote.go", old: "if m.LastLog.Less(e.log.last()) {", new: "if false {", pkg: "./engine", run: engineAll},
 	{name: "lease-from-receive-time", rule: "Engine2", file: "engine/progress.go", old: "f.leaseUntil = max(f.leaseUntil, sentAt+Instant(promise-e.cfg.ClockDriftMax))",
 		new: "f.leaseUntil = max(f.leaseUntil, e.now+Instant(promise-e.cfg.ClockDriftMax))", pkg: "./engine", run: engineAll},
 	{name: "promise-forgotten", rule: "Engine2", file: "engine/vote.go", old: "return e.lead != nil || e.now < e.grantUntil()\n", new: "return e.lead != nil\n"},
