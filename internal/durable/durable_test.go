@@ -41,11 +41,7 @@ func TestReplaceSyncsTheDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	if serr := sysfail.Do(syscall.EIO, func() { err = Replace(from, to) }, sysfail.Fsync); errors.Is(serr, sysfail.ErrUnsupported) {
-		t.Skip(serr)
-	} else if serr != nil {
-		t.Fatal(serr)
-	}
+	sysfail.Test(t, syscall.EIO, func() { err = Replace(from, to) }, sysfail.Fsync)
 	if !errors.Is(err, syscall.EIO) {
 		t.Errorf("on a disk that fails: %v", err)
 	}

@@ -13,16 +13,7 @@ import (
 // failing calls f while calls fail with EIO.
 func failing(t *testing.T, f func(), calls ...sysfail.Call) {
 	t.Helper()
-	failingWith(t, syscall.EIO, f, calls...)
-}
-
-func failingWith(t *testing.T, errno syscall.Errno, f func(), calls ...sysfail.Call) {
-	t.Helper()
-	if err := sysfail.Do(errno, f, calls...); errors.Is(err, sysfail.ErrUnsupported) {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	sysfail.Test(t, syscall.EIO, f, calls...)
 }
 
 // TestCommitIsSynced: a write that was not synced, or whose file could not grow, has failed, and is the last one (rule State6, FAULTS D1, D7).
@@ -63,7 +54,7 @@ func TestNoSpaceOfTheSystem(t *testing.T) {
 		r.Applied.Index++
 		write := func() error { return db.Write([]Change{{Record: r, Overlay: numbered(0, 10_000, 1000)}}, 0) }
 		var err error
-		failingWith(t, errno, func() { err = write() }, sysfail.Fallocate)
+		sysfail.Test(t, errno, func() { err = write() }, sysfail.Fallocate)
 		if !errors.Is(err, ErrNoSpace) || !errors.Is(err, errno) || errors.Is(err, ErrFailed) {
 			t.Errorf("%v: %v", errno, err)
 		}

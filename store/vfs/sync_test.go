@@ -11,16 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// failing calls f while calls fail with errno.
-func failing(t *testing.T, errno unix.Errno, f func(), calls ...sysfail.Call) {
-	t.Helper()
-	if err := sysfail.Do(errno, f, calls...); errors.Is(err, sysfail.ErrUnsupported) {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestSyncsReachTheSystem: what promises to make something durable asks the operating system to, and passes on what that says (FAULTS D1, D5).
 func TestSyncsReachTheSystem(t *testing.T) {
 	fs, dir := vfs.OS(), t.TempDir()
@@ -28,13 +18,13 @@ func TestSyncsReachTheSystem(t *testing.T) {
 	big := create(t, fs, filepath.Join(dir, "big"), "")
 	for what, do := range map[string]func() error{"a sync": f.Datasync, "an allocation": func() error { return big.Allocate(5 << 20) }} {
 		var err error
-		if failing(t, unix.EIO, func() { err = do() }, sysfail.Fdatasync); !errors.Is(err, unix.EIO) {
+		if sysfail.Test(t, unix.EIO, func() { err = do() }, sysfail.Fdatasync); !errors.Is(err, unix.EIO) {
 			t.Errorf("%s on a disk that fails: %v", what, err)
 		}
 	}
 	for _, name := range []string{".", "new", "new/below", "a/b/c"} {
 		var err error
-		if failing(t, unix.EIO, func() { err = fs.MkdirAll(filepath.Join(dir, name)) }, sysfail.Fsync); !errors.Is(err, unix.EIO) {
+		if sysfail.Test(t, unix.EIO, func() { err = fs.MkdirAll(filepath.Join(dir, name)) }, sysfail.Fsync); !errors.Is(err, unix.EIO) {
 			t.Errorf("directory %s on a disk that fails: %v", name, err)
 		}
 	}
@@ -42,7 +32,7 @@ func TestSyncsReachTheSystem(t *testing.T) {
 		t.Errorf("a directory was made in one that is not durable: %v", err)
 	}
 	var err error
-	if failing(t, unix.EIO, func() { err = fs.SyncDir(dir) }, sysfail.Fsync); !errors.Is(err, unix.EIO) {
+	if sysfail.Test(t, unix.EIO, func() { err = fs.SyncDir(dir) }, sysfail.Fsync); !errors.Is(err, unix.EIO) {
 		t.Errorf("sync of a directory on a disk that fails: %v", err)
 	}
 	must(t, fs.MkdirAll(filepath.Join(dir, "a", "b", "c")))
@@ -54,7 +44,7 @@ func TestSyncsReachTheSystem(t *testing.T) {
 func TestAllocateReserves(t *testing.T) {
 	f := create(t, vfs.OS(), filepath.Join(t.TempDir(), "f"), "")
 	var err error
-	failing(t, unix.ENOSPC, func() { err = f.Allocate(1 << 20) }, sysfail.Fallocate)
+	sysfail.Test(t, unix.ENOSPC, func() { err = f.Allocate(1 << 20) }, sysfail.Fallocate)
 	if n, serr := f.Size(); !errors.Is(err, unix.ENOSPC) || n != 0 || serr != nil {
 		t.Errorf("%v, and the file has %d bytes, %v", err, n, serr)
 	}
@@ -68,7 +58,7 @@ func TestAllocateWithoutReservation(t *testing.T) {
 		fs, path := vfs.OS(), filepath.Join(t.TempDir(), "f")
 		f := create(t, fs, path, "x")
 		var err error
-		if failing(t, errno, func() { err = f.Allocate(size) }, sysfail.Fallocate); err != nil {
+		if sysfail.Test(t, errno, func() { err = f.Allocate(size) }, sysfail.Fallocate); err != nil {
 			t.Error(err)
 		} else if content(t, fs, path) != string(make([]byte, size)) {
 			t.Errorf("%v: the file is not %d zeros", errno, size)
